@@ -1,0 +1,60 @@
+# Everything this project does starts here. Nothing is needed but make and Python 3.11 or newer.
+
+PYTHON ?= python3
+BIN := .venv/bin
+UV := .tools/bin/uv
+export UV_PYTHON_DOWNLOADS := never
+
+.PHONY: help run setup test check fix bench lock clean
+
+help:  ## Show this help.
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: .venv/.runtime  ## Start the gateway: live for providers whose credentials are set, simulated for the others.
+	@exec $(BIN)/tollkeeper sandbox
+
+setup: .venv/.complete  ## Leave everything that running, testing and checking need in .venv.
+
+test: .venv/.complete  ## Run the tests.
+	$(BIN)/python -m pytest -q
+
+check: .venv/.complete  ## Check format, lint, types and the direction of imports.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+fix: .venv/.complete  ## Format, and mend what can be mended by itself.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/.complete  ## Measure CPU per call beside other proxies; prints one table.
+	$(BIN)/python -m tests.bench
+
+lock: $(UV)  ## Write the lock files anew from pyproject.toml.
+	$(LOCK) --group build -o requirements.lock pyproject.toml
+	$(LOCK) --group build --group test -o tests/requirements.lock pyproject.toml
+
+clean:  ## Remove what was installed and built. The data directory stays.
+	rm -rf .venv .tools .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist
+
+LOCK := $(UV) pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	--no-emit-index-url --no-emit-find-links
+INSTALL := $(UV) pip install -q --compile-bytecode --python $(BIN)/python
+
+.tools/bin/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv .tools
+	.tools/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r .bootstrap.lock
+
+.venv/bin/python: | $(UV)
+	$(UV) venv -q --python $(PYTHON) .venv
+
+.venv/.runtime: requirements.lock pyproject.toml | .venv/bin/python
+	$(INSTALL) --require-hashes -r requirements.lock
+	$(INSTALL) --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/.complete: tests/requirements.lock .venv/.runtime | .venv/bin/python
+	$(INSTALL) --require-hashes -r tests/requirements.lock
+	@touch $@
