@@ -1,0 +1,51 @@
+"""What is written before a call is forwarded, and the event it becomes if nothing more is ever heard of it. Pure."""
+
+from __future__ import annotations
+
+import msgspec
+
+from metering.usage import UNCATEGORISED, Completeness, UsageEvent
+
+
+class Intent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A call that is about to be forwarded and may be billed."""
+
+    call_id: str
+    tenant_id: str
+    source: str
+    event_type: str
+    endpoint: str
+    occurred_at_ms: int
+    direction: str | None = None
+    resource: str | None = None
+    category: str = UNCATEGORISED
+    tags: dict[str, str] = {}
+    key_id: str | None = None
+    metered: bool = True
+
+    def unknown(self) -> UsageEvent:
+        """The event of a call whose outcome never came: the provider may have acted, and nobody said how much."""
+        return UsageEvent(
+            event_id=self.call_id,
+            tenant_id=self.tenant_id,
+            source=self.source,
+            event_type=self.event_type,
+            endpoint=self.endpoint,
+            occurred_at_ms=self.occurred_at_ms,
+            completeness=Completeness.UNKNOWN,
+            resource=self.resource,
+            direction=self.direction,
+            category=self.category,
+            tags=self.tags,
+            description="outcome never recorded",
+            key_id=self.key_id,
+            call_id=self.call_id,
+            metered=self.metered,
+        )
+
+
+class Closed(msgspec.Struct, frozen=True, kw_only=True):
+    """A call that used nothing after all."""
+
+    call_id: str
+    reason: str

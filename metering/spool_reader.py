@@ -1,0 +1,186 @@
+"""The reading end of the spool: which spools there are, what their records say, which workers are gone.
+
+It only reads, and deletes what its caller says is safe in the ledger. Many may read the same spool. A spool is to be read
+for as long as nothing says otherwise: a mark that a crash took away has it read once more, and loses nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from metering.spool import LOCK_SUFFIX, SUFFIX, UNFINISHED_SUFFIX, segment_path
+from metering.spool_records import RECORD_BYTES_MAX, Damage, Record, scan
+
+READ_BYTES = 256 << 10
+
+FINISHED_SUFFIX = ".finished"
+
+_SEGMENT_NAME = re.compile(rf"(.+)-(\d+){re.escape(SUFFIX)}")
+
+
+class Position(NamedTuple):
+    """A place in a spool: before this byte of this segment."""
+
+    segment: int
+    offset: int
+
+
+BEGINNING = Position(0, 0)
+
+
+class Reading(NamedTuple):
+    """Some records, and where they ended."""
+
+    records: list[Record]
+    damages: list[tuple[int, Damage]]
+    """Segment and extent of what could not be read."""
+    position: Position
+
+
+def spools(directory: Path) -> list[str]:
+    """The spools that are not finished, by id, oldest first."""
+    names = _names(directory)
+    return sorted({spool_id for _, spool_id, _ in _segments(names)}.difference(_finished(names)))
+
+
+def segments(directory: Path, spool_id: str) -> list[int]:
+    """The numbers of a spool's segments, in order."""
+    return sorted(number for _, owner, number in _segments(_names(directory)) if owner == spool_id)
+
+
+def read(directory: Path, spool_id: str, position: Position, records_max: int, *, ended: bool = False) -> Reading:
+    """Read up to so many of the records after a position. None, at the same position, if there are none yet.
+
+    `ended` says that the worker is gone: what is not there now never will be. What its death tore is then passed over
+    in silence, since nobody was told that it was recorded.
+    """
+    segment, offset = position
+    path = segment_path(directory, spool_id, segment)
+    # Asked before reading: once there is a next segment, nothing more is written to this one.
+    following = _following(directory, spool_id, segment, ended=ended)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return Reading([], [], position if following is None else Position(following, 0))
+    try:
+        data = os.pread(fd, READ_BYTES, offset)
+        records, damages = _found(data, records_max)
+        if damages:
+            # A reader can see a record half written and the next one whole. What lies before a whole record was
+            # written by then, so a second look tells what is damaged.
+            data = os.pread(fd, records[-1].end, offset)
+            records, damages = _found(data, records_max)
+    finally:
+        os.close(fd)
+    if records:
+        return Reading(
+            records,
+            [(segment, Damage(offset + damage.start, offset + damage.end)) for damage in damages],
+            Position(segment, offset + records[-1].end),
+        )
+    if following is None and not ended:
+        return Reading([], [], position)
+    if not data:
+        return Reading([], [], position if following is None else Position(following, 0))
+    # No record is as long as a whole read, but one may begin near its end.
+    passed = len(data) if len(data) < READ_BYTES else READ_BYTES - RECORD_BYTES_MAX
+    torn = RECORD_BYTES_MAX if following is None else 0
+    damaged = len(data[:passed].rstrip(b"\0")) > torn
+    return Reading(
+        [], [(segment, Damage(offset, offset + passed))] if damaged else [], Position(segment, offset + passed)
+    )
+
+
+def abandoned(directory: Path, spool_id: str) -> bool:
+    """True if the worker that wrote this spool is gone: its lock is free."""
+    try:
+        fd = os.open(directory / (spool_id + LOCK_SUFFIX), os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    else:
+        return True
+    finally:
+        os.close(fd)
+
+
+def finish(directory: Path, spool_id: str) -> None:
+    """Mark an abandoned spool whose every record is in the ledger: it is not read again."""
+    mark = directory / (spool_id + FINISHED_SUFFIX)
+    try:
+        (directory / (spool_id + LOCK_SUFFIX)).rename(mark)
+    except FileNotFoundError:
+        mark.touch(mode=0o600)
+
+
+def discard(directory: Path, needed: Mapping[str, int], keep_s: float) -> None:
+    """Delete what was last written so long ago: all of finished spools, and of those given what is before a segment."""
+    names = _names(directory)
+    finished = _finished(names)
+    for name, spool_id, number in _segments(names):
+        if spool_id in finished or number < needed.get(spool_id, 0):
+            _discard_old(directory / name, keep_s)
+    for name in names:
+        if name.endswith(UNFINISHED_SUFFIX):
+            # Left behind by a worker that was killed while it made a segment.
+            _discard_old(directory / name, keep_s)
+    for spool_id in finished.difference(spool_id for _, spool_id, _ in _segments(_names(directory))):
+        (directory / (spool_id + FINISHED_SUFFIX)).unlink(missing_ok=True)
+
+
+def _found(data: bytes, records_max: int) -> tuple[list[Record], list[Damage]]:
+    """The first records, and what is damaged before the last of them."""
+    records: list[Record] = []
+    damages: list[Damage] = []
+    for found in scan(data):
+        if isinstance(found, Damage):
+            damages.append(found)
+        else:
+            records.append(found)
+            if len(records) == records_max:
+                break
+    return records, damages
+
+
+def _following(directory: Path, spool_id: str, segment: int, *, ended: bool) -> int | None:
+    """The segment after this one, if there is one. Segments that are lost are left out."""
+    if segment_path(directory, spool_id, segment + 1).exists():
+        return segment + 1
+    if segment_path(directory, spool_id, segment).exists() and not ended:
+        return None
+    return next((number for number in segments(directory, spool_id) if number > segment), None)
+
+
+def _names(directory: Path) -> list[str]:
+    try:
+        return [path.name for path in directory.iterdir()]
+    except FileNotFoundError:
+        return []
+
+
+def _segments(names: Iterable[str]) -> Iterator[tuple[str, str, int]]:
+    """The names that are segments', each with its spool and its number."""
+    for name in names:
+        if parts := _SEGMENT_NAME.fullmatch(name):
+            yield name, parts[1], int(parts[2])
+
+
+def _finished(names: Iterable[str]) -> set[str]:
+    return {name.removesuffix(FINISHED_SUFFIX) for name in names if name.endswith(FINISHED_SUFFIX)}
+
+
+def _discard_old(path: Path, keep_s: float) -> None:
+    # Somebody else may have deleted it already.
+    with suppress(FileNotFoundError):
+        if time.time() - path.stat().st_mtime > keep_s:
+            path.unlink()

@@ -1,0 +1,84 @@
+"""The tables of facts: the ledger, how far each spool is in it, and what could not be booked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Column, Index, MetaData, Table, Text
+
+from metering.columns import BigInt, Flag, Json, Moment
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+    }
+)
+
+STRICT: dict[str, Any] = {"sqlite_strict": True}
+
+usage_events = Table(
+    "usage_events",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("event_day", Text, primary_key=True),
+    Column("event_id", Text, primary_key=True),
+    Column("source", Text, nullable=False),
+    Column("event_type", Text, nullable=False),
+    Column("channel", Text, nullable=False),
+    Column("direction", Text),
+    Column("endpoint", Text, nullable=False),
+    Column("resource", Text),
+    Column("external_id", Text),
+    Column("units", BigInt),
+    Column("quantities", Json, nullable=False),
+    Column("completeness", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("corrects", Text),
+    Column("category", Text, nullable=False),
+    Column("tags", Json, nullable=False),
+    Column("description", Text),
+    Column("metadata", Json, nullable=False),
+    Column("key_id", Text),
+    Column("call_id", Text),
+    Column("status", BigInt),
+    Column("duration_ms", BigInt),
+    Column("metered", Flag, nullable=False),
+    Column("occurred_at", Moment, nullable=False),
+    Column("recorded_at", Moment, nullable=False),
+    Column("digest", Text, nullable=False),
+    Index(None, "tenant_id", "occurred_at", "event_id"),
+    Index(None, "tenant_id", "external_id"),
+    Index(None, "occurred_at", "event_id"),
+    **STRICT,
+)
+"""The append-only ledger of use. `digest` tells a repetition of an event from another event under the same key."""
+
+spool_positions = Table(
+    "spool_positions",
+    metadata,
+    Column("spool_id", Text, primary_key=True),
+    Column("segment", BigInt, nullable=False),
+    Column("sequence", BigInt, nullable=False),
+    Column("updated_at", Moment, nullable=False),
+    **STRICT,
+)
+"""How far each spool is in the ledger: its last record that is, and the first segment that must be read again to find the
+calls that are open. Moved in the transaction that books the facts."""
+
+quarantine = Table(
+    "quarantine",
+    metadata,
+    Column("quarantine_id", Text, primary_key=True),
+    Column("reason", Text, nullable=False),
+    Column("tenant_id", Text),
+    Column("record", Text, nullable=False),
+    Column("set_aside_at", Moment, nullable=False),
+    **STRICT,
+)
+"""Records that could not be booked, kept and counted until somebody has looked at them."""
+
+APPEND_ONLY = (usage_events, quarantine)
+"""The tables that refuse UPDATE and DELETE, whoever asks."""

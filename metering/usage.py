@@ -1,0 +1,212 @@
+"""What an event is: the values that every other part of the product passes around. Pure.
+
+An event is a fact and stays one: it is made once, never changed, and a later correction is a further event that
+carries the difference.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import NamedTuple
+
+import msgspec
+
+DIMENSIONS = (
+    "input_tokens",
+    "input_tokens_cached",
+    "input_tokens_cache_write",
+    "input_tokens_audio",
+    "input_tokens_image",
+    "input_tokens_audio_cached",
+    "input_tokens_image_cached",
+    "output_tokens",
+    "output_tokens_audio",
+    "output_tokens_image",
+    "output_tokens_reasoning",
+    "messages",
+    "segments",
+    "media",
+    "seconds",
+    "recipients",
+    "characters",
+    "images",
+    "web_searches",
+    "file_searches",
+    "containers",
+    "requests",
+)
+"""Every dimension a quantity may have, in base units. They never overlap, so that each can be priced and all summed.
+
+`input_tokens` and `output_tokens` are remainders: what no other input or output dimension of the event has counted.
+The list is closed: rollups hold one column for each, so a new one comes with a migration.
+"""
+
+INPUT_TOKENS = tuple(name for name in DIMENSIONS if name.startswith("input_tokens"))
+OUTPUT_TOKENS = tuple(name for name in DIMENSIONS if name.startswith("output_tokens"))
+TOKENS = INPUT_TOKENS + OUTPUT_TOKENS
+
+
+class EventType(NamedTuple):
+    """How one type of event is shown and counted."""
+
+    channel: str
+    """The column of the dashboards it belongs to: ai, sms, voice, email, whatsapp or other."""
+    units: tuple[str, ...]
+    """The dimensions whose sum is the headline number, `units`."""
+
+
+EVENT_TYPES: Mapping[str, EventType] = {
+    "llm_call": EventType("ai", TOKENS),
+    "embedding": EventType("ai", TOKENS),
+    "image": EventType("ai", ("images",)),
+    "audio_transcription": EventType("ai", ("seconds",)),
+    "audio_speech": EventType("ai", ("characters",)),
+    "moderation": EventType("ai", ("requests",)),
+    "realtime": EventType("ai", TOKENS),
+    "batch": EventType("ai", TOKENS),
+    "sms_outbound": EventType("sms", ("segments",)),
+    "sms_inbound": EventType("sms", ("segments",)),
+    "mms_outbound": EventType("sms", ("messages",)),
+    "mms_inbound": EventType("sms", ("messages",)),
+    "whatsapp_outbound": EventType("whatsapp", ("messages",)),
+    "whatsapp_inbound": EventType("whatsapp", ("messages",)),
+    "call_outbound": EventType("voice", ("requests",)),
+    "call_inbound": EventType("voice", ("requests",)),
+    "call_minutes": EventType("voice", ("seconds",)),
+    "call_forwarded": EventType("voice", ("requests",)),
+    "ivr_step": EventType("voice", ("requests",)),
+    "recording": EventType("voice", ("seconds",)),
+    "verification": EventType("other", ("requests",)),
+    "lookup": EventType("other", ("requests",)),
+    "email_outbound": EventType("email", ("recipients",)),
+    "email_validation": EventType("email", ("requests",)),
+    "api_call": EventType("other", ("requests",)),
+    "system": EventType("other", ("requests",)),
+    "job": EventType("other", ("requests",)),
+    "storage": EventType("other", ("requests",)),
+}
+"""The event types the product itself makes. Applications may report others: those are of channel `other`."""
+
+OTHER = EventType("other", ("requests",))
+
+UNCATEGORISED = "uncategorised"
+"""The category of a call whose application named none and whose key has no default."""
+
+
+class Completeness(StrEnum):
+    """How an event's quantities came to be known. Absent is never zero."""
+
+    REPORTED = "reported"
+    """The provider said so."""
+    ESTIMATED = "estimated"
+    """We worked it out, because the provider did not say."""
+    PENDING = "pending"
+    """The provider will say later; a correction follows."""
+    UNKNOWN = "unknown"
+    """Something was used and nobody has said how much."""
+
+
+class Kind(StrEnum):
+    """What an event does to the totals."""
+
+    USAGE = "usage"
+    CORRECTION = "correction"
+    REVERSAL = "reversal"
+    RERATE = "rerate"
+    BACKFILL = "backfill"
+    COST = "cost"
+
+
+COUNTED_KINDS = frozenset({Kind.USAGE, Kind.BACKFILL})
+"""The kinds that count as events in totals; the others only move quantities or money."""
+
+
+class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One fact of use, as the spool carries it and the ledger keeps it.
+
+    Raises ValueError from :func:`validated` for values that could not be a fact; the constructor itself is on the path
+    of every call and trusts its caller.
+    """
+
+    event_id: str
+    """Ours: a UUIDv7 made before the call is forwarded, or a UUIDv5 of the dedupe key of a fact without a call."""
+    tenant_id: str
+    source: str
+    """The provider's configured name, or `system`."""
+    event_type: str
+    endpoint: str
+    """What was called, by the provider's own naming (`chat.completions`); `unlisted` where no endpoint lists the path."""
+    occurred_at_ms: int
+    """When the call arrived: milliseconds since 1970-01-01T00:00Z. It decides the day and the month it is billed in."""
+    completeness: Completeness
+    quantities: dict[str, int] = {}
+    """Dimension → amount. Only what is known; only corrections and reversals may be negative."""
+    resource: str | None = None
+    """What rates match on: the model that answered, the destination country, the type of mail."""
+    external_id: str | None = None
+    """The provider's name for what it made. An attribute, never a key: providers leave it empty or repeat it."""
+    direction: str | None = None
+    kind: Kind = Kind.USAGE
+    corrects: str | None = None
+    """The event whose quantities this one adjusts."""
+    category: str = UNCATEGORISED
+    tags: dict[str, str] = {}
+    description: str | None = None
+    metadata: dict[str, object] = {}
+    """An allow-list per endpoint, and the provider's own usage object. Never content."""
+    key_id: str | None = None
+    call_id: str | None = None
+    status: int | None = None
+    duration_ms: int | None = None
+    metered: bool = True
+    """False where the application asked for `X-Gateway-Metering: off`: kept, but without charge and outside totals."""
+
+    @property
+    def occurred_at(self) -> dt.datetime:
+        """When it happened, aware, in UTC."""
+        return dt.datetime.fromtimestamp(self.occurred_at_ms / 1000, dt.UTC)
+
+    @property
+    def event_day(self) -> str:
+        """The UTC day it is billed on, as `YYYY-MM-DD`. Part of its key, so it comes from the record alone."""
+        return dt.date.fromordinal(EPOCH_DAY + self.occurred_at_ms // DAY_MS).isoformat()
+
+    @property
+    def channel(self) -> str:
+        return EVENT_TYPES.get(self.event_type, OTHER).channel
+
+    @property
+    def units(self) -> int | None:
+        """The headline number of the event's type, or None where it is not known."""
+        known = [
+            self.quantities[name] for name in EVENT_TYPES.get(self.event_type, OTHER).units if name in self.quantities
+        ]
+        return sum(known) if known else None
+
+
+EPOCH_DAY = dt.date(1970, 1, 1).toordinal()
+DAY_MS = 86_400_000
+
+MOMENT_MS_END = (dt.date.max.toordinal() + 1 - EPOCH_DAY) * DAY_MS
+"""The first moment that no calendar day has."""
+
+AMOUNT_MAX = 1 << 53
+"""What every reader of JSON holds exactly, and sums hold a thousand times over."""
+
+
+def validated(event: UsageEvent) -> UsageEvent:
+    """Return the event, or raise ValueError naming the first field that cannot be a fact."""
+    if not event.event_id or not event.tenant_id or not event.source:
+        raise ValueError("event_id, tenant_id and source must not be empty")
+    if not 0 < event.occurred_at_ms < MOMENT_MS_END:
+        raise ValueError("occurred_at_ms must lie between the years 1970 and 10000")
+    for name, amount in event.quantities.items():
+        if name not in DIMENSIONS:
+            raise ValueError(f"quantities: no such dimension: {name}")
+        if abs(amount) > AMOUNT_MAX:
+            raise ValueError(f"quantities: {name} is more than anybody used")
+        if amount < 0 and event.kind not in (Kind.CORRECTION, Kind.REVERSAL):
+            raise ValueError(f"quantities: {name} is negative in an event of kind {event.kind}")
+    return event

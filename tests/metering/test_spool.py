@@ -1,0 +1,560 @@
+"""The writing end: what it has taken stays, what it can not take it refuses beforehand, and it says so when it is synced."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import resource
+import subprocess
+import threading
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metering.spool import SUFFIX, Spool, SpoolFailed, SpoolFull, segment_path
+from metering.spool_reader import abandoned, segments, spools
+from metering.spool_records import HEADER_BYTES, RECORD_BYTES_MAX, RecordKind
+from tests.builders import read_to_end
+from tests.metering.workers import worker
+
+PATIENCE_S = 30
+"""How long anything may take that should take a moment."""
+
+SPOOL_ID = "w0-one"
+SEGMENT_BYTES = 8 * RECORD_BYTES_MAX
+LARGEST = bytes(RECORD_BYTES_MAX - HEADER_BYTES)
+OUTCOME, CLOSED = RecordKind.OUTCOME, RecordKind.CLOSED
+
+
+@contextmanager
+def opened(directory, spool_id=SPOOL_ID, *, fsync=False, segment_bytes=SEGMENT_BYTES):
+    spool = Spool(directory, spool_id, fsync=fsync, segment_bytes=segment_bytes)
+    spool.open()
+    try:
+        yield spool
+    finally:
+        spool.close()
+
+
+@pytest.fixture
+def spool(tmp_path):
+    with opened(tmp_path) as spool:
+        yield spool
+
+
+@contextmanager
+def limited(what, soft):
+    """Have the system grant no more than that. It refuses as a full disk does: without regard to who asks."""
+    before = resource.getrlimit(what)
+    resource.setrlimit(what, (soft, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(what, before)
+
+
+def no_further_segment():
+    """A disk on which a segment's blocks can not be had."""
+    return limited(resource.RLIMIT_FSIZE, SEGMENT_BYTES - 1)
+
+
+@contextmanager
+def instead_of_the_file(spool, path):
+    """Let the spool's open file be another one, which refuses in its own way."""
+    kept, other = os.dup(spool._fd), os.open(path, os.O_RDWR)
+    os.dup2(other, spool._fd)
+    try:
+        yield
+    finally:
+        os.dup2(kept, spool._fd)
+        os.close(kept)
+        os.close(other)
+
+
+def read(directory, spool_id=SPOOL_ID):
+    """Kind and payload of all records; there must be no damage and no gap."""
+    reading = read_to_end(directory, spool_id)
+    assert reading.damages == []
+    assert [record.sequence for record in reading.records] == list(range(1, len(reading.records) + 1))
+    return [(record.kind, record.payload) for record in reading.records]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What was taken is there
+
+
+def test_records_are_read_as_they_were_written_and_in_their_order(spool, tmp_path):
+    spool.admit(b"first begins")
+    spool.admit(b"second begins")
+    spool.settle(OUTCOME, b"second used this")
+    spool.note(b"a call that bills nothing")
+    spool.settle(CLOSED, b"first used nothing")
+
+    assert read(tmp_path) == [
+        (RecordKind.INTENT, b"first begins"),
+        (RecordKind.INTENT, b"second begins"),
+        (OUTCOME, b"second used this"),
+        (OUTCOME, b"a call that bills nothing"),
+        (CLOSED, b"first used nothing"),
+    ]
+
+
+OPERATION = st.tuples(
+    st.sampled_from(["admit", "admit", "settle", "note"]), st.sampled_from([0, 1, 300, 4_000, len(LARGEST)])
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(OPERATION, max_size=40))
+def test_every_call_that_was_admitted_can_be_ended_whatever_comes_between(tmp_path_factory, operations):
+    """Watches the room that is kept for outcomes: on a disk without room for a second segment nothing else is left."""
+    directory = tmp_path_factory.mktemp("spool")
+    expected, under_way = [], 0
+
+    with opened(directory) as spool, no_further_segment():
+        for what, size in operations:
+            content = bytes(size)
+            try:
+                if what == "admit":
+                    spool.admit(content)
+                    under_way += 1
+                    expected.append((RecordKind.INTENT, content))
+                elif what == "note":
+                    spool.note(content)
+                    expected.append((OUTCOME, content))
+                elif under_way:
+                    under_way -= 1
+                    spool.settle(OUTCOME, content)
+                    expected.append((OUTCOME, content))
+            except SpoolFull:
+                assert what != "settle"
+        for _ in range(under_way):
+            spool.settle(CLOSED, LARGEST)
+            expected.append((CLOSED, LARGEST))
+
+    assert read(directory) == expected
+    assert segments(directory, SPOOL_ID) == [0]
+
+
+def test_segments_follow_each_other_while_calls_are_under_way(spool, tmp_path):
+    expected = []
+    for number in range(60):
+        spool.admit(b"%d begins" % number)
+        expected.append((RecordKind.INTENT, b"%d begins" % number))
+        if number >= 3:
+            spool.settle(OUTCOME, LARGEST)
+            expected.append((OUTCOME, LARGEST))
+    for _ in range(3):
+        spool.settle(OUTCOME, b"")
+        expected.append((OUTCOME, b""))
+
+    assert read(tmp_path) == expected
+    numbers = segments(tmp_path, SPOOL_ID)
+    assert numbers == list(range(len(numbers)))
+    assert len(numbers) > 10
+    sizes = [segment_path(tmp_path, SPOOL_ID, number).stat().st_size for number in numbers]
+    assert max(sizes) == sizes[-1] == SEGMENT_BYTES
+
+
+def test_a_segment_has_its_blocks_before_a_call_depends_on_them(spool, tmp_path):
+    """Watches the preallocation: a file of this length without its blocks would fill up in the middle of a call."""
+    assert segment_path(tmp_path, SPOOL_ID, 0).stat().st_blocks * 512 >= SEGMENT_BYTES
+
+
+def test_nobody_else_can_read_what_is_in_it(spool, tmp_path):
+    modes = {oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()}
+
+    assert modes == {"0o600"}
+
+
+def test_a_spool_that_is_closed_is_as_long_as_what_it_holds(tmp_path):
+    with opened(tmp_path) as spool:
+        spool.admit(b"begun")
+
+    assert read(tmp_path) == [(RecordKind.INTENT, b"begun")]
+    assert segment_path(tmp_path, SPOOL_ID, 0).stat().st_size == HEADER_BYTES + len(b"begun")
+
+
+def test_the_same_id_is_not_used_twice(spool, tmp_path):
+    spool.admit(b"begun")
+
+    with pytest.raises(FileExistsError):
+        Spool(tmp_path, SPOOL_ID, fsync=False).open()
+
+    assert not abandoned(tmp_path, SPOOL_ID)
+    assert read(tmp_path) == [(RecordKind.INTENT, b"begun")]
+
+
+def test_a_payload_that_no_record_holds_is_refused_and_the_spool_goes_on(spool, tmp_path):
+    with pytest.raises(ValueError, match="exceeds"):
+        spool.admit(LARGEST + b"x")
+    spool.admit(b"begun")
+
+    assert read(tmp_path) == [(RecordKind.INTENT, b"begun")]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A disk that is full, or fails
+
+
+def fill(spool):
+    """Calls, one after the other, until there is no room for one more; return how many there were."""
+    count = 0
+    try:
+        while True:
+            spool.admit(b"begun")
+            spool.settle(OUTCOME, LARGEST)
+            count += 1
+    except SpoolFull:
+        return count
+
+
+def test_a_full_disk_refuses_the_next_call_and_takes_the_outcomes_of_all_before(spool, tmp_path):
+    """Watches the room that is kept: the calls under way are as many as fit, and the last outcome is in the last room."""
+    with no_further_segment():
+        under_way = 0
+        with pytest.raises(SpoolFull):
+            while True:
+                spool.admit(b"begun")
+                under_way += 1
+        for _ in range(under_way):
+            spool.settle(OUTCOME, LARGEST)
+
+    assert under_way > 4
+    assert read(tmp_path) == [(RecordKind.INTENT, b"begun")] * under_way + [(OUTCOME, LARGEST)] * under_way
+
+
+def test_when_there_is_room_again_calls_go_on(spool, tmp_path):
+    """A08. Watches that a refusal leaves nothing behind: no record, no file, and a spool that works."""
+    with no_further_segment():
+        before = fill(spool)
+        files = sorted(path.name for path in tmp_path.iterdir())
+        with pytest.raises(SpoolFull):
+            spool.admit(b"refused")
+        with pytest.raises(SpoolFull):
+            spool.note(b"refused")
+        recorded = read(tmp_path)
+
+    after = 0
+    while after < 2 * before:
+        spool.admit(b"begun")
+        spool.settle(OUTCOME, LARGEST)
+        after += 1
+    assert recorded == [(RecordKind.INTENT, b"begun"), (OUTCOME, LARGEST)] * before
+    assert read(tmp_path) == [(RecordKind.INTENT, b"begun"), (OUTCOME, LARGEST)] * (before + after)
+    assert files == [f"{SPOOL_ID}-00000000.spool", f"{SPOOL_ID}.lock"]
+    assert not spool.failed
+
+
+def test_more_calls_at_once_than_a_segment_has_room_for_are_refused_on_an_empty_disk_too(spool, tmp_path):
+    with pytest.raises(SpoolFull, match="under way"):
+        for _ in range(100):
+            spool.admit(b"begun")
+
+    spool.settle(OUTCOME, LARGEST)
+    spool.admit(b"begun")
+    assert not spool.failed
+
+
+def test_a_segment_is_there_whole_or_not_at_all(spool, tmp_path):
+    """Watches the name that a segment has while it is made: a reader that saw it would take the one before for complete
+    and never read what is still written there."""
+    seen, stop = set(), threading.Event()
+
+    def look():
+        while not stop.is_set():
+            seen.update(path.name for path in tmp_path.iterdir() if path.name.endswith(SUFFIX))
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    with no_further_segment():
+        fill(spool)
+        for _ in range(500):
+            with pytest.raises(SpoolFull):
+                spool.admit(b"refused")
+    stop.set()
+    looking.join(PATIENCE_S)
+
+    assert seen == {f"{SPOOL_ID}-00000000.spool"}
+
+
+NAMESPACES = ("unshare", "--user", "--map-root-user", "--mount")
+
+
+def mounts_work(directory):
+    try:
+        tried = subprocess.run([*NAMESPACES, "mount", "-t", "tmpfs", "none", directory], capture_output=True, check=False)
+    except FileNotFoundError:
+        return False
+    return tried.returncode == 0
+
+
+def test_on_a_disk_that_is_really_full_nothing_is_torn_and_calls_go_on_once_there_is_room(tmp_path):
+    """A08, on a file system of its own of the size of one segment."""
+    if not mounts_work(tmp_path):
+        pytest.skip("no file system can be mounted here; the tests with a limit on file sizes stand in")
+
+    with worker("fill", tmp_path, *NAMESPACES) as process:
+        said, _ = process.communicate(timeout=PATIENCE_S)
+    told = json.loads(said)
+
+    assert told["refusal"] == "No space left on device"
+    assert told["read while full"] == told["recorded while full"] > 10
+    assert told["files while full"] == ["w0-killed-00000000.spool", "w0-killed.lock"]
+    assert told["read"] == told["recorded"] > told["recorded while full"]
+
+
+def test_a_disk_that_refuses_a_write_fails_the_spool_and_costs_nothing_that_was_recorded(spool, tmp_path):
+    """A13. Watches that a failed spool stays failed: its file may hold a torn record, which nothing may follow."""
+    spool.admit(b"begun")
+
+    with instead_of_the_file(spool, "/dev/full"), pytest.raises(SpoolFailed):
+        spool.settle(OUTCOME, b"lost")
+    with pytest.raises(SpoolFailed):
+        spool.admit(b"refused")
+
+    assert spool.failed
+    assert read(tmp_path) == [(RecordKind.INTENT, b"begun")]
+
+
+def test_a_record_of_which_the_disk_took_a_part_is_no_record_wherever_it_was_torn(tmp_path):
+    """A09. Watches the count that a write returns: a short write raises nothing."""
+    length = HEADER_BYTES + len(b"torn")
+
+    for taken in range(length):
+        directory = tmp_path / str(taken)
+        with opened(directory, segment_bytes=4 * RECORD_BYTES_MAX) as spool:
+            spool.admit(b"begun")
+            offset = HEADER_BYTES + len(b"begun")
+            with limited(resource.RLIMIT_FSIZE, offset + taken), pytest.raises(SpoolFailed):
+                spool.settle(OUTCOME, b"torn")
+            assert spool.failed
+            assert read(directory) == [(RecordKind.INTENT, b"begun")], taken
+        assert read(directory) == [(RecordKind.INTENT, b"begun")], taken
+
+
+def test_a_spool_that_can_not_begin_leaves_nothing_that_looks_like_one(tmp_path):
+    with no_further_segment(), pytest.raises(SpoolFull):
+        Spool(tmp_path, SPOOL_ID, fsync=False, segment_bytes=SEGMENT_BYTES).open()
+
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Durable
+
+
+class SlowDisk(ThreadPoolExecutor):
+    """Where the loop has its syncs done. Each waits until it is let through, and all are counted."""
+
+    def __init__(self):
+        super().__init__(max_workers=1)
+        self.asked = asyncio.Queue()
+        self.gates = deque()
+        self.count = 0
+
+    def submit(self, function, /, *args):
+        gate: Future[None] = Future()
+        self.gates.append(gate)
+        self.count += 1
+        self.asked.put_nowait(None)
+
+        def work():
+            gate.result(PATIENCE_S)
+            return function(*args)
+
+        return super().submit(work)
+
+    async def begun(self):
+        """Wait until one more sync was asked for."""
+        async with asyncio.timeout(PATIENCE_S):
+            await self.asked.get()
+
+    def let_through(self):
+        self.gates.popleft().set_result(None)
+
+
+@pytest.fixture
+def synced(tmp_path):
+    with opened(tmp_path, fsync=True) as spool:
+        yield spool
+
+
+@pytest.fixture
+async def disk():
+    disk = SlowDisk()
+    asyncio.get_running_loop().set_default_executor(disk)
+    yield disk
+    while disk.gates:
+        disk.let_through()
+    disk.shutdown()
+
+
+async def turns():
+    """Let everything that could happen happen."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_a_call_waits_until_the_disk_has_what_it_recorded(synced, disk):
+    """Watches that `durable` waits for the sync and not for its beginning."""
+    synced.admit(b"begun")
+    waiting = asyncio.create_task(synced.durable())
+    await disk.begun()
+    await turns()
+    early = waiting.done()
+
+    disk.let_through()
+    async with asyncio.timeout(PATIENCE_S):
+        await waiting
+
+    assert not early
+
+
+async def test_calls_that_wait_at_once_share_one_sync(synced, disk):
+    """Watches the group commit: 64 calls that come while the disk is busy go with its next turn."""
+    synced.admit(b"first")
+    first = asyncio.create_task(synced.durable())
+    await disk.begun()
+    others = []
+    for _ in range(64):
+        synced.note(b"another")
+        others.append(asyncio.create_task(synced.durable()))
+    await turns()
+    disk.let_through()
+    await disk.begun()
+    async with asyncio.timeout(PATIENCE_S):
+        await first
+    await turns()
+    early = [task for task in others if task.done()]
+
+    disk.let_through()
+    async with asyncio.timeout(PATIENCE_S):
+        await asyncio.gather(*others)
+
+    assert early == []
+    assert disk.count == 2
+
+
+async def test_what_is_durable_already_costs_no_sync(synced, disk):
+    await synced.durable()
+    synced.admit(b"begun")
+    waiting = asyncio.create_task(synced.durable())
+    await disk.begun()
+    disk.let_through()
+    async with asyncio.timeout(PATIENCE_S):
+        await waiting
+        await synced.durable()
+
+    assert disk.count == 1
+
+
+async def test_a_record_at_the_segments_end_is_durable_with_the_ones_after_it(synced):
+    for _ in range(30):
+        synced.admit(b"begun")
+        synced.settle(OUTCOME, LARGEST)
+        async with asyncio.timeout(PATIENCE_S):
+            await synced.durable()
+
+    assert len(segments(synced._directory, SPOOL_ID)) > 3
+
+
+async def test_a_call_that_is_given_up_takes_no_others_sync_with_it(synced, disk):
+    synced.admit(b"begun")
+    given_up = asyncio.create_task(synced.durable())
+    waiting = asyncio.create_task(synced.durable())
+    await disk.begun()
+    given_up.cancel()
+    await turns()
+
+    disk.let_through()
+    async with asyncio.timeout(PATIENCE_S):
+        await waiting
+
+    assert given_up.cancelled()
+    assert disk.count == 1
+
+
+async def test_after_a_failed_sync_nobody_is_told_that_a_record_is_durable(synced, disk):
+    """A14. Watches that a failed sync is never asked again: the system reports the error once, and success after it."""
+    synced.admit(b"begun")
+    with instead_of_the_file(synced, "/dev/full"):
+        waiting = [asyncio.create_task(synced.durable()) for _ in range(2)]
+        await disk.begun()
+    synced.settle(OUTCOME, b"recorded while the disk failed")
+    disk.let_through()
+
+    async with asyncio.timeout(PATIENCE_S):
+        told = await asyncio.gather(*waiting, return_exceptions=True)
+        with pytest.raises(SpoolFailed):
+            await synced.durable()
+
+    assert [type(answer) for answer in told] == [SpoolFailed, SpoolFailed]
+    assert synced.failed
+    assert disk.count == 1
+
+
+async def test_a_process_without_a_free_file_descriptor_can_sync_again_when_it_has_one(synced):
+    """Watches that only the disk fails a spool: descriptors run out under load and come back."""
+    synced.admit(b"begun")
+
+    with limited(resource.RLIMIT_NOFILE, 0), pytest.raises(SpoolFailed):
+        await synced.durable()
+    async with asyncio.timeout(PATIENCE_S):
+        await synced.durable()
+
+    assert not synced.failed
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Who lives
+
+
+def test_a_spool_is_abandoned_when_it_is_closed_and_not_before(tmp_path):
+    with opened(tmp_path):
+        before = abandoned(tmp_path, SPOOL_ID)
+
+    assert (before, abandoned(tmp_path, SPOOL_ID)) == (False, True)
+
+
+def test_a_spool_is_abandoned_when_its_worker_is_killed_and_not_before(tmp_path):
+    """Watches the lock: it is what tells a call that is under way from one that nobody will end."""
+    with worker("live", tmp_path) as process:
+        assert process.stdout.readline() == "open\n"
+        spool_id, *others = spools(tmp_path)
+        before = abandoned(tmp_path, spool_id)
+        process.kill()
+        process.wait(PATIENCE_S)
+
+    assert others == []
+    assert (before, abandoned(tmp_path, spool_id)) == (False, True)
+    assert read(tmp_path, spool_id) == [(RecordKind.INTENT, b"begun")]
+
+
+def test_a_spool_that_begins_is_never_taken_for_an_abandoned_one(tmp_path):
+    """Watches the order of lock and first segment: a spool that was seen without its lock would be finished at once."""
+    taken, stop = [], threading.Event()
+
+    def look():
+        while not stop.is_set():
+            taken.extend(spool_id for spool_id in spools(tmp_path) if abandoned(tmp_path, spool_id))
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    opened_spools = []
+    for number in range(150):
+        spool = Spool(tmp_path, f"w0-{number}", fsync=False, segment_bytes=RECORD_BYTES_MAX)
+        spool.open()
+        opened_spools.append(spool)
+    stop.set()
+    looking.join(PATIENCE_S)
+    for spool in opened_spools:
+        spool.close()
+
+    assert taken == []
+    assert len(spools(tmp_path)) == 150

@@ -1,0 +1,99 @@
+"""Processes that use a spool, for tests that kill them: `python -m tests.metering.workers WHAT DIRECTORY`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from metering.spool import Spool, SpoolFull
+from metering.spool_records import HEADER_BYTES, RECORD_BYTES_MAX, RecordKind
+from tests.builders import read_to_end
+
+REPOSITORY = Path(__file__).parents[2]
+
+SEGMENT_BYTES = 32 * RECORD_BYTES_MAX
+SPOOL_ID = "w0-killed"
+
+
+def content(number: int) -> bytes:
+    """What the record of that number holds: of many lengths, most of more than one page of memory."""
+    return b"%d." % number * (number * 7_919 % 2_500)
+
+
+def write_for_ever(directory: Path) -> None:
+    """Write records and say after each that it is written. Calls are always under way."""
+    spool = Spool(directory, SPOOL_ID, fsync=False, segment_bytes=SEGMENT_BYTES)
+    spool.open()
+    under_way, number = 0, 0
+    while True:
+        if under_way < 8:
+            spool.admit(content(number + 1))
+            under_way += 1
+        else:
+            spool.settle(RecordKind.OUTCOME, content(number + 1))
+            under_way -= 1
+        number += 1
+        sys.stdout.write(f"{number}\n")
+        sys.stdout.flush()
+
+
+def live(directory: Path) -> None:
+    """Open a spool, leave a call under way, and wait to be killed."""
+    spool = Spool(directory, SPOOL_ID, fsync=False, segment_bytes=SEGMENT_BYTES)
+    spool.open()
+    spool.admit(b"begun")
+    print("open", flush=True)
+    threading.Event().wait()
+
+
+def fill_the_disk(directory: Path) -> None:
+    """On a disk with room for one segment: calls until it is full, then more room, and calls again. Tells what happened."""
+    segment_bytes = 16 * RECORD_BYTES_MAX
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={segment_bytes + 8192}", "none", directory], check=True)
+    spool = Spool(directory, SPOOL_ID, fsync=False, segment_bytes=segment_bytes)
+    spool.open()
+    told: dict[str, object] = {"recorded": 0}
+
+    def call() -> None:
+        under_way = 0
+        try:
+            for _ in range(3):
+                spool.admit(b"intent")
+                under_way += 1
+        finally:
+            for _ in range(under_way):
+                spool.settle(RecordKind.OUTCOME, bytes(RECORD_BYTES_MAX - HEADER_BYTES))
+            told["recorded"] += 2 * under_way
+
+    try:
+        while True:
+            call()
+    except SpoolFull as error:
+        told["refusal"] = str(error)
+    told["recorded while full"] = told["recorded"]
+    told["read while full"] = len(read_to_end(directory, SPOOL_ID).records)
+    told["files while full"] = sorted(path.name for path in directory.iterdir())
+    subprocess.run(["mount", "-o", f"remount,size={3 * segment_bytes}", directory], check=True)
+    call()
+    told["read"] = len(read_to_end(directory, SPOOL_ID).records)
+    print(json.dumps(told))
+
+
+@contextmanager
+def worker(what: str, directory: Path, *within: str) -> Iterator[subprocess.Popen[str]]:
+    """One of these as a process. It is killed at the end, if it was not before."""
+    command = [*within, sys.executable, "-m", "tests.metering.workers", what, str(directory)]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+if __name__ == "__main__":
+    {"write": write_for_ever, "live": live, "fill": fill_the_disk}[sys.argv[1]](Path(sys.argv[2]))
