@@ -1,0 +1,50 @@
+"""The providers, simulated: real protocols over real sockets, and a log of the truth.
+
+It serves two ends: the demonstration behind `tollkeeper sandbox`, and the other side of every test. It therefore imports
+nothing else of this product, so that what it writes into its truth log (:mod:`gateway.simulator.truth`) can be held
+against what the gateway believes.
+
+    python -m gateway.simulator --truth-log truth.jsonl
+
+prints one line of JSON when it listens, with the base URL of each provider, and runs until SIGTERM or SIGINT. One call
+through it:
+
+1. `server` reads the request and, by the first segment of its path, finds the provider (the tuple `PROVIDERS` there).
+2. `controls` reads what the request asks the simulator to do.
+3. the provider's module (`openai`) thinks of an answer; `prose` has the words, `store` the objects it remembers.
+4. `truth` gets the record of the exchange, in one write, before the first byte of the answer.
+5. `wire` lays the answer out in bytes, faults included, and `server` writes them; `truth` is told how that ended.
+
+To add a provider: one module with a class like :class:`gateway.simulator.openai.OpenAI`, and its line in `PROVIDERS`.
+
+What a request can ask for, in headers, because headers pass through a proxy untouched:
+
+`x-simulator-latency-ms: N`
+    Wait so long before the head of the answer; else what `--latency-ms` says.
+`x-simulator-chunk-ms: N`
+    Wait so long between two events of a streamed answer.
+`x-simulator-words: N`
+    Make the text of the answer that long.
+`x-simulator-usage: JSON`
+    Report this as the usage, byte for byte. `none` leaves the usage out.
+`x-simulator-status: N`
+    Answer with this error (400 to 599), in the provider's own shape.
+`x-simulator-fault: …`
+    `reset-before-head` reads the request and resets the connection. `hang` reads it and never answers. `cut-body` sends
+    a Content-Length, half of the body, and breaks off. `cut-chunked` sends half of the body in chunks and breaks off
+    without the last one. `cut-stream` breaks off in the middle of an event, half-way through. `no-done` ends a stream in
+    good order but without its closing event (`[DONE]`, `response.completed`). `close-delimited` sends neither a length
+    nor chunks: the body ends where the connection does. `stall-stream` stops half-way through the events and stays
+    silent until the client goes. `response-failed` lets a response of the Responses API end as failed.
+    A fault that a successful answer cannot have, such as `cut-stream` where nothing is streamed, is refused.
+`x-simulator-framing: chunked | length`
+    How the body is framed; else events are chunked, and everything else has a length.
+`x-simulator-sse: crlf | byte-by-byte | one-write`
+    Events end their lines with CRLF; or leave one byte at a time; or all leave at once.
+`x-simulator-encoding: identity | gzip | deflate | br | zstd`
+    Code the body so, whatever its size and whatever the client accepts. Without it, JSON of 1 KiB and more is coded as
+    Accept-Encoding prefers, and events are not.
+
+Every other header that starts with `x-simulator-`, and every other value, is refused with a 400 that says what is
+allowed: a test that misspells its fault must not pass.
+"""

@@ -1,0 +1,84 @@
+"""What the parts of the simulator pass to each other: Asked, Answer, Provider. Pure."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from typing import ClassVar, NamedTuple, Protocol
+
+import msgspec
+
+from gateway.simulator.controls import Controls
+
+SSE = "text/event-stream; charset=utf-8"
+JSON = "application/json"
+
+
+class Setup(NamedTuple):
+    """What a provider is made of."""
+
+    keys: frozenset[str]
+    """The keys it accepts."""
+    random: random.Random
+    """Where its ids come from. What it says depends on the request alone."""
+    now: Callable[[], float]
+
+
+class Asked(NamedTuple):
+    """One request, read."""
+
+    method: str
+    path: str
+    """Below the provider's base URL, without the query, percent-encoded as it came."""
+    query: str
+    headers: Mapping[str, str]
+    """Case-insensitive."""
+    body: bytes
+    """Without its content coding. Of a body over BODY_BYTES_KEPT_MAX, only the beginning."""
+    body_bytes: int
+    """How long the body was, on the wire."""
+    whole: bool
+    """False where `body` is only the beginning."""
+    controls: Controls
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a provider answers, before it is framed, coded or spoilt."""
+
+    status: int = 200
+    headers: tuple[tuple[str, str], ...] = ()
+    """Without those that framing decides."""
+    content_type: str = JSON
+    body: bytes = b""
+    events: Callable[[], Iterator[bytes]] | None = None
+    """For a streamed answer, instead of the body: makes its events, the same ones each time. The last one is the one
+    from which a client knows that the answer is complete."""
+    usage_in_last_event: bool = False
+    object_id: str | None = None
+    model: str | None = None
+    usage: object = None
+    """What the answer says was used, as it says it."""
+    tool_usage: object = None
+    """What it says of tools that are billed by the call."""
+
+
+class Provider(Protocol):
+    """One provider: who may call it, and what it answers."""
+
+    name: ClassVar[str]
+    """The first segment of the path that leads to it."""
+    default_key: ClassVar[str]
+    """Accepted where `--key` names no other."""
+    credential_headers: ClassVar[frozenset[str]]
+    """The headers, in lower case, whose values the truth log holds only as hashes."""
+
+    def __init__(self, setup: Setup) -> None: ...
+
+    def credential(self, headers: Mapping[str, str]) -> str | None:
+        """The key that a request presents, accepted or not."""
+
+    def answer(self, asked: Asked) -> Answer:
+        """Answer. Never raises for what a client sent."""
+
+    def refusal(self, status: int, message: str) -> Answer:
+        """An error in the provider's own shape, for what the simulator itself refuses."""

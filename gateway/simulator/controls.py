@@ -1,0 +1,147 @@
+"""What a request asks the simulator to do, read from its `x-simulator-…` headers. Pure.
+
+The package's docstring says what each does; this module says what is allowed, and refuses the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from enum import StrEnum
+from typing import Any, TypeVar
+
+import msgspec
+
+from gateway.simulator.codings import CODINGS
+
+Word = TypeVar("Word", bound=str)
+
+PREFIX = "x-simulator-"
+PAUSE_MS_MAX = 3_600_000
+WORDS_MAX = 10_000_000
+"""As a stream, about 2 GiB."""
+
+
+class Fault(StrEnum):
+    """The ways an answer can go wrong."""
+
+    RESET_BEFORE_HEAD = "reset-before-head"
+    HANG = "hang"
+    CUT_BODY = "cut-body"
+    CUT_CHUNKED = "cut-chunked"
+    CUT_STREAM = "cut-stream"
+    NO_DONE = "no-done"
+    CLOSE_DELIMITED = "close-delimited"
+    STALL_STREAM = "stall-stream"
+    RESPONSE_FAILED = "response-failed"
+
+
+NEVER_ANSWERED = frozenset({Fault.RESET_BEFORE_HEAD, Fault.HANG})
+OF_STREAMS = frozenset({Fault.CUT_STREAM, Fault.NO_DONE, Fault.STALL_STREAM})
+"""The faults that only a streamed answer can have."""
+OF_FRAMING = frozenset({Fault.CUT_BODY, Fault.CUT_CHUNKED, Fault.CLOSE_DELIMITED})
+"""The faults that decide the framing, so that the request cannot."""
+
+
+class Framing(StrEnum):
+    CHUNKED = "chunked"
+    LENGTH = "length"
+
+
+class Sse(StrEnum):
+    CRLF = "crlf"
+    BYTE_BY_BYTE = "byte-by-byte"
+    ONE_WRITE = "one-write"
+
+
+class Controls(msgspec.Struct, frozen=True, kw_only=True):
+    """What one request asks for; without any such header, nothing."""
+
+    latency_ms: int | None = None
+    chunk_ms: int = 0
+    words: int | None = None
+    usage: msgspec.Raw | None = None
+    """JSON, to be reported byte for byte."""
+    usage_left_out: bool = False
+    status: int | None = None
+    fault: Fault | None = None
+    framing: Framing | None = None
+    sse: Sse | None = None
+    encoding: str | None = None
+
+
+NOTHING = Controls()
+
+
+class ControlError(ValueError):
+    """The request asks for something that the simulator does not know. The message says what it does know."""
+
+
+def read(headers: Iterable[tuple[str, str]]) -> Controls:
+    """Read the controls, or raise ControlError."""
+    asked: dict[str, Any] = {}
+    for given, value in headers:
+        name = given.lower()
+        if not name.startswith(PREFIX):
+            continue
+        if name not in READERS:
+            raise ControlError(f"There is no control {name}. Allowed: {', '.join(READERS)}.")
+        field = name.removeprefix(PREFIX).replace("-", "_")
+        if field in asked:
+            raise ControlError(f"{name} is given more than once.")
+        asked[field] = READERS[name](name, value)
+    if not asked:
+        return NOTHING
+    if "usage" in asked and asked["usage"] is None:
+        asked["usage_left_out"] = True
+    if "framing" in asked and asked.get("fault") in OF_FRAMING:
+        raise ControlError(f"{PREFIX}fault: {asked['fault']} decides the framing; leave out {PREFIX}framing.")
+    return Controls(**asked)
+
+
+def number(low: int, high: int) -> Callable[[str, str], int]:
+    """Read a whole number within these bounds, both included."""
+
+    def reader(name: str, value: str) -> int:
+        if value.isascii() and value.isdigit() and len(value) < 10 and low <= int(value) <= high:
+            return int(value)
+        raise ControlError(f"{name} is a whole number from {low} to {high}, not {value!r}.")
+
+    return reader
+
+
+def one_of(allowed: Iterable[Word]) -> Callable[[str, str], Word]:
+    """Read one of these words."""
+    words = {str(word): word for word in allowed}
+
+    def reader(name: str, value: str) -> Word:
+        if value in words:
+            return words[value]
+        raise ControlError(f"{name} has no value {value!r}. Allowed: {', '.join(words)}.")
+
+    return reader
+
+
+def usage(name: str, value: str) -> msgspec.Raw | None:
+    """Read JSON without changing it; None stands for `none`."""
+    if value == "none":
+        return None
+    raw = value.encode("latin-1")
+    try:
+        msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        raise ControlError(f"{name} is JSON, or the word none, not {value!r}.") from None
+    return msgspec.Raw(raw)
+
+
+READERS: dict[str, Callable[[str, str], object]] = {
+    "x-simulator-latency-ms": number(0, PAUSE_MS_MAX),
+    "x-simulator-chunk-ms": number(0, PAUSE_MS_MAX),
+    "x-simulator-words": number(0, WORDS_MAX),
+    "x-simulator-usage": usage,
+    "x-simulator-status": number(400, 599),
+    "x-simulator-fault": one_of(Fault),
+    "x-simulator-framing": one_of(Framing),
+    "x-simulator-sse": one_of(Sse),
+    "x-simulator-encoding": one_of(CODINGS),
+}
+"""Every control, and how its value is read."""

@@ -1,0 +1,530 @@
+"""OpenAI, simulated: chat, responses, completions, embeddings, and what an account has besides. No I/O.
+
+The shapes are the API's own, so that the official SDKs work against it. The words mean nothing; how many there are, and
+what is said to have been used, follows from the request alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import string
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+from urllib.parse import parse_qs, unquote
+
+import msgspec
+
+from gateway.simulator import prose
+from gateway.simulator.api import Answer, Asked, Setup
+from gateway.simulator.controls import Fault
+from gateway.simulator.openai_asked import (
+    CHAT,
+    CHOICES_MAX,
+    COMPLETION,
+    EMBEDDING,
+    MODELS,
+    MODERATION,
+    ApiError,
+    chosen_tool,
+    failure_of,
+    input_items,
+    inputs_of,
+    integer,
+    is_tool_result,
+    json_object,
+    length_of,
+    listed,
+    model_for,
+    no_such_model,
+    read_upload,
+    required,
+    seed_of,
+    tier_of,
+    tools_of,
+    wants_usage,
+)
+from gateway.simulator.openai_told import (
+    Made,
+    chat_events,
+    read_back,
+    response_stream,
+    streamed,
+    text_events,
+    told,
+    waiting,
+    whole_chat,
+    whole_text,
+)
+from gateway.simulator.openai_usage import (
+    chat_usage,
+    counts,
+    input_tokens,
+    offered_tokens,
+    output_tokens,
+    prompt_tokens,
+    reasoning_tokens,
+    reported,
+    response_usage,
+    said,
+    with_usage,
+)
+from gateway.simulator.store import Newest
+
+encode = msgspec.json.encode
+decode = msgspec.json.decode
+
+ORGANIZATION = "org-simulated"
+PROJECT = "proj_simulated"
+CREATED = 1_735_689_600
+"""When the models and the project were made, so to speak."""
+
+PAGE_ITEMS = 20
+
+DIMENSIONS = {"text-embedding-3-large": 3072}
+DIMENSIONS_DEFAULT = 1536
+
+MODERATION_CATEGORIES = (
+    "harassment", "harassment/threatening", "hate", "hate/threatening", "illicit", "illicit/violent", "self-harm",
+    "self-harm/instructions", "self-harm/intent", "sexual", "sexual/minors", "violence", "violence/graphic",
+)  # fmt: skip
+
+ALPHANUMERIC = string.ascii_letters + string.digits
+
+
+class Remembered(NamedTuple):
+    """A stored response."""
+
+    body: bytes
+    items: bytes
+    """Its input, as JSON."""
+    queued: bool
+    """True for one made in the background that nobody has asked for since."""
+
+
+class OpenAI:
+    """The API: `answer` is all of it, and `ROUTES` at the end of this file is its map."""
+
+    name: ClassVar[str] = "openai"
+    default_key: ClassVar[str] = "simulator-openai-key"
+    credential_headers: ClassVar[frozenset[str]] = frozenset({"authorization"})
+
+    def __init__(self, setup: Setup) -> None:
+        self._keys = setup.keys
+        self._random = setup.random
+        self._now = setup.now
+        self._responses = Newest[Remembered](lambda stored: len(stored.body) + len(stored.items))
+        self._chats = Newest[bytes](len)
+        self._files = Newest[bytes](len)
+
+    def credential(self, headers: Mapping[str, str]) -> str | None:
+        scheme, _, key = headers.get("Authorization", "").partition(" ")
+        return key.strip() if scheme.lower() == "bearer" and key.strip() else None
+
+    def answer(self, asked: Asked) -> Answer:
+        try:
+            answer = self._answer(asked)
+        except ApiError as error:
+            answer = error.answer
+        except RecursionError:
+            answer = failure_of(400, "The body of this request is nested too deeply.")
+        return self._signed(answer)
+
+    def refusal(self, status: int, message: str) -> Answer:
+        return self._signed(failure_of(status, message))
+
+    def _signed(self, answer: Answer) -> Answer:
+        """The answer, with the headers that all of them have."""
+        return msgspec.structs.replace(answer, headers=answer.headers + self._headers())
+
+    def _answer(self, asked: Asked) -> Answer:
+        self._admit(self.credential(asked.headers))
+        if asked.controls.status is not None:
+            return failure_of(asked.controls.status, f"This request asked for status {asked.controls.status}.")
+        for method, pattern, endpoint in ROUTES:
+            if method == asked.method and (found := pattern.fullmatch(asked.path)):
+                return endpoint(self, asked, *map(unquote, found.groups()))
+        raise ApiError(f"Invalid URL ({asked.method} {asked.path})", status=404)
+
+    def _admit(self, key: str | None) -> None:
+        if key is None:
+            raise ApiError("No API key was given: send it as Authorization: Bearer.", status=401)
+        if key not in self._keys:
+            shown = f"{key[:8]}{'*' * min(len(key) - 12, 16)}{key[-4:]}" if len(key) > 12 else "*" * len(key)
+            raise ApiError(f"Incorrect API key provided: {shown}.", status=401, code="invalid_api_key")
+
+    def _headers(self) -> tuple[tuple[str, str], ...]:
+        cookie = f"__cf_bm={self._token(43)}-{int(self._now())}-1.0.1.1-{self._token(20)}"
+        return (
+            ("openai-version", "2020-10-01"),
+            ("openai-organization", ORGANIZATION),
+            ("openai-project", PROJECT),
+            ("openai-processing-ms", str(self._random.randint(5, 900))),
+            ("x-request-id", f"req_{self._hex(32)}"),
+            ("x-ratelimit-limit-requests", "10000"),
+            ("x-ratelimit-limit-tokens", "2000000"),
+            ("x-ratelimit-remaining-requests", "9999"),
+            ("x-ratelimit-remaining-tokens", "1999742"),
+            ("x-ratelimit-reset-requests", "6ms"),
+            ("x-ratelimit-reset-tokens", "7ms"),
+            ("strict-transport-security", "max-age=31536000; includeSubDomains; preload"),
+            ("x-content-type-options", "nosniff"),
+            ("set-cookie", f"{cookie}; path=/; domain=.api.openai.com; HttpOnly; Secure; SameSite=None"),
+            ("Server", "cloudflare"),
+            ("CF-RAY", f"{self._hex(16)}-IST"),
+            ("cf-cache-status", "DYNAMIC"),
+        )
+
+    def _token(self, length: int) -> str:
+        return "".join(self._random.choices(ALPHANUMERIC, k=length))
+
+    def _hex(self, digits: int) -> str:
+        return f"{self._random.getrandbits(4 * digits):0{digits}x}"
+
+    # Chat and text completions.
+
+    def chat(self, asked: Asked) -> Answer:
+        body = json_object(asked)
+        model = model_for(body, CHAT)
+        messages = listed(body, "messages")
+        seed = seed_of(model, messages)
+        tool = chosen_tool(body, asked_for=not is_tool_result(messages), of=lambda tool: tool.get("function"))
+        texts = integer(body, "n", 1, CHOICES_MAX) or 1
+        limit = integer(body, "max_completion_tokens") or integer(body, "max_tokens")
+        words, cut = length_of(asked, seed, limit, tool)
+        prompt = sum(map(prompt_tokens, messages), 3) + offered_tokens(body)
+        visible = texts * output_tokens(words, tool)
+        made = Made(
+            id=f"chatcmpl-{self._token(29)}",
+            created=int(self._now()),
+            model=model,
+            tier=tier_of(body),
+            seed=seed,
+            texts=texts,
+            words=words,
+            finish="tool_calls" if tool else "length" if cut else "stop",
+            tool=tool,
+            call_ids=tuple(f"call_{self._token(24)}" for _ in range(texts if tool else 0)),
+            usage=reported(asked, lambda: chat_usage(model, seed, messages, prompt, visible)),
+            usage_in_stream=wants_usage(body),
+        )
+        if body.get("store") is True:
+            self._chats.put(made.id, encode({**whole_chat(made), "metadata": body.get("metadata") or {}}))
+        if not body.get("stream"):
+            return told(made, encode(whole_chat(made)))
+        return streamed(made, chat_events)
+
+    def chat_retrieve(self, _asked: Asked, chat_id: str) -> Answer:
+        stored = known(self._chats.get(chat_id), "chat completion", chat_id)
+        return read_back(stored)
+
+    def chat_update(self, asked: Asked, chat_id: str) -> Answer:
+        stored = known(self._chats.get(chat_id), "chat completion", chat_id)
+        changed = encode({**decode(stored), "metadata": json_object(asked).get("metadata")})
+        self._chats.put(chat_id, changed)
+        return read_back(changed)
+
+    def chat_delete(self, _asked: Asked, chat_id: str) -> Answer:
+        known(self._chats.pop(chat_id), "chat completion", chat_id)
+        return deleted(chat_id, "chat.completion.deleted")
+
+    def completions(self, asked: Asked) -> Answer:
+        body = json_object(asked)
+        model = model_for(body, COMPLETION)
+        prompts = inputs_of(required(body, "prompt"))
+        seed = seed_of(model, prompts)
+        texts = min((integer(body, "n", 1, CHOICES_MAX) or 1) * len(prompts), CHOICES_MAX)
+        limit = integer(body, "max_tokens")
+        words, cut = length_of(asked, seed, limit, None)
+        prompt, completion = sum(map(input_tokens, prompts)), texts * words
+        made = Made(
+            id=f"cmpl-{self._token(29)}",
+            created=int(self._now()),
+            model=model,
+            tier="default",
+            seed=seed,
+            texts=texts,
+            words=words,
+            finish="length" if cut else "stop",
+            tool=None,
+            call_ids=(),
+            usage=reported(asked, lambda: counts(prompt, completion)),
+            usage_in_stream=wants_usage(body),
+        )
+        answer = streamed(made, text_events) if body.get("stream") else told(made, encode(whole_text(made)))
+        return msgspec.structs.replace(answer, headers=(("openai-model", model),))
+
+    # Responses.
+
+    def responses(self, asked: Asked) -> Answer:
+        body = json_object(asked)
+        model = model_for(body, CHAT, unknown_status=400)
+        previous = body.get("previous_response_id")
+        if previous is not None and (not isinstance(previous, str) or self._responses.get(previous) is None):
+            code = "previous_response_not_found"
+            raise ApiError(f"There is no previous response {previous}.", param="previous_response_id", code=code)
+        items = [self._input_item(item) for item in input_items(required(body, "input"))]
+        final = self._response(asked, body, model, items)
+        stored = encode(final)
+        background, stream = body.get("background") is True, bool(body.get("stream"))
+        if body.get("store") is not False:
+            queued = background and not stream
+            self._responses.put(final["id"], Remembered(stored, encode(items), queued))
+        if stream:
+            return response_stream(final, 0)
+        if background:
+            return Answer(body=encode(waiting(final, "queued")), object_id=final["id"], model=model)
+        return read_back(stored)
+
+    def _response(
+        self, asked: Asked, body: Mapping[str, Any], model: str, items: Sequence[Mapping[str, Any]]
+    ) -> dict[str, Any]:
+        """The response as it will be when it is over."""
+        seed = seed_of(model, body["input"])
+        answered = bool(items) and items[-1].get("type") == "function_call_output"
+        tool = chosen_tool(body, asked_for=not answered, of=lambda tool: tool)
+        limit = integer(body, "max_output_tokens")
+        words, cut = length_of(asked, seed, limit, tool)
+        reasoning = reasoning_tokens(model, seed)
+        searched = any(str(tool.get("type", "")).startswith("web_search") for tool in tools_of(body))
+        failed = asked.controls.fault is Fault.RESPONSE_FAILED
+        status = "failed" if failed else "incomplete" if cut else "completed"
+        output: list[dict[str, Any]] = []
+        if reasoning:
+            output.append({"id": f"rs_{self._hex(50)}", "type": "reasoning", "summary": []})
+        if searched:
+            action = {"type": "search", "query": "toll"}
+            output.append(
+                {"id": f"ws_{self._hex(50)}", "type": "web_search_call", "status": "completed", "action": action}
+            )
+        if tool:
+            call = {"type": "function_call", "status": "completed", "arguments": tool.arguments, "name": tool.name}
+            output.append({"id": f"fc_{self._hex(50)}", "call_id": f"call_{self._token(24)}", **call})
+        else:
+            text = "".join(prose.words(seed, words))
+            message = {"type": "message", "status": "incomplete" if cut or failed else "completed", "role": "assistant"}
+            part = {"type": "output_text", "annotations": [], "logprobs": [], "text": text}
+            output.append({"id": f"msg_{self._hex(50)}", **message, "content": [part]})
+        prompt = (
+            sum(map(prompt_tokens, items), 3) + offered_tokens(body) + prose.tokens(str(body.get("instructions") or ""))
+        )
+        usage = reported(
+            asked, lambda: response_usage(model, seed, prompt, output_tokens(words, tool) + reasoning, reasoning)
+        )
+        now = int(self._now())
+        final: dict[str, Any] = {
+            "id": f"resp_{self._hex(50)}",
+            "object": "response",
+            "created_at": now,
+            "status": status,
+            "background": body.get("background") is True,
+            "completed_at": now if status == "completed" else None,
+            "error": {"code": "server_error", "message": "This request asked to fail."} if failed else None,
+            "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
+            "instructions": body.get("instructions"),
+            "max_output_tokens": limit,
+            "max_tool_calls": body.get("max_tool_calls"),
+            "model": model,
+            "output": output,
+            "parallel_tool_calls": body.get("parallel_tool_calls", True),
+            "previous_response_id": body.get("previous_response_id"),
+            "prompt_cache_key": body.get("prompt_cache_key"),
+            "reasoning": body.get("reasoning") or {"effort": "medium" if reasoning else None, "summary": None},
+            "safety_identifier": body.get("safety_identifier"),
+            "service_tier": tier_of(body),
+            "store": body.get("store") is not False,
+            "temperature": body.get("temperature", 1.0),
+            "text": body.get("text") or {"format": {"type": "text"}, "verbosity": "medium"},
+            "tool_choice": body.get("tool_choice", "auto"),
+            "tools": body.get("tools") or [],
+            "top_logprobs": body.get("top_logprobs", 0),
+            "top_p": body.get("top_p", 1.0),
+            "truncation": body.get("truncation", "disabled"),
+            "usage": usage,
+            "user": body.get("user"),
+            "metadata": body.get("metadata") or {},
+        }
+        if usage is msgspec.UNSET:
+            del final["usage"]
+        if searched:
+            image_tokens = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
+            details = {"input_tokens_details": {"image_tokens": 0, "text_tokens": 0}}
+            final["tool_usage"] = {"image_gen": image_tokens | details, "web_search": {"num_requests": 1}}
+        return final
+
+    def _input_item(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        kind = item.get("type", "message")
+        content = item.get("content")
+        given: dict[str, Any] = {"id": f"msg_{self._hex(50)}", **item, "type": kind}
+        if kind == "message":
+            given.setdefault("status", "completed")
+            if isinstance(content, str):
+                given["content"] = [{"type": "input_text", "text": content}]
+        return given
+
+    def response_retrieve(self, asked: Asked, response_id: str) -> Answer:
+        stored = known(self._responses.get(response_id), "response", response_id)
+        if stored.queued:
+            self._responses.put(response_id, stored._replace(queued=False))
+        query = parse_qs(asked.query)
+        if query.get("stream") == ["true"]:
+            after = natural(query.get("starting_after", [""])[0])
+            return response_stream(decode(stored.body), 0 if after is None else after + 1)
+        return read_back(stored.body)
+
+    def response_cancel(self, _asked: Asked, response_id: str) -> Answer:
+        stored = known(self._responses.get(response_id), "response", response_id)
+        final = decode(stored.body)
+        if not final["background"]:
+            raise ApiError("Only a response that is made in the background can be cancelled.")
+        if stored.queued:
+            stored = Remembered(encode(waiting(final, "cancelled")), stored.items, queued=False)
+            self._responses.put(response_id, stored)
+        return read_back(stored.body)
+
+    def response_delete(self, _asked: Asked, response_id: str) -> Answer:
+        known(self._responses.pop(response_id), "response", response_id)
+        return deleted(response_id, "response")
+
+    def response_input_items(self, asked: Asked, response_id: str) -> Answer:
+        stored = known(self._responses.get(response_id), "response", response_id)
+        return page(decode(stored.items), asked.query)
+
+    # Everything else.
+
+    def embeddings(self, asked: Asked) -> Answer:
+        body = json_object(asked)
+        model = model_for(body, EMBEDDING)
+        inputs = inputs_of(required(body, "input"))
+        dimensions = integer(body, "dimensions", 1, 4096) or DIMENSIONS.get(model, DIMENSIONS_DEFAULT)
+        vectors: list[object] = []
+        for text in inputs:
+            floats = prose.vector(seed_of(model, text), dimensions)
+            in_base64 = body.get("encoding_format") == "base64"
+            vectors.append(base64.b64encode(array("f", floats).tobytes()).decode() if in_base64 else floats)
+        prompt = sum(map(input_tokens, inputs))
+        usage = reported(asked, lambda: {"prompt_tokens": prompt, "total_tokens": prompt})
+        data = [{"object": "embedding", "index": index, "embedding": value} for index, value in enumerate(vectors)]
+        answer = {"object": "list", "data": data, "model": model}
+        return Answer(body=encode(with_usage(answer, usage)), model=model, usage=said(usage))
+
+    def moderations(self, asked: Asked) -> Answer:
+        body = json_object(asked)
+        model = model_for({"model": "omni-moderation-latest"} | body, MODERATION)
+        result = {
+            "flagged": False,
+            "categories": dict.fromkeys(MODERATION_CATEGORIES, False),
+            "category_scores": dict.fromkeys(MODERATION_CATEGORIES, 1.5e-06),
+            "category_applied_input_types": {category: ["text"] for category in MODERATION_CATEGORIES},
+        }
+        moderation_id = f"modr-{self._hex(32)}"
+        results = [result for _ in inputs_of(required(body, "input"))]
+        answer = {"id": moderation_id, "model": model, "results": results}
+        return Answer(body=encode(answer), object_id=moderation_id, model=model)
+
+    def models(self, _asked: Asked) -> Answer:
+        return Answer(body=encode({"object": "list", "data": [model_card(name) for name in MODELS]}))
+
+    def model(self, _asked: Asked, name: str) -> Answer:
+        if name not in MODELS:
+            raise no_such_model(name, 404)
+        return Answer(body=encode(model_card(name)))
+
+    def file_create(self, asked: Asked) -> Answer:
+        upload = read_upload(asked)
+        file_id = f"file-{self._token(22)}"
+        stored = {
+            "object": "file",
+            "id": file_id,
+            "purpose": upload.purpose,
+            "filename": upload.filename,
+            "bytes": upload.size,
+            "created_at": int(self._now()),
+            "expires_at": None,
+            "status": "processed",
+            "status_details": None,
+        }
+        body = encode(stored)
+        self._files.put(file_id, body)
+        return Answer(body=body, object_id=file_id)
+
+    def file_list(self, asked: Asked) -> Answer:
+        return page([decode(stored) for stored in self._files], asked.query)
+
+    def file_retrieve(self, _asked: Asked, file_id: str) -> Answer:
+        return Answer(body=known(self._files.get(file_id), "file", file_id), object_id=file_id)
+
+    def file_delete(self, _asked: Asked, file_id: str) -> Answer:
+        known(self._files.pop(file_id), "file", file_id)
+        return deleted(file_id, "file")
+
+    def projects(self, asked: Asked) -> Answer:
+        project = {"id": PROJECT, "object": "organization.project", "name": "Simulated"}
+        return page([{**project, "created_at": CREATED, "archived_at": None, "status": "active"}], asked.query)
+
+
+def deleted(object_id: str, kind: str) -> Answer:
+    return Answer(body=encode({"id": object_id, "object": kind, "deleted": True}), object_id=object_id)
+
+
+def known(item: Any, what: str, object_id: str) -> Any:
+    """The stored object, or the API's way of saying that there is none."""
+    if item is None:
+        raise ApiError(f"No {what} found with id '{object_id}'.", status=404)
+    return item
+
+
+def model_card(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": CREATED, "owned_by": "system"}
+
+
+def natural(text: str) -> int | None:
+    """A number out of a query; None where there is none."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+
+
+def page(items: Sequence[Mapping[str, Any]], query: str) -> Answer:
+    """One page of a list: newest first, unless the query asks for `order=asc`."""
+    asked = {name: values[-1] for name, values in parse_qs(query).items()}
+    ordered = list(items) if asked.get("order") == "asc" else list(reversed(items))
+    ids = [item["id"] for item in ordered]
+    start = ids.index(asked["after"]) + 1 if asked.get("after") in ids else 0
+    limit = natural(asked.get("limit", "")) or PAGE_ITEMS
+    shown = ordered[start : start + limit]
+    answer = {
+        "object": "list",
+        "data": shown,
+        "first_id": shown[0]["id"] if shown else None,
+        "last_id": shown[-1]["id"] if shown else None,
+        "has_more": start + limit < len(ordered),
+    }
+    return Answer(body=encode(answer))
+
+
+def route(path: str) -> re.Pattern[str]:
+    return re.compile(re.escape(path).replace(r"\{id\}", "([^/]+)"))
+
+
+ROUTES: tuple[tuple[str, re.Pattern[str], Callable[..., Answer]], ...] = (
+    ("POST", route("/v1/chat/completions"), OpenAI.chat),
+    ("GET", route("/v1/chat/completions/{id}"), OpenAI.chat_retrieve),
+    ("POST", route("/v1/chat/completions/{id}"), OpenAI.chat_update),
+    ("DELETE", route("/v1/chat/completions/{id}"), OpenAI.chat_delete),
+    ("POST", route("/v1/responses"), OpenAI.responses),
+    ("GET", route("/v1/responses/{id}"), OpenAI.response_retrieve),
+    ("DELETE", route("/v1/responses/{id}"), OpenAI.response_delete),
+    ("POST", route("/v1/responses/{id}/cancel"), OpenAI.response_cancel),
+    ("GET", route("/v1/responses/{id}/input_items"), OpenAI.response_input_items),
+    ("POST", route("/v1/completions"), OpenAI.completions),
+    ("POST", route("/v1/embeddings"), OpenAI.embeddings),
+    ("POST", route("/v1/moderations"), OpenAI.moderations),
+    ("GET", route("/v1/models"), OpenAI.models),
+    ("GET", route("/v1/models/{id}"), OpenAI.model),
+    ("POST", route("/v1/files"), OpenAI.file_create),
+    ("GET", route("/v1/files"), OpenAI.file_list),
+    ("GET", route("/v1/files/{id}"), OpenAI.file_retrieve),
+    ("DELETE", route("/v1/files/{id}"), OpenAI.file_delete),
+    ("GET", route("/v1/organization/projects"), OpenAI.projects),
+)
+"""Every endpoint there is; all other paths are answered as the API answers an invalid URL."""

@@ -1,0 +1,149 @@
+"""The truth log: what the simulated providers were asked and what they answered, as JSON lines.
+
+Each exchange is two records. The first is written before the first byte of the answer, the second once the answer was
+handed to the socket or broke off; both carry the run (one life of a simulator process) and the number of the exchange in
+it. Every record is one write to a file opened for appending, so that killing the simulator at any moment leaves whole
+records, at most the last one torn.
+
+Nobody but the simulator writes here, and nothing of the gateway is used to read it: tests hold the ledger against it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+
+FINGERPRINT_CHARACTERS = 12
+
+
+def fingerprint(secret: str | bytes) -> str:
+    """How the truth log names a credential: the first 12 hex digits of its SHA-256."""
+    raw = secret.encode("latin-1", "replace") if isinstance(secret, str) else secret
+    return hashlib.sha256(raw).hexdigest()[:FINGERPRINT_CHARACTERS]
+
+
+class Opened(msgspec.Struct, frozen=True, kw_only=True):
+    """The first record of an exchange: what was asked, and what is about to be answered."""
+
+    run: str
+    n: int
+    """Counts the exchanges of a run, from 1."""
+    at_ms: int
+    """When the request had been read: milliseconds since 1970-01-01T00:00Z."""
+    provider: str | None
+    """None where the path leads to none."""
+    credential: str | None
+    """The fingerprint of the key that was presented."""
+    method: str
+    target: str
+    """Path and query as they came, each byte one character."""
+    headers: list[tuple[str, str]]
+    """As they came, each byte one character; the credential replaced by its fingerprint."""
+    body_bytes: int
+    body_sha256: str
+    """Of the body as it came, content coding included, chunks joined."""
+    body_b64: str | msgspec.UnsetType = msgspec.UNSET
+    """Only under `--record-bodies`."""
+    status: int | None
+    """None where there will be no answer."""
+    stream: bool
+    object_id: str | None
+    model: str | None
+    usage: object
+    """What the answer says, if it arrives whole; None where it says nothing. A read-back repeats it."""
+    tool_usage: object = None
+    fault: str | None
+
+
+class Closed(msgspec.Struct, frozen=True, kw_only=True):
+    """The second record of an exchange: how the answer ended."""
+
+    run: str
+    n: int
+    completed: bool
+    """True where all the answer was handed to the socket; False where it broke off, or the client left first."""
+    bytes_sent: int
+    """Of the body, coded as sent, without the frames of chunks."""
+
+
+class Exchange(msgspec.Struct, frozen=True, kw_only=True):
+    """Both records of an exchange, joined."""
+
+    run: str
+    n: int
+    at_ms: int
+    provider: str | None
+    credential: str | None
+    method: str
+    target: str
+    headers: list[tuple[str, str]]
+    body_bytes: int
+    body_sha256: str
+    body_b64: str | None = None
+    status: int | None
+    stream: bool
+    object_id: str | None
+    model: str | None
+    usage: Any
+    tool_usage: Any = None
+    fault: str | None
+    completed: bool | None = None
+    """None where the exchange is not over, or the simulator was killed in it."""
+    bytes_sent: int | None = None
+
+    @property
+    def body(self) -> bytes:
+        """The body as it came. Raises LookupError where the run did not record bodies."""
+        if self.body_b64 is None:
+            raise LookupError("this run did not record bodies: start it with --record-bodies")
+        return base64.b64decode(self.body_b64)
+
+    def header(self, name: str) -> str | None:
+        """The first value of a header, by its name in any case."""
+        return next((value for key, value in self.headers if key.lower() == name.lower()), None)
+
+
+class TruthLog:
+    """Writes the records. Each is with the operating system when the call returns."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._encoder = msgspec.json.Encoder()
+        self.run = os.urandom(8).hex()
+
+    def write(self, record: Opened | Closed) -> None:
+        """Append a record. Raises OSError where it was not written whole: the answer must then not be given."""
+        line = self._encoder.encode(record) + b"\n"
+        if os.write(self._file, line) != len(line):
+            raise OSError("the truth log took only part of a record")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._file)
+
+
+def read_truth(path: Path) -> list[Exchange]:
+    """Read a truth log, in the order of the first records. A last line that is still being written is left out."""
+    exchanges: dict[tuple[str, int], Exchange] = {}
+    whole, _, _ = path.read_bytes().rpartition(b"\n")
+    for line in whole.splitlines():
+        fields = msgspec.json.decode(line)
+        key = (fields["run"], fields["n"])
+        if "completed" in fields:
+            closed = msgspec.convert(fields, Closed)
+            exchanges[key] = msgspec.structs.replace(
+                exchanges[key], completed=closed.completed, bytes_sent=closed.bytes_sent
+            )
+        else:
+            exchanges[key] = msgspec.convert(fields, Exchange)
+    return list(exchanges.values())
