@@ -1,0 +1,124 @@
+"""Secrets: making and recognising keys, sealing credentials. Everything is derived from one installation secret.
+
+A gateway key has 256 bits of entropy, so a keyed hash is all it needs (a password hash would cost 40 ms a call and add
+nothing). What is compared is compared in constant time, and nothing here has a `repr` that shows a secret.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+KEY_ID_CHARACTERS = 12
+NONCE_BYTES = 12
+
+SCOPES = ("proxy", "usage:read", "billing:read", "events:write", "metering:off")
+"""Besides these, `proxy:<provider>` allows the calls to one provider alone."""
+
+DEFAULT_SCOPES = ("proxy", "usage:read")
+
+
+class NotSealedHere(Exception):
+    """A sealed value that this installation's secret, or this tenant, did not seal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """The keys derived from the installation's secret (HKDF-like: HMAC-SHA256 over a label for each purpose)."""
+
+    pepper: bytes = field(repr=False)
+    """Keys the hashes of gateway keys and admin keys."""
+    sealing: bytes = field(repr=False)
+    """AES-256-GCM key of everything sealed at rest."""
+    reference: bytes = field(repr=False)
+    """Keys the hashes that stand for numbers and addresses."""
+    operator: bytes = field(repr=False)
+    fingerprint: str
+    """Tells two secrets apart, and nothing about either."""
+
+    @classmethod
+    def derived(cls, secret: str) -> Secrets:
+        def purpose(label: str) -> bytes:
+            return hmac.digest(secret.encode(), b"tollkeeper/" + label.encode(), "sha256")
+
+        return cls(
+            pepper=purpose("pepper"),
+            sealing=purpose("sealing"),
+            reference=purpose("reference"),
+            operator=purpose("operator"),
+            fingerprint=purpose("fingerprint").hex()[:16],
+        )
+
+    def digest(self, key: str) -> bytes:
+        """The keyed hash under which a gateway key or an admin key is stored."""
+        return hmac.digest(self.pepper, key.encode("utf-8", "surrogateescape"), "sha256")
+
+    def matches(self, key: str, digest: bytes) -> bool:
+        return hmac.compare_digest(self.digest(key), digest)
+
+    @property
+    def operator_key(self) -> str:
+        """The admin key of whoever can read the data directory: what the command line uses."""
+        return "tka_local_" + _text(self.operator)
+
+    def seal(self, value: Mapping[str, str], *, owner: str) -> str:
+        """Encrypt a value for one owner; a sealed value that is moved to another owner does not open."""
+        nonce = os.urandom(NONCE_BYTES)
+        sealed = AESGCM(self.sealing).encrypt(nonce, msgspec.json.encode(value), owner.encode())
+        return "v1." + _text(nonce + sealed)
+
+    def unseal(self, sealed: str, *, owner: str) -> dict[str, str]:
+        """Decrypt what :meth:`seal` made for this owner; raises NotSealedHere for anything else."""
+        version, _, text = sealed.partition(".")
+        try:
+            raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+            if version != "v1":
+                raise NotSealedHere("sealed by another release")
+            plain = AESGCM(self.sealing).decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], owner.encode())
+        except (InvalidTag, ValueError) as error:
+            raise NotSealedHere("sealed with another secret, or for another owner") from error
+        return msgspec.json.decode(plain, type=dict[str, str])
+
+
+def new_gateway_key() -> tuple[str, str]:
+    """A new key: (its id, the whole key `tk_<id>_<43 characters>`)."""
+    key_id = secrets.token_hex(KEY_ID_CHARACTERS // 2)
+    return key_id, f"tk_{key_id}_{secrets.token_urlsafe(32)}"
+
+
+def new_admin_key() -> str:
+    return "tka_" + secrets.token_urlsafe(32)
+
+
+def new_secret() -> str:
+    return secrets.token_urlsafe(48)
+
+
+def key_id_of(key: str) -> str | None:
+    """The id inside something that has the form of a gateway key, also with the prefix some SDKs insist on."""
+    prefix, _, rest = key.removeprefix("SG.").partition("_")
+    key_id, _, secret = rest.partition("_")
+    return key_id if prefix == "tk" and key_id and secret else None
+
+
+def new_account_sid() -> str:
+    """An account id of the gateway's own, of the form that providers with accounts in their paths use."""
+    return "AC" + secrets.token_hex(16)
+
+
+def reference(secret: bytes, value: str) -> str:
+    """What stands in records for a number or an address: a keyed hash, the same for the same value."""
+    return hashlib.blake2b(value.encode(), key=secret, digest_size=12).hexdigest()
+
+
+def _text(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).decode().rstrip("=")

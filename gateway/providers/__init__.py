@@ -1,0 +1,11 @@
+"""The providers: everything we know about each, as data and pure functions.
+
+To add an endpoint, add a line to its provider's `endpoints`. To add a provider, copy the module that is nearest to it,
+answer every field of :class:`gateway.providers.api.Provider`, and add it to the tuple below: being in the tuple is being
+routed, being configured, and being tested.
+"""
+
+from gateway.providers import openai
+from gateway.providers.api import Provider
+
+PROVIDERS: tuple[Provider, ...] = (openai.PROVIDER,)

@@ -1,0 +1,134 @@
+"""From a call to the records of the spool: the intent before it is forwarded, its outcome before it is concluded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+
+from gateway.callers import Caller
+from gateway.errors import NotRecordable
+from gateway.objects import Objects
+from gateway.providers.api import Prepared, Usage
+from gateway.routing import Route
+from metering.intents import Closed, Intent
+from metering.spool import Spool, SpoolFailed, SpoolFull
+from metering.spool_records import HEADER_BYTES, RECORD_BYTES_MAX, RecordKind
+from metering.usage import UsageEvent
+
+PAYLOAD_BYTES_MAX = RECORD_BYTES_MAX - HEADER_BYTES
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Recording(NamedTuple):
+    """One call under way, as its records will name it."""
+
+    call_id: str
+    arrived_ms: int
+    caller: Caller
+    route: Route
+    prepared: Prepared
+
+
+class Recorder:
+    """Writes records. Each billable call that began is ended exactly once, by `outcome`, `nothing` or `lost`."""
+
+    def __init__(self, spool: Spool, objects: Objects, now_ms: Callable[[], int]) -> None:
+        self._spool = spool
+        self._objects = objects
+        self._now_ms = now_ms
+        self._open: set[str] = set()
+
+    async def begin(self, call: Recording) -> None:
+        """Record that the call is about to be forwarded. Raises NotRecordable; nothing may then be sent."""
+        if not call.route.endpoint.billable:
+            return
+        try:
+            self._spool.admit(_encode(_intent(call)))
+            self._open.add(call.call_id)
+            await self.durable()
+        except (SpoolFull, SpoolFailed) as error:
+            raise NotRecordable(
+                "Usage can not be recorded right now, so the call was not sent. Try again shortly."
+            ) from error
+
+    async def durable(self) -> None:
+        """Wait until what was recorded is as durable as the settings ask. Raises SpoolFailed."""
+        if self._spool.fsync:
+            await self._spool.durable()
+
+    def outcome(self, call: Recording, usage: Usage, status: int) -> UsageEvent:
+        """Record what the call used. Raises SpoolFailed or SpoolFull."""
+        endpoint = call.route.endpoint
+        asked, source = call.prepared.resource, call.route.provider.name
+        event = UsageEvent(
+            event_id=call.call_id,
+            tenant_id=call.caller.tenant.tenant_id,
+            source=source,
+            event_type=usage.event_type or endpoint.event_type,
+            endpoint=endpoint.name,
+            occurred_at_ms=call.arrived_ms,
+            completeness=usage.completeness,
+            quantities=dict(usage.quantities),
+            resource=usage.resource,
+            external_id=usage.external_id,
+            category=call.caller.category,
+            tags=dict(call.caller.tags),
+            description=f"{asked or usage.resource or source} {endpoint.describes or endpoint.name}",
+            metadata=dict(usage.metadata),
+            key_id=call.caller.key.key_id,
+            call_id=call.call_id,
+            status=status,
+            duration_ms=max(0, self._now_ms() - call.arrived_ms),
+            metered=call.caller.metered,
+        )
+        payload = _encode(event)
+        if len(payload) > PAYLOAD_BYTES_MAX:
+            # Only the provider's own objects can be this large; the quantities that were read from them stay.
+            event = msgspec.structs.replace(event, metadata={"dropped": "larger than a record"})
+            payload = _encode(event)
+        if endpoint.billable:
+            self._settle(call, RecordKind.OUTCOME, payload)
+        else:
+            self._spool.note(payload)
+        if event.external_id is not None:
+            self._objects.made(event.tenant_id, source, event.external_id)
+        return event
+
+    def nothing(self, call: Recording, reason: str) -> None:
+        """Record that the call used nothing: it was never sent, or the provider refused it. Raises SpoolFailed."""
+        if call.call_id in self._open:
+            self._settle(call, RecordKind.CLOSED, _encode(Closed(call_id=call.call_id, reason=reason)))
+
+    def lost(self, call: Recording) -> UsageEvent | None:
+        """If the call has not ended, record that it was sent and no answer came: the provider may have acted.
+
+        Raises SpoolFailed.
+        """
+        if call.call_id not in self._open:
+            return None
+        event = msgspec.structs.replace(_intent(call).unknown(), description="no answer came")
+        self._settle(call, RecordKind.OUTCOME, _encode(event))
+        return event
+
+    def _settle(self, call: Recording, kind: RecordKind, payload: bytes) -> None:
+        self._open.discard(call.call_id)
+        self._spool.settle(kind, payload)
+
+
+def _intent(call: Recording) -> Intent:
+    return Intent(
+        call_id=call.call_id,
+        tenant_id=call.caller.tenant.tenant_id,
+        source=call.route.provider.name,
+        event_type=call.route.endpoint.event_type,
+        endpoint=call.route.endpoint.name,
+        occurred_at_ms=call.arrived_ms,
+        resource=call.prepared.resource,
+        category=call.caller.category,
+        tags=dict(call.caller.tags),
+        key_id=call.caller.key.key_id,
+        metered=call.caller.metered,
+    )

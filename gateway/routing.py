@@ -1,0 +1,65 @@
+"""Which provider and endpoint a request is for. Pure; a table built once from PROVIDERS."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from gateway.errors import NoSuchProvider
+from gateway.providers.api import Endpoint, Provider
+
+
+class Route(NamedTuple):
+    """Where a call goes."""
+
+    provider: Provider
+    endpoint: Endpoint
+    listed: bool
+    target: str
+    """Path and query as they go to the provider, without what its base URL puts before them; byte for byte as they came."""
+    path: str
+    """The path alone."""
+
+
+_ID = r"[A-Za-z0-9_~@+][A-Za-z0-9._~:@+-]*"
+"""What may stand for `{id}`. Dots alone and escapes may not: a provider could take them for another endpoint's path."""
+
+
+class Routes:
+    """Finds routes by the raw bytes of a target: what is decided on is what is forwarded."""
+
+    def __init__(self, providers: Sequence[Provider]) -> None:
+        self.providers = tuple(providers)
+        self._providers = {provider.name: provider for provider in providers}
+        self._exact: dict[tuple[str, str, str], Endpoint] = {}
+        self._patterns: dict[tuple[str, str], list[tuple[re.Pattern[str], Endpoint]]] = {}
+        for provider in providers:
+            for endpoint in provider.endpoints:
+                if "{" in endpoint.path:
+                    pattern = re.compile(re.sub(r"\\\{\w+\\\}", _ID, re.escape(endpoint.path)))
+                    self._patterns.setdefault((provider.name, endpoint.method), []).append((pattern, endpoint))
+                else:
+                    self._exact[provider.name, endpoint.method, endpoint.path] = endpoint
+
+    def match(self, method: str, target: str) -> Route:
+        """Find the route of a request. Raises NoSuchProvider."""
+        _, slash, rest = target.partition("/")
+        name, slash, rest = rest.partition("/")
+        provider = self._providers.get(name) if slash else None
+        if provider is None or not target.startswith("/"):
+            mounts = ", ".join(f"/{known}" for known in self._providers)
+            raise NoSuchProvider(
+                f"No provider answers at this path. Put one of {mounts} before the provider's own path."
+            )
+        rest = "/" + rest
+        path = rest.partition("?")[0]
+        endpoint = self._exact.get((name, method, path))
+        if endpoint is None:
+            for pattern, candidate in self._patterns.get((name, method), ()):
+                if pattern.fullmatch(path):
+                    endpoint = candidate
+                    break
+        if endpoint is None:
+            return Route(provider, provider.unlisted(method), False, rest, path)
+        return Route(provider, endpoint, True, rest, path)

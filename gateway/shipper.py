@@ -1,0 +1,302 @@
+"""From the spools to the ledger: the back office's first duty, and the only way facts of calls get there.
+
+Each round reads what the workers have written, books it in one transaction together with how far each spool was read,
+and only then lets go of it. A spool whose worker is gone is read to its end; the calls that it left open are booked as
+`unknown`, since the provider may have acted on them. Any round may be run again, by anybody: the ids are the same. What
+can not be booked is set aside and stops nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+from sqlalchemy import select
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.telemetry import log
+from metering import ledger_sqlite, spool_reader
+from metering.database import Database, DatabaseUnavailable
+from metering.intents import Closed, Intent
+from metering.ledger_sqlite import Aside, Fact
+from metering.spool_reader import BEGINNING, Position
+from metering.spool_records import Record, RecordKind
+from metering.tables import spool_positions
+from metering.usage import UsageEvent, validated
+from pricing.catalogue import Books
+from pricing.ledger import book
+
+BATCH_EVENTS_MAX = 250
+"""Events booked in one transaction: enough to share its cost, few enough that calls in the same process do not wait."""
+
+POLL_S = 0.1
+"""Between two looks at spools in which nothing was new. It bounds how old the ledger's newest event is."""
+
+RETRY_S_MAX = 5.0
+"""While the ledger can not be written, it is tried again at growing intervals up to this."""
+
+RETENTION_S = 24 * 3600
+"""Segments are kept for so long after all they hold is in the ledger, in case the ledger's disk is lost."""
+
+HOUSEKEEPING_S = 60
+
+NOT_BOOKABLE = (ArithmeticError, LookupError, TypeError, ValueError, SQLAlchemyError)
+"""What booking raises on account of an event: a number no column holds, a plan no book is for."""
+
+_intent = msgspec.json.Decoder(Intent).decode
+_outcome = msgspec.json.Decoder(UsageEvent).decode
+_closed = msgspec.json.Decoder(Closed).decode
+
+
+@dataclass(slots=True)
+class _Spool:
+    """How far one spool was read, and the calls that are open in it."""
+
+    position: Position = BEGINNING
+    booked: int = 0
+    """The sequence up to which the ledger has everything."""
+    seen: int = 0
+    """The sequence up to which it was read; 0 where nothing was yet."""
+    open: dict[str, tuple[Intent, int]] = field(default_factory=dict)
+    """Intents without an outcome, with the segment each is in."""
+
+    @property
+    def needed(self) -> int:
+        """The first segment that has to be read again to know all this."""
+        return min((segment for _, segment in self.open.values()), default=self.position.segment)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What was read and the ledger does not have yet."""
+
+    facts: list[Fact] = field(default_factory=list)
+    aside: list[Aside] = field(default_factory=list)
+    moved: set[str] = field(default_factory=set)
+    finished: list[str] = field(default_factory=list)
+
+    @property
+    def room(self) -> int:
+        return BATCH_EVENTS_MAX - len(self.facts) - len(self.aside)
+
+    @property
+    def empty(self) -> bool:
+        return not (self.facts or self.aside or self.moved or self.finished)
+
+
+class Shipper:
+    """Ships all spools of one directory."""
+
+    def __init__(self, directory: Path, database: Database, books: Books, now: Callable[[], dt.datetime]) -> None:
+        self._directory = directory
+        self._database = database
+        self._books = books
+        self._now = now
+        self._spools: dict[str, _Spool] = {}
+        self._unreadable: set[str] = set()
+        self._last = ""
+        self._batch = _Batch()
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._housekept = 0.0
+        self.last_shipped = now()
+        """When the ledger last had everything that could be read."""
+        self.failing: str | None = None
+        """Why the ledger can not be written, while it can not."""
+
+    async def run(self) -> None:
+        """Ship until told to stop; then ship what is there, and end."""
+        delay = POLL_S
+        while True:
+            stopping = self._stopping
+            try:
+                more = await self.round()
+            except (DatabaseUnavailable, OSError) as error:
+                if self.failing is None:
+                    log.error("ledger_unavailable", reason=str(error))
+                self.failing = str(error)
+                delay = min(delay * 2, RETRY_S_MAX)
+                if stopping:
+                    return
+            else:
+                if self.failing is not None:
+                    log.info("ledger_available_again")
+                self.failing = None
+                if more:
+                    continue
+                self.last_shipped = self._now()
+                delay = POLL_S
+                if stopping:
+                    return
+            try:
+                async with asyncio.timeout(delay):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    def stop(self) -> None:
+        """Have `run` end once everything that is there now is booked."""
+        self._stopping = True
+        self._wake.set()
+
+    async def round(self) -> bool:
+        """Read a batch from the spools and book it; True if there may be more. Raises DatabaseUnavailable, OSError.
+
+        A batch that was not booked is kept, and booked before anything else is read.
+        """
+        batch = self._batch
+        kept = not batch.empty
+        if not kept:
+            await self._housekeep()
+            await self._fill(batch)
+            if batch.empty:
+                return False
+        more = kept or batch.room <= 0
+        await self._book(batch)
+        self._batch = _Batch()
+        for spool_id in batch.moved:
+            spool = self._spools[spool_id]
+            spool.booked = max(spool.booked, spool.seen)
+        for spool_id in batch.finished:
+            spool_reader.finish(self._directory, spool_id)
+            del self._spools[spool_id]
+        return more
+
+    async def _housekeep(self) -> None:
+        """Let go of segments that nobody needs. Only between batches, when all that was read is booked."""
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._housekept > HOUSEKEEPING_S:
+            self._housekept = loop.time()
+            needed = {spool_id: spool.needed for spool_id, spool in self._spools.items()}
+            try:
+                await asyncio.to_thread(spool_reader.discard, self._directory, needed, RETENTION_S)
+            except OSError as error:
+                log.error("spool_not_discarded", reason=os.strerror(error.errno or 0))
+
+    async def _fill(self, batch: _Batch) -> None:
+        """Read from every spool while there is room, beginning after the one that was read last: each gets its turn."""
+        for spool_id in sorted(spool_reader.spools(self._directory), key=lambda one: (one <= self._last, one)):
+            if batch.room <= 0:
+                return
+            self._last = spool_id
+            try:
+                await self._read(spool_id, batch)
+            except OSError as error:
+                if spool_id not in self._unreadable:
+                    log.error("spool_unreadable", spool=spool_id, reason=os.strerror(error.errno or 0))
+                self._unreadable.add(spool_id)
+            else:
+                self._unreadable.discard(spool_id)
+
+    async def _read(self, spool_id: str, batch: _Batch) -> None:
+        """Take what one spool has to the batch; at its end, the calls that it left open."""
+        spool = self._spools.get(spool_id)
+        if spool is None:
+            spool = self._spools[spool_id] = await self._resumed(spool_id)
+        # Asked first: what a worker wrote before its end is then read before the spool counts as read to its end.
+        abandoned = spool_reader.abandoned(self._directory, spool_id)
+        while batch.room > 0:
+            reading = spool_reader.read(self._directory, spool_id, spool.position, batch.room, ended=abandoned)
+            if reading.position == spool.position:
+                if abandoned:
+                    for call_id in list(islice(spool.open, batch.room)):
+                        intent, _ = spool.open.pop(call_id)
+                        batch.facts.append(_fact(intent.unknown()))
+                        batch.moved.add(spool_id)
+                    if not spool.open:
+                        batch.finished.append(spool_id)
+                return
+            for segment, damage in reading.damages:
+                log.error("spool_damaged", spool=spool_id, segment=segment, start=damage.start, end=damage.end)
+                extent = f"{spool_id}:{segment}:{damage.start}-{damage.end}"
+                batch.aside.append(Aside(extent, "unreadable bytes in the spool", extent))
+            for record in reading.records:
+                self._take(spool_id, spool, record, batch)
+            spool.position = reading.position
+            batch.moved.add(spool_id)
+            # Reading again what the ledger has can take long, and calls are waiting.
+            await asyncio.sleep(0)
+
+    async def _resumed(self, spool_id: str) -> _Spool:
+        """Begin where the calls that are open are found again; what the ledger has is passed over."""
+        question = select(spool_positions.c.segment, spool_positions.c.sequence)
+        async with self._database.reading() as connection:
+            row = (await connection.execute(question.where(spool_positions.c.spool_id == spool_id))).first()
+        needed, booked = (0, 0) if row is None else (row.segment, row.sequence)
+        return _Spool(position=Position(needed, 0), booked=booked)
+
+    def _take(self, spool_id: str, spool: _Spool, record: Record, batch: _Batch) -> None:
+        before = spool.seen or spool.booked
+        if record.sequence <= spool.seen:
+            # A copy of what was there before.
+            return
+        spool.seen = record.sequence
+        if record.sequence > before + 1:
+            log.error("records_missing", spool=spool_id, first=before + 1, last=record.sequence - 1)
+            gap = f"{spool_id}:{before + 1}-{record.sequence - 1}"
+            batch.aside.append(Aside(gap, "records missing in the spool", gap))
+        try:
+            if record.kind == RecordKind.INTENT:
+                intent = _intent(record.payload)
+                spool.open[intent.call_id] = (intent, spool.position.segment)
+            elif record.kind == RecordKind.CLOSED:
+                spool.open.pop(_closed(record.payload).call_id, None)
+            else:
+                event = validated(_outcome(record.payload))
+                spool.open.pop(event.event_id, None)
+                if record.sequence > spool.booked:
+                    batch.facts.append(Fact(event, _digest(record.payload)))
+        except ValueError as error:
+            log.error("record_not_bookable", spool=spool_id, sequence=record.sequence, reason=type(error).__name__)
+            text = record.payload.decode("utf-8", "replace")
+            batch.aside.append(Aside(f"{spool_id}:{record.sequence}", "a record that is no event", text))
+
+    async def _book(self, batch: _Batch) -> None:
+        try:
+            await self._booked(batch.facts, batch.aside, batch.moved)
+        except NOT_BOOKABLE:
+            # One of the facts, or more: each by itself, so that the others are booked.
+            while batch.facts:
+                fact = batch.facts[0]
+                try:
+                    await self._booked([fact])
+                except NOT_BOOKABLE as error:
+                    reason = type(error).__name__
+                    log.error("event_not_bookable", event_id=fact.event.event_id, reason=reason)
+                    batch.aside.append(ledger_sqlite.aside(fact, f"an event that can not be booked: {reason}"))
+                del batch.facts[0]
+            await self._booked([], batch.aside, batch.moved)
+
+    async def _booked(self, facts: Sequence[Fact], aside: Sequence[Aside] = (), moved: Iterable[str] = ()) -> None:
+        now = self._now()
+        async with self._database.transaction() as connection:
+            if facts:
+                appended = await book(connection, facts, self._books, now)
+                for fact in appended.conflicting:
+                    log.error("event_conflict", event_id=fact.event.event_id, tenant_id=fact.event.tenant_id)
+            await ledger_sqlite.set_aside(connection, aside, now)
+            for spool_id in sorted(moved):
+                await self._move(connection, spool_id, now)
+
+    async def _move(self, connection: AsyncConnection, spool_id: str, now: dt.datetime) -> None:
+        spool = self._spools[spool_id]
+        values = {"segment": spool.needed, "sequence": max(spool.booked, spool.seen), "updated_at": now}
+        statement = insert(spool_positions).values(spool_id=spool_id, **values)
+        await connection.execute(statement.on_conflict_do_update(index_elements=["spool_id"], set_=values))
+
+
+def _fact(event: UsageEvent) -> Fact:
+    return Fact(event, _digest(msgspec.json.encode(event)))
+
+
+def _digest(payload: bytes) -> str:
+    return hashlib.blake2b(payload, digest_size=8).hexdigest()

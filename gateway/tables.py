@@ -1,0 +1,102 @@
+"""The tables of who may do what: tenants, keys, sealed credentials, and the log of every change."""
+
+from __future__ import annotations
+
+from sqlalchemy import Column, Index, Table, Text
+
+from metering.columns import Json, Moment
+from metering.tables import STRICT, metadata
+
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("plan", Text),
+    Column("currency", Text, nullable=False),
+    Column("account_sid", Text, nullable=False, unique=True),
+    Column("created_at", Moment, nullable=False),
+    **STRICT,
+)
+"""`status` is active, suspended or closed; a tenant is never deleted. `account_sid` is the account that a tenant has with
+the gateway itself, for providers that have accounts in their paths."""
+
+gateway_keys = Table(
+    "gateway_keys",
+    metadata,
+    Column("key_id", Text, primary_key=True),
+    Column("tenant_id", Text),
+    Column("name", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("scopes", Json, nullable=False),
+    Column("category", Text),
+    Column("tags", Json, nullable=False),
+    Column("expires_at", Moment),
+    Column("revoked_at", Moment),
+    Column("created_at", Moment, nullable=False),
+    Index(None, "tenant_id"),
+    **STRICT,
+)
+"""Keys of tenants, and, where `tenant_id` is null, service keys of the platform. `digest` is a keyed hash: the key itself
+is shown once, when it is made."""
+
+credentials = Table(
+    "credentials",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("provider", Text, primary_key=True),
+    Column("sealed", Text, nullable=False),
+    Column("fields", Json, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    **STRICT,
+)
+"""Provider credentials of a tenant's own, sealed with the installation's secret and the tenant's id."""
+
+admin_keys = Table(
+    "admin_keys",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("digest", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    **STRICT,
+)
+
+installation = Table(
+    "installation",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+    **STRICT,
+)
+"""What must stay the same as long as this database is used: the fingerprint of the secret."""
+
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("audit_id", Text, primary_key=True),
+    Column("at", Moment, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("tenant_id", Text),
+    Column("subject", Text),
+    Column("detail", Json, nullable=False),
+    **STRICT,
+)
+"""Every change made through the control API: who, what, to whom. Append-only, and without secrets."""
+
+idempotent_answers = Table(
+    "idempotent_answers",
+    metadata,
+    Column("actor", Text, primary_key=True),
+    Column("idempotency_key", Text, primary_key=True),
+    Column("request_digest", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("sealed", Text, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    **STRICT,
+)
+"""First answers to control API requests that carried an `Idempotency-Key`, sealed, since one may show a new key."""
+
+APPEND_ONLY = (audit_log,)
