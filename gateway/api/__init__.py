@@ -1,0 +1,86 @@
+"""The control API: which path does what, and who may ask it. Each module beside this one has the handlers of one path.
+
+A request passes `problems` (whatever goes wrong becomes a problem document), `guarded` (who is asking, and may they),
+and, where it changes something, `changing` (one transaction, one row in the audit log, once for an Idempotency-Key).
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from typing import NamedTuple
+
+from aiohttp import web
+
+from gateway.accounts import Accounts
+from gateway.api import audit, credentials, health, keys, parts, plans, tenants, usage
+from gateway.api.changes import changing
+from gateway.api.identity import Access, Handler, admins_change, admins_read, guarded, key_itself, tenants_read
+from gateway.api.problems import problems
+from gateway.api.requests import BODY_BYTES_MAX
+from gateway.keys import Secrets
+from metering.database import Database
+
+
+class Route(NamedTuple):
+    method: str
+    path: str
+    access: Access
+    handler: Handler
+
+
+TENANT = "/v1/tenants/{tenant_id}"
+KEY = TENANT + "/keys/{key_id}"
+
+ROUTES = (
+    Route("POST", "/v1/tenants", admins_change, changing(tenants.create)),
+    Route("GET", "/v1/tenants", admins_read, tenants.index),
+    Route("GET", TENANT, tenants_read, tenants.show),
+    Route("PATCH", TENANT, admins_change, changing(tenants.update)),
+    Route("POST", TENANT + "/keys", admins_change, changing(keys.create)),
+    Route("GET", TENANT + "/keys", tenants_read, keys.index),
+    Route("GET", KEY, tenants_read, keys.show),
+    Route("DELETE", KEY, admins_change, changing(keys.revoke)),
+    Route("POST", KEY + "/rotate", key_itself, changing(keys.rotate)),
+    Route("POST", "/v1/service-keys", admins_change, changing(keys.create)),
+    Route("GET", "/v1/service-keys", admins_read, keys.index),
+    Route("DELETE", "/v1/service-keys/{key_id}", admins_change, changing(keys.revoke)),
+    Route("POST", TENANT + "/credentials", admins_change, changing(credentials.create)),
+    Route("GET", TENANT + "/credentials", tenants_read, credentials.index),
+    Route("DELETE", TENANT + "/credentials/{provider}", admins_change, changing(credentials.remove)),
+    Route("GET", "/v1/usage/events", tenants_read, usage.events),
+    Route("GET", "/v1/usage/summary", tenants_read, usage.summary),
+    Route("GET", "/v1/plans", tenants_read, plans.index),
+    Route("GET", "/v1/audit", admins_read, audit.index),
+)
+
+PUBLIC = (
+    ("/healthz", health.alive),
+    ("/readyz", health.ready),
+    ("/version", health.version),
+)
+"""What anybody may ask."""
+
+
+def application(
+    *,
+    accounts: Accounts,
+    database: Database,
+    secrets: Secrets,
+    health: parts.Health,
+    version: str,
+    now: Callable[[], dt.datetime],
+) -> web.Application:
+    """The control API, to be run by :class:`gateway.api.server.ControlRunner`."""
+    app = web.Application(middlewares=[problems], client_max_size=BODY_BYTES_MAX)
+    app[parts.ACCOUNTS] = accounts
+    app[parts.DATABASE] = database
+    app[parts.SECRETS] = secrets
+    app[parts.HEALTH] = health
+    app[parts.VERSION] = version
+    app[parts.NOW] = now
+    for path, answer in PUBLIC:
+        app.router.add_get(path, answer)
+    for route in ROUTES:
+        app.router.add_route(route.method, route.path, guarded(route.access, route.handler))
+    return app

@@ -1,0 +1,105 @@
+"""Writing what is answered: JSON, lists with their cursors, CSV.
+
+A cursor is opaque and sealed to the question it continues: to path, filters and tenant. Whoever asks another question
+with it is refused, rather than shown a part of the answer.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hmac
+import io
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+from aiohttp import web
+
+from gateway.api.identity import Principal
+from gateway.api.parts import SECRETS
+from gateway.api.problems import invalid
+from gateway.api.requests import PageQuery
+
+MAC_BYTES = 16
+
+NOT_THE_QUESTION = ("cursor", "limit", "format")
+"""Parameters that say how to answer, not what."""
+
+NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
+
+T = TypeVar("T")
+
+
+def json_answer(value: object, status: int = 200) -> web.Response:
+    return web.Response(status=status, body=msgspec.json.encode(value), content_type="application/json")
+
+
+def position_of(request: web.Request, principal: Principal, page: PageQuery) -> list[str] | None:
+    """Where the page begins: after what the cursor names."""
+    if page.cursor is None:
+        return None
+    try:
+        raw = base64.urlsafe_b64decode(page.cursor + "=" * (-len(page.cursor) % 4))
+    except ValueError:
+        raw = b""
+    mac, position = raw[:MAC_BYTES], raw[MAC_BYTES:]
+    if not hmac.compare_digest(mac, _mac(request, principal, position)):
+        raise invalid([("cursor", "belongs to another question; begin again without it")])
+    return msgspec.json.decode(position, type=list[str])
+
+
+def listing(
+    request: web.Request,
+    principal: Principal,
+    page: PageQuery,
+    found: Sequence[T],
+    position: Callable[[T], Sequence[str]],
+) -> tuple[Sequence[T], str | None]:
+    """One page and the cursor of the next, out of what was found with a limit of one more than the page's."""
+    if len(found) <= page.limit:
+        return found, None
+    shown = found[: page.limit]
+    raw = msgspec.json.encode(list(position(shown[-1])))
+    return shown, base64.urlsafe_b64encode(_mac(request, principal, raw) + raw).decode().rstrip("=")
+
+
+def list_answer(data: Iterable[object], next_cursor: str | None = None) -> web.Response:
+    return json_answer({"data": list(data), "next_cursor": next_cursor})
+
+
+def _mac(request: web.Request, principal: Principal, position: bytes) -> bytes:
+    asked = sorted((name, value) for name, value in request.query.items() if name not in NOT_THE_QUESTION)
+    question = msgspec.json.encode(["cursor", request.path, asked, principal.tenant_id, position])
+    return request.app[SECRETS].digest(question.decode())[:MAC_BYTES]
+
+
+def wants_csv(request: web.Request, form: str | None) -> bool:
+    return form == "csv" or (form is None and "text/csv" in request.headers.get("Accept", ""))
+
+
+def csv_answer(
+    name: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]], next_cursor: str | None = None
+) -> web.Response:
+    """A table as a file to save. The cursor of the next page, if there is one, stands in `X-Next-Cursor`."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(columns)
+    writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
+    headers = {"Content-Disposition": f'attachment; filename="{name}.csv"'}
+    if next_cursor is not None:
+        headers["X-Next-Cursor"] = next_cursor
+    return web.Response(body=text.getvalue().encode(), content_type="text/csv", charset="utf-8", headers=headers)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool | dict | list):
+        return msgspec.json.encode(value).decode()
+    text = str(value)
+    # A spreadsheet takes a cell that begins so for a formula and runs it; a plain negative number is only itself.
+    return (
+        f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) and not NUMBER.fullmatch(text) else text
+    )

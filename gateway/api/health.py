@@ -1,0 +1,27 @@
+"""Whether the process is alive, whether it can do its work, and what it is. Anybody may ask."""
+
+from __future__ import annotations
+
+import platform
+
+from aiohttp import web
+
+from gateway.api.answers import json_answer
+from gateway.api.parts import HEALTH, VERSION
+from gateway.schema import HEAD
+
+
+async def alive(_: web.Request) -> web.Response:
+    return json_answer({"status": "ok"})
+
+
+async def ready(request: web.Request) -> web.Response:
+    reasons = await request.app[HEALTH]()
+    if reasons:
+        return json_answer({"status": "unready", "reasons": list(reasons)}, 503)
+    return json_answer({"status": "ready"})
+
+
+async def version(request: web.Request) -> web.Response:
+    python = platform.python_version()
+    return json_answer({"product": "tollkeeper", "version": request.app[VERSION], "python": python, "schema": HEAD})

@@ -1,0 +1,224 @@
+"""/v1/usage: the events of the ledger, and their sums.
+
+Amounts leave as exact decimal strings. What is not known is null, in JSON, and empty, in CSV; it is never zero.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from aiohttp import web
+from pydantic import BeforeValidator
+
+from gateway.api.answers import csv_answer, json_answer, list_answer, listing, position_of, wants_csv
+from gateway.api.identity import Principal
+from gateway.api.parts import DATABASE, NOW
+from gateway.api.problems import Problem, invalid
+from gateway.api.requests import PageQuery, WindowQuery, query
+from metering.columns import iso
+from metering.usage import DIMENSIONS
+from pricing import queries
+from pricing.book import CREDITS
+from pricing.money import format_amount
+from pricing.queries import GROUPS, GROUPS_MAX, AnyRow, EventFilter, Position, TooManyGroups
+from pricing.tables import ROLLUP_COUNTS
+
+COUNTED = (*ROLLUP_COUNTS, "units")
+
+EVENT_COLUMNS = (
+    "event_id",
+    "tenant_id",
+    "source",
+    "event_type",
+    "channel",
+    "direction",
+    "endpoint",
+    "resource",
+    "external_id",
+    "units",
+    "quantities",
+    "completeness",
+    "priced",
+    "kind",
+    "corrects",
+    "charge",
+    "cost",
+    "category",
+    "tags",
+    "description",
+    "metadata",
+    "key_id",
+    "call_id",
+    "status",
+    "duration_ms",
+    "metered",
+    "occurred_at",
+    "recorded_at",
+)
+"""The members of an event, in their order."""
+
+FLATTENED = {
+    "quantities": DIMENSIONS,
+    "charge": ("charge_amount", "charge_currency", "charge_credits"),
+    "cost": ("cost_amount", "cost_currency"),
+}
+"""What takes several columns of a table."""
+
+
+def _listed(value: object) -> tuple[str, ...]:
+    names = tuple(str(value).split(",")) if value else ()
+    if not set(names) <= set(GROUPS) or len(set(names)) < len(names):
+        raise ValueError(f"must be some of {','.join(GROUPS)}, each once, with commas between them")
+    return names
+
+
+class UsageQuery(WindowQuery):
+    """Which usage."""
+
+    tenant_id: str | None = None
+    source: str | None = None
+    event_type: str | None = None
+    channel: str | None = None
+    category: str | None = None
+    key_id: str | None = None
+    format: Literal["json", "csv"] | None = None
+
+
+class EventsQuery(UsageQuery, PageQuery):
+    """Which events, and which page of them."""
+
+
+class SummaryQuery(UsageQuery):
+    """Which sums."""
+
+    group_by: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+
+
+async def events(request: web.Request, principal: Principal) -> web.Response:
+    wanted = query(request, EventsQuery)
+    if wanted.start and wanted.end and wanted.start > wanted.end:
+        raise invalid([("from", "lies after `to`")])
+    after = position_of(request, principal, wanted)
+    async with request.app[DATABASE].reading() as connection:
+        found = await queries.events(
+            connection,
+            _filter(wanted, principal),
+            wanted.limit + 1,
+            None if after is None else Position(dt.datetime.fromisoformat(after[0]), after[1], after[2]),
+        )
+    data, cursor = listing(
+        request, principal, wanted, found, lambda row: [iso(row.occurred_at), row.event_id, row.tenant_id]
+    )
+    if wants_csv(request, wanted.format):
+        return csv_answer("usage-events", _flat(EVENT_COLUMNS), map(_flattened, map(_event, data)), cursor)
+    return list_answer(map(_event, data), cursor)
+
+
+async def summary(request: web.Request, principal: Principal) -> web.Response:
+    wanted = query(request, SummaryQuery)
+    start, end = _days(wanted, request.app[NOW]())
+    try:
+        async with request.app[DATABASE].reading() as connection:
+            found = await queries.summary(connection, _filter(wanted, principal, start, end), wanted.group_by)
+    except TooManyGroups:
+        raise invalid(
+            [("group_by", f"makes more than {GROUPS_MAX} groups; ask for less time or fewer columns")]
+        ) from None
+    groups = [{name: getattr(row, name) or None for name in wanted.group_by} | _sums([row]) for row in found]
+    if wants_csv(request, wanted.format):
+        columns = _flat((*wanted.group_by, *COUNTED, "quantities", "charge", "cost"))
+        return csv_answer("usage-summary", columns, map(_flattened, groups))
+    return json_answer({"from": iso(start), "to": iso(end), "groups": groups, "total": _sums(found)})
+
+
+def _filter(
+    wanted: UsageQuery, principal: Principal, start: dt.datetime | None = None, end: dt.datetime | None = None
+) -> EventFilter:
+    if principal.tenant_id is not None and wanted.tenant_id not in (None, principal.tenant_id):
+        raise Problem(403, "forbidden", "A tenant's key shows that tenant alone; leave tenant_id out.")
+    return EventFilter(
+        start=start or wanted.start,
+        end=end or wanted.end,
+        tenant_id=principal.tenant_id or wanted.tenant_id,
+        source=wanted.source,
+        event_type=wanted.event_type,
+        channel=wanted.channel,
+        category=wanted.category,
+        key_id=wanted.key_id,
+    )
+
+
+def _days(wanted: UsageQuery, now: dt.datetime) -> tuple[dt.datetime, dt.datetime]:
+    """The window in whole UTC days: the current month, or from or up to what is given of it."""
+    end = wanted.end or (_month(now) + dt.timedelta(days=32)).replace(day=1)
+    start = wanted.start or _month(end - dt.timedelta.resolution)
+    if start > end:
+        raise invalid([("from", "lies after `to`, or, without it, after the current month")])
+    for name, moment in (("from", start), ("to", end)):
+        if moment.time() != dt.time():
+            raise invalid([(name, "must be a date, or midnight in UTC: sums are kept by UTC day")])
+    return start, end
+
+
+def _month(moment: dt.datetime) -> dt.datetime:
+    return moment.astimezone(dt.UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+
+
+def _event(row: AnyRow) -> dict[str, Any]:
+    plain = {name: getattr(row, name) for name in EVENT_COLUMNS if name not in ("charge", "cost")}
+    special = {
+        "priced": bool(row.priced),
+        "metered": bool(row.metered),
+        "charge": _charge(row.charge_nano, row.currency, row.credits),
+        "cost": _cost(row.cost_nano, row.cost_currency),
+        "occurred_at": iso(row.occurred_at),
+        "recorded_at": iso(row.recorded_at),
+    }
+    return {name: special.get(name, plain.get(name)) for name in EVENT_COLUMNS}
+
+
+def _sums(rows: Iterable[AnyRow]) -> dict[str, Any]:
+    """The sums of some groups. Money in several currencies has no sum: its amount and currency are null."""
+    rows = list(rows)
+
+    def total(name: str) -> int | None:
+        known = [value for row in rows if (value := getattr(row, name)) is not None]
+        return sum(known) if known else None
+
+    def money(amount: str, currency: str) -> tuple[int | None, str | None]:
+        known = [row for row in rows if getattr(row, amount) is not None]
+        currencies = {getattr(row, currency) for row in known or rows}
+        return (total(amount), currencies.pop()) if len(currencies) == 1 else (None, None)
+
+    return {
+        **{name: total(name) or 0 for name in ROLLUP_COUNTS},
+        "units": total("units"),
+        "quantities": {name: value for name in DIMENSIONS if (value := total(name)) is not None},
+        "charge": _charge(*money("charge_nano", "currency"), total("credits")),
+        "cost": _cost(*money("cost_nano", "cost_currency")),
+    }
+
+
+def _charge(nano: int | None, currency: str | None, credits_: int | None) -> dict[str, object]:
+    return _cost(nano, currency) | {"credits": credits_}
+
+
+def _cost(nano: int | None, currency: str | None) -> dict[str, object]:
+    # Credits are counted beside money and have no currency.
+    return {
+        "amount": None if nano is None else format_amount(nano),
+        "currency": None if currency in (None, "", CREDITS) else currency,
+    }
+
+
+def _flat(columns: Iterable[str]) -> list[str]:
+    return [name for column in columns for name in FLATTENED.get(column, (column,))]
+
+
+def _flattened(one: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {**one, **one["quantities"]}
+    for money in ("charge", "cost"):
+        flat |= {f"{money}_{name}": value for name, value in one[money].items()}
+    return flat

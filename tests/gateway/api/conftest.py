@@ -1,0 +1,150 @@
+"""The control API over a real socket and a real database file, and everybody who may ask it something."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import aiohttp
+import pytest
+from aiohttp import web
+from multidict import CIMultiDict
+from sqlalchemy import insert
+from yarl import URL
+
+from gateway.accounts import Accounts, NewKey
+from gateway.api import application
+from gateway.api.server import ControlRunner
+from gateway.keys import Secrets
+from gateway.schema import prepare
+from gateway.tables import admin_keys
+from metering.database import Database
+
+VERSION = "1.2.3"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = dt.datetime(2026, 11, 20, 12, tzinfo=dt.UTC)
+
+    def __call__(self) -> dt.datetime:
+        return self.now
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def document(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def problem(self) -> Any:
+        """The problem document, after a look at what all of them promise."""
+        assert self.headers["Content-Type"].split(";")[0] == "application/problem+json"
+        assert self.document["status"] == self.status
+        assert (
+            {"type", "title", "status", "detail"}
+            <= self.document.keys()
+            <= {
+                "type",
+                "title",
+                "status",
+                "detail",
+                "errors",
+            }
+        )
+        return self.document
+
+
+class Api:
+    """Asks the control API, as the operator if nobody else is named."""
+
+    def __init__(self, *, session, port, accounts, database, secrets, clock) -> None:
+        self._session = session
+        self.port = port
+        self.accounts = accounts
+        self.database = database
+        self.secrets = secrets
+        self.clock = clock
+        self.unready: list[str] = []
+        """Why the gateway is not ready."""
+
+    async def ask(self, method, path, document=None, *, key="", headers=None, data=None) -> Answer:
+        """Send a request; `key` None sends no Authorization."""
+        sent = CIMultiDict(headers or {})
+        if key is not None:
+            sent.setdefault("Authorization", f"Bearer {key or self.secrets.operator_key}")
+        if document is not None:
+            data = json.dumps(document).encode()
+            sent.setdefault("Content-Type", "application/json")
+        url = URL(f"http://127.0.0.1:{self.port}{path}", encoded=True)
+        async with self._session.request(
+            method, url, data=data, headers=sent, skip_auto_headers=["Content-Type"]
+        ) as response:
+            return Answer(response.status, response.headers, await response.read())
+
+    async def get(self, path, **more) -> Answer:
+        return await self.ask("GET", path, **more)
+
+    async def post(self, path, document=None, **more) -> Answer:
+        return await self.ask("POST", path, document, **more)
+
+    async def tenant(self, tenant_id) -> None:
+        async with self.accounts.changing("test") as change:
+            await change.create_tenant(tenant_id)
+
+    async def key(self, tenant_id, **given) -> NewKey:
+        async with self.accounts.changing("test") as change:
+            return await change.create_key(tenant_id, **{"name": "app"} | given)
+
+    async def credential(self, tenant_id) -> None:
+        async with self.accounts.changing("test") as change:
+            await change.set_credential(tenant_id, "openai", {"api_key": "sk-own-1"})
+
+    async def admin(self, name, role) -> str:
+        key = f"admin-key-of-{name}"
+        row = {"name": name, "digest": self.secrets.digest(key).hex(), "role": role, "created_at": self.clock.now}
+        async with self.database.transaction() as connection:
+            await connection.execute(insert(admin_keys).values(row))
+        return key
+
+
+@pytest.fixture
+async def api(tmp_path):
+    database, secrets, clock = Database(tmp_path / "ledger.db"), Secrets.derived("a secret of these tests"), Clock()
+    await database.open()
+    await prepare(database)
+    accounts = Accounts(database, secrets, tmp_path / "snapshot.json", clock)
+
+    async def health():
+        return asked.unready
+
+    runner = ControlRunner(
+        application(accounts=accounts, database=database, secrets=secrets, health=health, version=VERSION, now=clock)
+    )
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    async with aiohttp.ClientSession(auto_decompress=False) as session:
+        asked = Api(
+            session=session,
+            port=runner.addresses[0][1],
+            accounts=accounts,
+            database=database,
+            secrets=secrets,
+            clock=clock,
+        )
+        yield asked
+    await runner.cleanup()
+    await database.close()
+
+
+@pytest.fixture
+async def acme(api):
+    """A tenant's id."""
+    await api.tenant("acme")
+    return "acme"
