@@ -1,0 +1,130 @@
+"""`tollkeeper sandbox`: the gateway in front of simulated providers, for whoever has no account with one.
+
+A provider whose credential is in the settings is called for real; the others are simulated by a process of its own that
+speaks their protocols over sockets. A tenant `demo` gets a new key at each start, and what to paste is printed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+import shutil
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from gateway import app
+from gateway.accounts import Accounts, TenantExists
+from gateway.providers import PROVIDERS
+from gateway.providers.api import FirstSteps
+from gateway.setting_values import Secret
+from gateway.settings import ProviderSettings, Settings, environment_name
+from gateway.simulator.process import SimulatorError, simulator
+
+TENANT = "demo"
+KEY_NAME = "sandbox"
+ACTOR = "sandbox"
+CREDENTIAL = "simulator-{}-key"
+
+
+async def sandbox(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT. Raises StartRefused."""
+    simulated = [provider for provider in PROVIDERS if settings.providers[provider.name].credential is None]
+    async with AsyncExitStack() as stack:
+        if simulated:
+            try:
+                # Its truth log is for tests; here nobody reads it, and it would grow.
+                running = await stack.enter_async_context(simulator(Path(os.devnull)))
+            except SimulatorError as error:
+                raise app.StartRefused(f"the simulator can not be started: {error}") from error
+            providers = dict(settings.providers)
+            for provider in simulated:
+                secret = Secret(CREDENTIAL.format(provider.name))
+                credential = dict.fromkeys(provider.credential_fields, secret)
+                providers[provider.name] = ProviderSettings(
+                    base_url=running.base_urls[provider.name], credential=credential
+                )
+            settings = dataclasses.replace(settings, providers=providers)
+        gateway = await stack.enter_async_context(app.running(settings))
+        key = await _demo_key(gateway.office.accounts)
+        sys.stdout.write(_greeting(gateway, key, [provider.name for provider in simulated]))
+        sys.stdout.flush()
+        await gateway.stopped.wait()
+
+
+async def _demo_key(accounts: Accounts) -> str:
+    """A new key of the demo tenant; those of earlier starts end."""
+    try:
+        async with accounts.changing(ACTOR) as change:
+            await change.create_tenant(TENANT, name="Demo")
+    except TenantExists:
+        pass
+    earlier = [key for key in await accounts.keys(TENANT, 1000) if key.name == KEY_NAME and key.revoked_at is None]
+    async with accounts.changing(ACTOR) as change:
+        for key in earlier:
+            await change.revoke_key(TENANT, key.key_id)
+        made = await change.create_key(TENANT, name=KEY_NAME)
+    return made.secret
+
+
+def _greeting(gateway: app.Gateway, key: str, simulated: list[str]) -> str:
+    settings = gateway.office.settings
+    proxy = f"http://{_reachable(settings.proxy.host)}:{gateway.proxy_port}"
+    control = f"http://{_reachable(settings.control.host)}:{gateway.control_port}"
+    blocks = [f"Tollkeeper is running. Proxy: {proxy}   Control API: {control}"]
+    for provider in PROVIDERS:
+        state = "simulated, nothing is sent to it" if provider.name in simulated else "LIVE, calls cost money"
+        blocks.append(f"{provider.name} ({state}):\n" + _first_steps(provider.first_steps, proxy, key))
+    blocks.append(
+        f"What it used:\n  {_command(settings)} usage --tenant {TENANT}\n  {_command(settings)} usage --tenant {TENANT} --events"
+    )
+    if simulated:
+        names = ", ".join(f"{environment_name(f'providers.{name}.{_field(name)}')}" for name in simulated)
+        blocks.append(f"For the real thing, stop with Ctrl-C, set {names}, and start again.")
+    return "\n" + "\n\n".join(blocks) + "\n"
+
+
+def _first_steps(steps: FirstSteps, proxy: str, key: str) -> str:
+    """Lines that work when pasted on a machine that has a shell and Python, and that use curl where it is there."""
+    url = steps.path.format(proxy=proxy)
+    if shutil.which("curl"):
+        call = f"curl -s {url} -H 'Authorization: Bearer {key}' \\\n    -H 'Content-Type: application/json' -d '{steps.body}'"
+    else:
+        headers = f"{{'Authorization': 'Bearer {key}', 'Content-Type': 'application/json'}}"
+        body = steps.body.replace('"', '\\"')
+        call = (
+            f'python3 -c "from urllib.request import *; '
+            f"print(urlopen(Request('{url}', b'{body}', {headers})).read().decode())\""
+        )
+    return (
+        f"  {call}\n"
+        f"  # The official SDK, once you have it (pip install {steps.sdk_package}):\n"
+        f"  export {steps.exports.format(proxy=proxy, key=key)}\n"
+        f'  python3 -c "{steps.sdk_call}"'
+    )
+
+
+def _field(name: str) -> str:
+    return next(provider.credential_fields[0] for provider in PROVIDERS if provider.name == name)
+
+
+def _command(settings: Settings) -> str:
+    """The command line as it is to be typed in this directory, with what it needs to find this installation."""
+    own = Path(sys.argv[0])
+    if own.name == "__main__.py":
+        command = f"{shlex.quote(os.path.relpath(sys.executable))} -m gateway"
+    elif (found := shutil.which("tollkeeper")) and Path(found).resolve() == own.resolve():
+        command = "tollkeeper"
+    else:
+        command = shlex.quote(os.path.relpath(own))
+    changed = {
+        resolved.environment_name: str(resolved.value)
+        for resolved in settings.resolved
+        if resolved.name in ("data_dir", "control.host", "control.port") and resolved.origin.value == "flag"
+    }
+    return " ".join((*(f"{name}={shlex.quote(value)}" for name, value in changed.items()), command))
+
+
+def _reachable(host: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)  # noqa: S104  An address to compare with, not to bind.

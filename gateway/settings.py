@@ -1,0 +1,565 @@
+"""The settings: one frozen value, read once at the start, every problem with it reported together.
+
+Layers, each over the one before: defaults, `tollkeeper.toml`, environment `TOLLKEEPER_…`, flags. A setting is declared
+in one place, its field below; help, `config show` and the README's table follow from that.
+
+Why not pydantic-settings: it ignores unknown environment names and missing files, and forgets which layer a value came
+from, so the layering would be ours anyway. Why not plain pydantic for the values: it does not look at rules between two
+fields while one field is wrong, so a report could not hold all problems; its messages would have to be reworded one by
+one to name the cure; and it costs `--help` a tenth of a second. What is left is a handful of readers
+(:mod:`gateway.setting_values`).
+"""
+
+# ruff: noqa: RUF009 - `setting` makes a dataclass field, as `field` does.
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+
+from gateway import setting_values as values_of
+from gateway.setting_values import MASK, Secret, Wrong
+
+if TYPE_CHECKING:
+    from gateway.providers.api import Provider
+
+T = TypeVar("T")
+
+PREFIX: Final = "TOLLKEEPER_"
+
+CONFIG_NAME: Final = "TOLLKEEPER_CONFIG"
+"""Names the settings file. Not a setting: a file cannot name itself."""
+
+CONFIG_FILE: Final = Path("tollkeeper.toml")
+"""Read from the working directory if no other file is named, and if it is there."""
+
+FLAGS: Final[Mapping[str, str]] = {
+    "proxy.host": "--host",
+    "proxy.port": "--port",
+    "control.host": "--control-host",
+    "control.port": "--control-port",
+    "data_dir": "--data-dir",
+    "durability": "--durability",
+    "log_format": "--log-format",
+    "workers": "--workers",
+}
+"""The settings that `serve` and `sandbox` take as flags as well."""
+
+ADMIN_KEY_CHARACTERS_MIN: Final = 20
+SECRET_KEY_CHARACTERS_MIN: Final = 32
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong with the settings as they were given."""
+
+    name: str
+    """Of the setting, as its source spells it: an environment name, a key and its file, a flag."""
+    wrong: str
+    cure: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.wrong}; {self.cure}."
+
+
+class SettingsError(Exception):
+    """The settings cannot be used. Holds all their problems, and no secret."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = tuple(problems)
+
+
+class Origin(StrEnum):
+    """The layer that decided a setting."""
+
+    DEFAULT = "default"
+    FILE = "file"
+    ENVIRONMENT = "environment"
+    FLAG = "flag"
+
+
+class Resolved(NamedTuple):
+    """One setting as it is in force, for people to see."""
+
+    name: str
+    environment_name: str
+    value: str | int | None
+    """A secret is masked."""
+    origin: Origin
+
+
+class Described(NamedTuple):
+    """One setting as the documentation shows it."""
+
+    environment_name: str
+    default: str
+    description: str
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The settings
+
+
+def setting(read: Callable[[object], T], default: T, describes: str, *, unset: str = "", secret: bool = False) -> T:
+    """Declare one setting; `unset` says what no value leads to."""
+    return field(default=default, metadata={"read": read, "describes": describes, "unset": unset, "secret": secret})
+
+
+class Durability(StrEnum):
+    """What the record of a call survives once its client has the answer."""
+
+    FLUSH = "flush"
+    """The death of the process."""
+    FSYNC = "fsync"
+    """The death of the machine."""
+
+
+class Unlisted(StrEnum):
+    """What becomes of a call to a path that no endpoint lists."""
+
+    FORWARD = "forward"
+    DENY = "deny"
+
+
+class OnDisconnect(StrEnum):
+    """What becomes of an answer whose client has left."""
+
+    DRAIN = "drain"
+    """It is read to its end, without the client."""
+    CANCEL = "cancel"
+
+
+class LogFormat(StrEnum):
+    """How log lines are written."""
+
+    AUTO = "auto"
+    """As text on a terminal, else as JSON."""
+    JSON = "json"
+    TEXT = "text"
+
+
+class LogLevel(StrEnum):
+    """The least level that is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxySettings:
+    """The listener that applications call."""
+
+    host: str = setting(values_of.host, "127.0.0.1", "Address the proxy listens on.")
+    port: int = setting(values_of.port, 8080, "Port the proxy listens on; 0 lets the system choose.")
+    tls_cert: Path | None = setting(
+        values_of.file, None, "Certificate chain (PEM) of the proxy; together with its key.", unset="plain HTTP"
+    )
+    tls_key: Path | None = setting(
+        values_of.file, None, "Private key (PEM) of the proxy; together with its certificate.", unset="plain HTTP"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlSettings:
+    """The listener of the control API."""
+
+    host: str = setting(values_of.host, "127.0.0.1", "Address the control API listens on.")
+    port: int = setting(values_of.port, 8081, "Port the control API listens on; 0 lets the system choose.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderSettings:
+    """One provider, as this installation reaches it."""
+
+    base_url: str
+    """Without a slash at its end."""
+    credential: Mapping[str, Secret] | None = None
+    """Every one of the provider's credential fields, or None where the platform has no account of its own there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything that an installation can decide, decided."""
+
+    data_dir: Path = setting(
+        values_of.directory,
+        Path("tollkeeper-data"),
+        "Directory of the spool, the SQLite ledger, the snapshot and the generated secrets.",
+    )
+    database_url: Secret | None = setting(
+        values_of.database_url,
+        None,
+        "The ledger: sqlite:///ABSOLUTE/PATH.",
+        unset="ledger.db in the data directory",
+        secret=True,
+    )
+    proxy: ProxySettings = field(default_factory=ProxySettings)
+    control: ControlSettings = field(default_factory=ControlSettings)
+    workers: int = setting(values_of.workers, 1, "Processes that share the proxy's port; with SQLite, one.")
+    admin_key: Secret | None = setting(
+        values_of.secret(ADMIN_KEY_CHARACTERS_MIN),
+        None,
+        f"Key of the first admin, of at least {ADMIN_KEY_CHARACTERS_MIN} characters.",
+        unset="generated, and printed once",
+        secret=True,
+    )
+    secret_key: Secret | None = setting(
+        values_of.secret(SECRET_KEY_CHARACTERS_MIN),
+        None,
+        f"What keys and credentials are sealed with, of at least {SECRET_KEY_CHARACTERS_MIN} characters.",
+        unset="generated into the data directory",
+        secret=True,
+    )
+    durability: Durability = setting(
+        values_of.one_of(Durability),
+        Durability.FLUSH,
+        "What the record of a call survives: flush, the death of the process; fsync, that of the machine.",
+    )
+    unlisted: Unlisted = setting(
+        values_of.one_of(Unlisted),
+        Unlisted.FORWARD,
+        "What becomes of a call to a path that no endpoint lists: forward or deny.",
+    )
+    on_disconnect: OnDisconnect = setting(
+        values_of.one_of(OnDisconnect),
+        OnDisconnect.DRAIN,
+        "What becomes of an answer whose client has left: drain reads it to its end, cancel stops the call.",
+    )
+    auto_create_tenants: bool = setting(
+        values_of.switch, False, "Whether a service key that names a tenant which does not exist creates it."
+    )
+    shared_reads: bool = setting(
+        values_of.switch,
+        False,
+        "Whether callers on the platform's own credentials may read all that is in the account.",
+    )
+    log_format: LogFormat = setting(
+        values_of.one_of(LogFormat), LogFormat.AUTO, "json, text, or auto: text on a terminal, else json."
+    )
+    log_level: LogLevel = setting(
+        values_of.one_of(LogLevel), LogLevel.INFO, "Least level that is logged: debug, info, warning or error."
+    )
+    providers: Mapping[str, ProviderSettings] = field(default_factory=dict)
+    """By name; after :func:`load_settings`, every known provider is there."""
+
+    config_file: Path | None = None
+    """The settings file that was read, if one was."""
+    resolved: tuple[Resolved, ...] = field(default=(), repr=False)
+    """Every setting by itself, with the layer it came from."""
+
+    @property
+    def database_file(self) -> Path:
+        """The SQLite file of the ledger."""
+        if self.database_url is None:
+            return self.data_dir / "ledger.db"
+        return values_of.database_file(self.database_url.get_secret_value())
+
+
+def described(providers: Sequence[Provider] | None = None) -> list[Described]:
+    """Every setting in the order of the documentation, after the name of the settings file."""
+    rows = [Described(CONFIG_NAME, str(CONFIG_FILE), "Settings file (TOML); the default is read if it is there.")]
+    for known in _known(_or_all(providers)).values():
+        default = known.unset if known.default is None else written(_plain(known.default))
+        rows.append(Described(environment_name(known.name), default, known.describes))
+    return rows
+
+
+def environment_name(name: str) -> str:
+    """The environment name of a setting: `proxy.port` is `TOLLKEEPER_PROXY__PORT`."""
+    return PREFIX + name.replace(".", "__").upper()
+
+
+def load_settings(
+    environment: Mapping[str, str],
+    flags: Mapping[str, object],
+    config_file: Path | None,
+    providers: Sequence[Provider] | None = None,
+) -> Settings:
+    """Read the settings out of all their layers; raises SettingsError with every problem there is.
+
+    Flags are keyed by the setting's name (`proxy.port`). A flag that is None is not given, and so is an empty value in
+    the environment: that is what compose files make of a variable that is not set.
+    """
+    providers = _or_all(providers)
+    known = _known(providers)
+    problems: list[Problem] = []
+    read_from, entries = _read_file(environment, config_file, known, problems)
+    layers = (
+        _Layer(Origin.FILE, entries, spell=str, label=f"{{}} in {read_from}"),
+        _Layer(Origin.ENVIRONMENT, _of_ours(environment), spell=environment_name, label="{}"),
+        _Layer(Origin.FLAG, {name: value for name, value in flags.items() if value is not None}, spell=str, label="{}"),
+    )
+    given: dict[str, _Given] = {}
+    for layer in layers:
+        given |= layer.read(known, problems)
+
+    values: dict[str, Any] = {}
+    for name, one in known.items():
+        try:
+            values[name] = one.read(given[name].value) if name in given else one.default
+        except Wrong as error:
+            problems.append(Problem(given[name].label, error.wrong, error.cure))
+        except OSError as error:
+            problems.append(Problem(given[name].label, f"cannot be looked at ({error.strerror})", "give another path"))
+    problems.extend(_contradictions(values, given, providers))
+    if problems:
+        raise SettingsError(problems)
+    return _built(
+        Settings,
+        values,
+        providers={provider.name: _provider_settings(provider, values) for provider in providers},
+        config_file=read_from,
+        resolved=tuple(
+            Resolved(
+                name,
+                environment_name(name),
+                MASK if one.secret and values[name] is not None else _plain(values[name]),
+                given[name].origin if name in given else Origin.DEFAULT,
+            )
+            for name, one in known.items()
+        ),
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What there is to set
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Known:
+    """One setting, as declared."""
+
+    name: str
+    """Dotted: `proxy.port`."""
+    default: object
+    read: Callable[[object], object]
+    describes: str
+    unset: str = ""
+    secret: bool = False
+
+
+def _known(providers: Iterable[Provider]) -> dict[str, _Known]:
+    """Every setting by its dotted name: those declared above, and what each provider asks for."""
+    found = list(_declared(Settings, ""))
+    for provider in providers:
+        prefix = f"providers.{provider.name}."
+        found.append(
+            _Known(
+                name=prefix + "base_url",
+                default=provider.base_url,
+                read=values_of.base_url,
+                describes=f"Where {provider.name} is reached; without a version such as /v1.",
+            )
+        )
+        found.extend(
+            _Known(
+                name=prefix + credential_field,
+                default=None,
+                read=values_of.secret(1),
+                describes=f"The platform's own {credential_field} at {provider.name}.",
+                unset="none: tenants bring their own",
+                secret=True,
+            )
+            for credential_field in provider.credential_fields
+        )
+    return {known.name: known for known in found}
+
+
+def _declared(section: type[Any], prefix: str) -> Iterator[_Known]:
+    for one in fields(section):
+        if "read" in one.metadata:
+            yield _Known(name=prefix + one.name, default=one.default, **one.metadata)
+        elif is_dataclass(one.default_factory):
+            yield from _declared(one.default_factory, f"{prefix}{one.name}.")
+
+
+def _built(section: type[T], values: Mapping[str, Any], prefix: str = "", **others: object) -> T:
+    """A section of the settings out of values by dotted name; `others` are its fields that are no settings."""
+    arguments = dict(others)
+    for one in fields(section):  # type: ignore[arg-type]  # every section is a dataclass
+        if "read" in one.metadata:
+            arguments[one.name] = values[prefix + one.name]
+        elif is_dataclass(one.default_factory):
+            arguments[one.name] = _built(one.default_factory, values, f"{prefix}{one.name}.")
+    return section(**arguments)
+
+
+def _provider_settings(provider: Provider, values: Mapping[str, Any]) -> ProviderSettings:
+    prefix = f"providers.{provider.name}."
+    credential = {name: values[prefix + name] for name in provider.credential_fields}
+    return ProviderSettings(
+        base_url=values[prefix + "base_url"], credential=None if None in credential.values() else credential
+    )
+
+
+def _or_all(providers: Sequence[Provider] | None) -> Sequence[Provider]:
+    if providers is not None:
+        return providers
+    # The providers' decoders take a while to import, and most of the command line's help does without them.
+    from gateway.providers import PROVIDERS  # noqa: PLC0415
+
+    return PROVIDERS
+
+
+def written(value: str | int | None) -> str:
+    """A value as one would write it in the environment: nothing for none."""
+    if value is None:
+        return ""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _plain(value: object) -> str | int | None:
+    return value if isinstance(value, int) or value is None else str(value)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Layers
+
+
+class _Given(NamedTuple):
+    """A value as one layer gave it."""
+
+    value: object
+    label: str
+    origin: Origin
+
+
+class _Layer(NamedTuple):
+    """One source of settings, and how it spells their names."""
+
+    origin: Origin
+    entries: Mapping[str, object]
+    spell: Callable[[str], str]
+    label: str
+    """What people call an entry of it, with `{}` for the entry's name."""
+
+    def read(self, known: Mapping[str, _Known], problems: list[Problem]) -> dict[str, _Given]:
+        """What this layer says, by dotted name. Names that mean nothing are problems, and so are secrets given twice."""
+        names = {self.spell(name): name for name in known}
+        names_of_files = {self.spell(f"{name}_file"): name for name, one in known.items() if one.secret}
+        given: dict[str, _Given] = {}
+        for entry, value in self.entries.items():
+            label = FLAGS.get(entry, entry) if self.origin is Origin.FLAG else self.label.format(entry)
+            if entry in names:
+                given[names[entry]] = _Given(value, label, self.origin)
+            elif entry not in names_of_files:
+                problems.append(_unknown(label, entry, [*names, *names_of_files]))
+            elif (other := self.spell(names_of_files[entry])) in self.entries:
+                problems.append(Problem(label, f"is given, and so is {other}", "keep one of the two"))
+            else:
+                try:
+                    given[names_of_files[entry]] = _Given(values_of.secret_in_file(value), label, self.origin)
+                except Wrong as error:
+                    problems.append(Problem(label, error.wrong, error.cure))
+        return given
+
+
+def _unknown(label: str, entry: str, names: Sequence[str]) -> Problem:
+    inside = [name for name in names if name.startswith((f"{entry}.", f"{entry}__"))]
+    if inside:
+        return Problem(label, "is a section and has no value itself", f"set what is in it, such as {inside[0]}")
+    # Imported here because most runs have no such problem.
+    from difflib import get_close_matches  # noqa: PLC0415
+
+    # Compared without the prefix that all share, which would make every name near.
+    tails = {name.removeprefix(PREFIX).lower(): name for name in names}
+    near = get_close_matches(entry.removeprefix(PREFIX).lower(), tails, n=1, cutoff=0.8)
+    cure = (
+        f"perhaps {tails[near[0]]} was meant"
+        if near
+        else "remove it; `tollkeeper config show` lists the names there are"
+    )
+    return Problem(label, "is no setting", cure)
+
+
+# Kubernetes tells every pod the addresses of the services around it. Those of a service called `tollkeeper` have the
+# first two forms; those of services called `tollkeeper-control`, say, the others.
+SERVICE_LINK = re.compile(
+    r"TOLLKEEPER_(PORT.*|SERVICE_.*|\w+_SERVICE_(HOST|PORT(_\w+)?)|\w+_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)"
+)
+SERVICE_LINK_PORT = re.compile(r"(tcp|udp|sctp)://\S+")
+
+
+def _of_ours(environment: Mapping[str, str]) -> dict[str, object]:
+    """The environment as far as it is meant for us, without what is empty."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith(PREFIX) and name != CONFIG_NAME and value and not _is_service_link(name, value)
+    }
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    return bool(SERVICE_LINK.fullmatch(name) or (name.endswith("_PORT") and SERVICE_LINK_PORT.fullmatch(value)))
+
+
+def _read_file(
+    environment: Mapping[str, str], config_file: Path | None, known: Iterable[str], problems: list[Problem]
+) -> tuple[Path | None, dict[str, object]]:
+    """The settings file and its entries by dotted name; (None, nothing) if there is none."""
+    if config_file is not None:
+        label, path = "--config", config_file
+    elif environment.get(CONFIG_NAME):
+        label, path = CONFIG_NAME, Path(environment[CONFIG_NAME])
+    else:
+        label, path = str(CONFIG_FILE), CONFIG_FILE
+    sections = {"providers"} | {name.rpartition(".")[0] for name in known}
+    try:
+        return path, dict(_flattened(tomllib.loads(path.read_text("utf-8")), "", sections))
+    except FileNotFoundError:
+        if path is not CONFIG_FILE:
+            problems.append(
+                Problem(label, f"names a file that is not there: {path}", "correct the path, or leave it out")
+            )
+    except OSError as error:
+        problems.append(Problem(label, f"cannot be read ({error.strerror}): {path}", "make it a file that can be read"))
+    except UnicodeDecodeError:
+        problems.append(Problem(str(path), "is not text in UTF-8", "save it as UTF-8"))
+    except tomllib.TOMLDecodeError as error:
+        problems.append(Problem(str(path), f"is not TOML: {error}", "correct it there"))
+    return None, {}
+
+
+def _flattened(table: Mapping[str, object], prefix: str, sections: set[str]) -> Iterator[tuple[str, object]]:
+    for key, value in table.items():
+        name = prefix + key
+        if isinstance(value, dict) and (value or name in sections):
+            yield from _flattened(value, f"{name}.", sections)
+        else:
+            yield name, value
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Rules between settings
+
+
+def _contradictions(
+    values: Mapping[str, Any], given: Mapping[str, _Given], providers: Iterable[Provider]
+) -> Iterator[Problem]:
+    """What is wrong between settings that are each right by themselves; those that are not are not in `values`."""
+    groups: list[tuple[str, ...]] = [("proxy.tls_cert", "proxy.tls_key")]
+    groups += [
+        tuple(f"providers.{provider.name}.{name}" for name in provider.credential_fields) for provider in providers
+    ]
+    for group in groups:
+        present = [given[name].label for name in group if name in given]
+        missing = [environment_name(name) for name in group if name not in given]
+        if present and missing:
+            yield Problem(
+                " and ".join(present),
+                f"cannot be used without {' and '.join(missing)}",
+                "give them together, or not at all",
+            )
+
+    host, other_host = values.get("proxy.host"), values.get("control.host")
+    port, other_port = values.get("proxy.port"), values.get("control.port")
+    if port and port == other_port and (host == other_host or {"0.0.0.0", "::"} & {host, other_host}):  # noqa: S104
+        label = next(given[name].label for name in ("control.port", "proxy.port") if name in given)
+        yield Problem(label, f"makes the proxy and the control API share port {port}", "give each a port of its own")

@@ -1,0 +1,195 @@
+"""The load generator: so many calls over so many connections, each as soon as the one before it is answered.
+
+A process of its own. It connects, says `ready`, waits for a line on its standard input, makes exactly the calls it was
+told to, and reports in one JSON line. Every answer's status and every byte of its body are checked; the first that is
+not as it should be ends the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import re
+import sys
+import time
+from array import array
+
+import uvloop
+
+from tests.bench import upstream
+
+CONNECT_S = 10
+
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked\r\n", re.IGNORECASE)
+_LAST_CHUNK = b"\r\n0\r\n\r\n"
+"""The end of a body in chunks; nothing that the upstream writes holds it elsewhere."""
+
+
+class Wrong(Exception):
+    """An answer is not what it should be, or there is none."""
+
+
+def request(path: str, host: str, key: str, *, stream: bool) -> bytes:
+    """A chat completion as the official SDK sends it."""
+    asked = {
+        "messages": [
+            {"role": "system", "content": "You answer in one paragraph, plainly, and never say more than was asked."},
+            {"role": "user", "content": "Explain in three sentences what a metering gateway does. " * 4},
+        ],
+        "model": "gpt-4o",
+        "temperature": 0.2,
+        **({"stream": True} if stream else {}),
+    }
+    body = json.dumps(asked, separators=(",", ":")).encode()
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: {host}\r\nAccept-Encoding: gzip, deflate\r\nConnection: keep-alive\r\n"
+        f"Accept: application/json\r\nContent-Type: application/json\r\nUser-Agent: OpenAI/Python 3.52.0\r\n"
+        "X-Stainless-Lang: python\r\nX-Stainless-Package-Version: 3.52.0\r\nX-Stainless-OS: Linux\r\n"
+        "X-Stainless-Arch: x64\r\nX-Stainless-Runtime: CPython\r\nX-Stainless-Runtime-Version: 3.11.7\r\n"
+        "X-Stainless-Async: false\r\nx-stainless-retry-count: 0\r\nx-stainless-read-timeout: 600\r\n"
+        f"Authorization: Bearer {key}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def body_of(answer: bytes) -> bytes | None:
+    """The body of a successful answer; None while it is not whole. Raises Wrong."""
+    end = answer.find(b"\r\n\r\n") + 4
+    if end < 4:
+        return None
+    if not answer.startswith(b"HTTP/1.1 200 "):
+        raise Wrong("answered: " + answer[:400].decode("utf-8", "replace"))
+    length = _LENGTH.search(answer, 0, end)
+    if length is not None:
+        if len(answer) > end + int(length[1]):
+            raise Wrong("more bytes came than the answer's length")
+        return answer[end:] if len(answer) == end + int(length[1]) else None
+    if _CHUNKED.search(answer, 0, end) is None:
+        raise Wrong("the answer has neither a length nor chunks")
+    return _joined(answer, end) if answer.endswith(_LAST_CHUNK) else None
+
+
+def _joined(answer: bytes, at: int) -> bytes:
+    pieces = []
+    while True:
+        line_end = answer.index(b"\r\n", at)
+        size = int(answer[at:line_end], 16)
+        at = line_end + 2
+        if size == 0:
+            return b"".join(pieces)
+        pieces.append(answer[at : at + size])
+        at += size + 2
+
+
+class Run:
+    """What is asked, how often it still will be, and what came of it."""
+
+    def __init__(self, asked: bytes, calls: int, *, stream: bool) -> None:
+        self.asked = asked
+        self.stream = stream
+        self.left = calls
+        self.unanswered = calls
+        self.reads = 0
+        self.latencies_s = array("d")
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def failed(self, reason: str) -> None:
+        if not self.over.done():
+            self.over.set_exception(Wrong(reason))
+
+
+class Client(asyncio.Protocol):
+    """One connection."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._received = b""
+        self._asked_at = 0.0
+        self._transport: asyncio.Transport
+
+    def connection_made(self, transport):
+        self._transport = transport
+
+    def ask(self) -> None:
+        run = self._run
+        if run.left:
+            run.left -= 1
+            self._asked_at = time.perf_counter()
+            self._transport.write(run.asked)
+
+    def data_received(self, data):
+        run = self._run
+        run.reads += 1
+        self._received += data
+        if run.stream and not self._received.endswith(_LAST_CHUNK) and self._received.startswith(b"HTTP/1.1 200 "):
+            return
+        try:
+            body = body_of(self._received)
+            if body is None:
+                return
+            run.latencies_s.append(time.perf_counter() - self._asked_at)
+            if not upstream.answered(body, streamed=run.stream):
+                raise Wrong("the body is not what the upstream sent: " + body[-300:].decode("utf-8", "replace"))
+        except Wrong as error:
+            run.failed(str(error))
+            return
+        self._received = b""
+        run.unanswered -= 1
+        if run.unanswered == 0 and not run.over.done():
+            run.over.set_result(None)
+        self.ask()
+
+    def connection_lost(self, exc):
+        if self._run.unanswered:
+            self._run.failed("a connection was closed")
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--path", required=True)
+    parser.add_argument("--key", required=True)
+    parser.add_argument("--connections", type=int, required=True)
+    parser.add_argument("--calls", type=int, required=True)
+    parser.add_argument("--stream", action="store_true")
+    parser.add_argument("--within", type=float, required=True, metavar="SECONDS")
+    given = parser.parse_args()
+
+    loop = asyncio.get_running_loop()
+    asked = request(given.path, f"127.0.0.1:{given.port}", given.key, stream=given.stream)
+    run = Run(asked, given.calls, stream=given.stream)
+    clients = []
+    async with asyncio.timeout(CONNECT_S):
+        for _ in range(given.connections):
+            _, client = await loop.create_connection(lambda: Client(run), "127.0.0.1", given.port)
+            clients.append(client)
+    print("ready", flush=True)
+    if not sys.stdin.readline():
+        return
+    began, cpu = time.perf_counter(), time.process_time()
+    for client in clients:
+        client.ask()
+    report: dict[str, object] = {}
+    try:
+        async with asyncio.timeout(given.within):
+            await run.over
+    except Wrong as error:
+        report["failed"] = str(error)
+    except TimeoutError:
+        report["failed"] = f"{run.unanswered} of {given.calls} calls were not answered within {given.within:.0f} s"
+    else:
+        latencies = sorted(run.latencies_s)
+        report["wall_s"] = time.perf_counter() - began
+        report["cpu_s"] = time.process_time() - cpu
+        report["answered"] = len(latencies)
+        report["reads"] = run.reads
+        report["p50_ms"] = latencies[len(latencies) // 2] * 1e3
+        report["p99_ms"] = latencies[len(latencies) * 99 // 100] * 1e3
+    print(json.dumps(report), flush=True)
+
+
+if __name__ == "__main__":
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())

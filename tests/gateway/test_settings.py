@@ -1,0 +1,433 @@
+"""The settings: where they come from, and what is said when they are wrong."""
+
+from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
+
+import pytest
+
+from gateway.providers import PROVIDERS
+from gateway.settings import (
+    Durability,
+    LogLevel,
+    Secret,
+    Settings,
+    SettingsError,
+    Unlisted,
+    described,
+    environment_name,
+    load_settings,
+)
+
+ADMIN_KEY = "an-admin-key-of-enough-characters"
+SECRET_KEY = "a-secret-key-of-enough-characters-too"
+
+FIRST = PROVIDERS[0]
+TWO_FIELDS = replace(FIRST, name="twofold", base_url="https://twofold.test", credential_fields=("account", "token"))
+
+
+@pytest.fixture(autouse=True)
+def empty_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def problems_of(environment=None, flags=None, config_file=None, providers=PROVIDERS):
+    with pytest.raises(SettingsError) as refusal:
+        load_settings(environment or {}, flags or {}, config_file, providers)
+    assert str(refusal.value) == "\n".join(str(problem) for problem in refusal.value.problems)
+    return [str(problem) for problem in refusal.value.problems]
+
+
+def origin_of(settings, name):
+    return next(str(row.origin) for row in settings.resolved if row.name == name)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Defaults
+
+
+def test_nothing_has_to_be_set():
+    settings = load_settings({}, {}, None)
+
+    assert settings.data_dir == Path("tollkeeper-data")
+    assert settings.database_url is None
+    assert settings.database_file == Path("tollkeeper-data/ledger.db")
+    assert (settings.proxy.host, settings.proxy.port) == ("127.0.0.1", 8080)
+    assert (settings.control.host, settings.control.port) == ("127.0.0.1", 8081)
+    assert settings.admin_key is None
+    assert settings.config_file is None
+    assert {provider.name: provider.base_url for provider in PROVIDERS} == {
+        name: provider.base_url for name, provider in settings.providers.items()
+    }
+    assert all(provider.credential is None for provider in settings.providers.values())
+    assert {row.origin for row in settings.resolved} == {"default"}
+
+
+def test_the_settings_cannot_be_changed():
+    settings = load_settings({}, {}, None)
+
+    with pytest.raises(FrozenInstanceError):
+        settings.workers = 2
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Layers
+
+
+def a_value_for(name, tmp_path):
+    """For each setting, one that is not its default: (as the environment holds it, as it then is)."""
+    pem = tmp_path / "some.pem"
+    pem.touch()
+    database = f"sqlite:///{tmp_path}/other.db"
+    return {
+        "TOLLKEEPER_DATA_DIR": ("elsewhere", Path("elsewhere")),
+        "TOLLKEEPER_DATABASE_URL": (database, Secret(database)),
+        "TOLLKEEPER_PROXY__HOST": ("0.0.0.0", "0.0.0.0"),
+        "TOLLKEEPER_PROXY__PORT": ("9000", 9000),
+        "TOLLKEEPER_PROXY__TLS_CERT": (str(pem), pem),
+        "TOLLKEEPER_PROXY__TLS_KEY": (str(pem), pem),
+        "TOLLKEEPER_CONTROL__HOST": ("::1", "::1"),
+        "TOLLKEEPER_CONTROL__PORT": ("9001", 9001),
+        "TOLLKEEPER_WORKERS": ("1", 1),
+        "TOLLKEEPER_ADMIN_KEY": (ADMIN_KEY, Secret(ADMIN_KEY)),
+        "TOLLKEEPER_SECRET_KEY": (SECRET_KEY, Secret(SECRET_KEY)),
+        "TOLLKEEPER_DURABILITY": ("fsync", "fsync"),
+        "TOLLKEEPER_UNLISTED": ("deny", "deny"),
+        "TOLLKEEPER_ON_DISCONNECT": ("cancel", "cancel"),
+        "TOLLKEEPER_AUTO_CREATE_TENANTS": ("true", True),
+        "TOLLKEEPER_SHARED_READS": ("true", True),
+        "TOLLKEEPER_LOG_FORMAT": ("json", "json"),
+        "TOLLKEEPER_LOG_LEVEL": ("debug", "debug"),
+    }.get(name) or (
+        ("https://other.test/", "https://other.test")
+        if name.endswith("__BASE_URL")
+        else ("a-provider-key", Secret("a-provider-key"))
+    )
+
+
+def value_in(settings, name):
+    """The value of a setting by its dotted name."""
+    first, *rest = name.split(".")
+    if first != "providers":
+        return getattr(getattr(settings, first), rest[0]) if rest else getattr(settings, first)
+    provider = settings.providers[rest[0]]
+    return provider.base_url if rest[1] == "base_url" else provider.credential[rest[1]]
+
+
+def test_every_documented_environment_name_works(tmp_path):
+    names = {environment_name(row.name): row.name for row in load_settings({}, {}, None).resolved}
+    documented = [row.environment_name for row in described()]
+    given = {name: a_value_for(name, tmp_path) for name in documented[1:]}
+
+    settings = load_settings({name: text for name, (text, _) in given.items()}, {}, None)
+
+    assert documented[0] == "TOLLKEEPER_CONFIG"
+    assert documented[1:] == list(names)
+    for name, (_, expected) in given.items():
+        assert value_in(settings, names[name]) == expected, name
+        assert origin_of(settings, names[name]) == "environment", name
+
+
+def test_every_setting_is_described_with_its_default():
+    rows = {row.environment_name: row for row in described()}
+
+    assert all(row.description and row.default for row in rows.values())
+    assert rows["TOLLKEEPER_PROXY__PORT"].default == "8080"
+    assert rows["TOLLKEEPER_SHARED_READS"].default == "false"
+    assert rows["TOLLKEEPER_ADMIN_KEY"].default == "generated, and printed once"
+    assert f"TOLLKEEPER_PROVIDERS__{FIRST.name.upper()}__BASE_URL" in rows
+
+
+def test_flags_win_over_the_environment_which_wins_over_the_file_which_wins_over_defaults(tmp_path):
+    Path("tollkeeper.toml").write_text('durability = "fsync"\nlog_level = "error"\n[proxy]\nport = 1\nhost = "::1"\n')
+    environment = {"TOLLKEEPER_PROXY__PORT": "2", "TOLLKEEPER_LOG_LEVEL": "debug"}
+
+    settings = load_settings(environment, {"proxy.port": 3, "proxy.host": None}, None)
+
+    assert settings.durability is Durability.FSYNC
+    assert settings.log_level is LogLevel.DEBUG
+    assert (settings.proxy.host, settings.proxy.port) == ("::1", 3)
+    assert settings.unlisted is Unlisted.FORWARD
+    assert [origin_of(settings, name) for name in ("durability", "log_level", "proxy.port", "unlisted")] == [
+        "file",
+        "environment",
+        "flag",
+        "default",
+    ]
+    assert settings.config_file == Path("tollkeeper.toml")
+
+
+def test_the_file_speaks_toml(tmp_path):
+    file = tmp_path / "my.toml"
+    file.write_text(
+        f'workers = 1\nshared_reads = true\nproxy.port = 0\n[providers.{FIRST.name}]\nbase_url = "http://127.0.0.1:1/"\n'
+    )
+
+    for settings in (load_settings({}, {}, file), load_settings({"TOLLKEEPER_CONFIG": str(file)}, {}, None)):
+        assert settings.shared_reads is True
+        assert settings.proxy.port == 0
+        assert settings.providers[FIRST.name].base_url == "http://127.0.0.1:1"
+
+
+def test_a_file_named_by_flag_wins_over_one_named_by_the_environment(tmp_path):
+    file = tmp_path / "my.toml"
+    file.write_text("proxy.port = 7")
+
+    settings = load_settings({"TOLLKEEPER_CONFIG": "no-such-file"}, {}, file)
+
+    assert settings.proxy.port == 7
+
+
+def test_an_empty_environment_value_is_one_not_given():
+    settings = load_settings(
+        {"TOLLKEEPER_ADMIN_KEY": "", "TOLLKEEPER_PROXY__PORT": "", "TOLLKEEPER_CONFIG": ""}, {}, None
+    )
+
+    assert settings.admin_key is None
+    assert settings.proxy.port == 8080
+
+
+def test_what_kubernetes_says_of_services_is_not_taken_for_settings():
+    environment = {
+        "TOLLKEEPER_PORT": "tcp://10.0.0.1:8080",
+        "TOLLKEEPER_PORT_8080_TCP_ADDR": "10.0.0.1",
+        "TOLLKEEPER_SERVICE_HOST": "10.0.0.1",
+        "TOLLKEEPER_SERVICE_PORT_HTTP": "8080",
+        "TOLLKEEPER_CONTROL_SERVICE_HOST": "10.0.0.2",
+        "TOLLKEEPER_CONTROL_SERVICE_PORT": "8081",
+        "TOLLKEEPER_CONTROL_PORT": "tcp://10.0.0.2:8081",
+        "TOLLKEEPER_CONTROL_PORT_8081_TCP": "tcp://10.0.0.2:8081",
+        "TOLLKEEPER_CONTROL_PORT_8081_TCP_PROTO": "tcp",
+        "OTHER": "of no interest",
+    }
+
+    assert load_settings(environment, {}, None).control.port == 8081
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Secrets
+
+
+def test_a_secret_may_be_in_a_file_named_in_the_environment_or_in_the_settings_file(tmp_path):
+    (tmp_path / "admin").write_text(ADMIN_KEY + "\n")
+    (tmp_path / "secret").write_text(SECRET_KEY + "\n")
+    Path("tollkeeper.toml").write_text(f'secret_key_file = "{tmp_path}/secret"\nadmin_key = "{"x" * 30}"\n')
+
+    settings = load_settings({"TOLLKEEPER_ADMIN_KEY_FILE": str(tmp_path / "admin")}, {}, None)
+
+    assert settings.admin_key == Secret(ADMIN_KEY)
+    assert settings.secret_key == Secret(SECRET_KEY)
+    assert (origin_of(settings, "admin_key"), origin_of(settings, "secret_key")) == ("environment", "file")
+
+
+def test_every_secret_may_be_in_a_file(tmp_path):
+    secrets = [
+        row
+        for row in load_settings({}, {}, None, [TWO_FIELDS]).resolved
+        if row.name.endswith(("_key", "_url", "t", "n"))
+    ]
+    names = ["database_url", "admin_key", "secret_key", "providers.twofold.account", "providers.twofold.token"]
+    contents = [f"sqlite:///{tmp_path}/ledger.db", ADMIN_KEY, SECRET_KEY, "AC1", "t1"]
+    environment = {}
+    for name, content in zip(names, contents, strict=True):
+        (tmp_path / name).write_text(content)
+        environment[environment_name(name) + "_FILE"] = str(tmp_path / name)
+
+    settings = load_settings(environment, {}, None, [TWO_FIELDS])
+
+    assert secrets
+    assert [value_in(settings, name).get_secret_value() for name in names] == contents
+
+
+def test_a_secret_given_twice_in_one_place_is_refused(tmp_path):
+    (tmp_path / "admin").write_text(ADMIN_KEY)
+
+    assert problems_of({"TOLLKEEPER_ADMIN_KEY": ADMIN_KEY, "TOLLKEEPER_ADMIN_KEY_FILE": str(tmp_path / "admin")}) == [
+        "TOLLKEEPER_ADMIN_KEY_FILE is given, and so is TOLLKEEPER_ADMIN_KEY; keep one of the two."
+    ]
+
+
+def test_a_problem_with_a_secret_in_a_file_names_the_name_it_was_given_under(tmp_path):
+    (tmp_path / "admin").write_text("short")
+
+    assert problems_of(
+        {"TOLLKEEPER_ADMIN_KEY_FILE": str(tmp_path / "admin"), "TOLLKEEPER_SECRET_KEY_FILE": "/no/such"}
+    ) == [
+        (
+            "TOLLKEEPER_SECRET_KEY_FILE names a file that cannot be read (No such file or directory): /no/such; "
+            "give the path of a readable file."
+        ),
+        "TOLLKEEPER_ADMIN_KEY_FILE is shorter than 20 characters; make one with: openssl rand -hex 32.",
+    ]
+
+
+def test_no_secret_shows_in_what_the_settings_print(tmp_path):
+    secrets = {
+        "TOLLKEEPER_ADMIN_KEY": "hunter2-admin-key-of-enough-characters",
+        "TOLLKEEPER_SECRET_KEY": "hunter2-secret-key-of-enough-characters",
+        "TOLLKEEPER_DATABASE_URL": f"sqlite:///{tmp_path}/hunter2.db",
+        f"TOLLKEEPER_PROVIDERS__{FIRST.name.upper()}__{FIRST.credential_fields[0].upper()}": "hunter2-provider-key",
+    }
+
+    settings = load_settings(secrets, {}, None, [FIRST])
+
+    assert "hunter2" not in f"{settings} {settings!r} {settings.resolved} {settings.providers}"
+    assert [row.value for row in settings.resolved if row.environment_name in secrets] == ["***"] * len(secrets)
+
+
+def test_no_secret_shows_in_what_is_said_of_wrong_settings(tmp_path):
+    (tmp_path / "bad.toml").write_text('admin_key = "hunter2"\nsecret_keys = "hunter2"\n')
+    provider = f"TOLLKEEPER_PROVIDERS__{FIRST.name.upper()}__"
+
+    problems = problems_of(
+        {
+            "TOLLKEEPER_SECRET_KEY": "hunter2",
+            "TOLLKEEPER_DATABASE_URL": "postgresql://tollkeeper:hunter2@db/ledger",
+            "TOLLKEEPER_ADMIN_KEYS": "hunter2",
+            provider + "BASE_URL": "https://user:hunter2@example.com",
+            provider + FIRST.credential_fields[0].upper(): "hunter2\n",
+        },
+        config_file=tmp_path / "bad.toml",
+    )
+
+    assert len(problems) == 7
+    assert "hunter2" not in " ".join(problems)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is refused
+
+
+def test_all_problems_are_in_one_report_each_under_the_name_it_was_given_by(tmp_path):
+    file = tmp_path / "my.toml"
+    file.write_text('durability = "never"\nprxy.port = 1\n[proxy]\ntls_cert = "no.pem"\n')
+
+    problems = problems_of(
+        {
+            "TOLLKEEPER_CONTROL__PORT": "http",
+            "TOLLKEEPER_DATABASE_URL": "postgresql://db/ledger",
+            "TOLLKEEPER_LOG_LEVLE": "debug",
+        },
+        {"proxy.port": "99999", "workers": "2"},
+        file,
+    )
+
+    assert problems == [
+        f"prxy.port in {file} is no setting; perhaps proxy.port was meant.",
+        "TOLLKEEPER_LOG_LEVLE is no setting; perhaps TOLLKEEPER_LOG_LEVEL was meant.",
+        (
+            "TOLLKEEPER_DATABASE_URL names a Postgres database, but this release keeps its ledger in SQLite; "
+            "leave it out, or give sqlite:///ABSOLUTE/PATH/ledger.db."
+        ),
+        "--port is 99999, which is out of its range; give a port from 0 to 65535, where 0 lets the system choose.",
+        f"proxy.tls_cert in {file} names no file: no.pem; give the path of a file that is there.",
+        (
+            "TOLLKEEPER_CONTROL__PORT is not a whole number: 'http'; "
+            "give a port from 0 to 65535, where 0 lets the system choose."
+        ),
+        "--workers is 2, but the ledger is SQLite, which has one process; give 1, or leave it out.",
+        f"durability in {file} has no such value: 'never'; give flush or fsync.",
+        f"proxy.tls_cert in {file} cannot be used without TOLLKEEPER_PROXY__TLS_KEY; give them together, or not at all.",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("TOLLKEEPER_PROXY_PORT", "TOLLKEEPER_PROXY__PORT"),
+        ("TOLLKEEPER_ADMINKEY", "TOLLKEEPER_ADMIN_KEY"),
+        ("TOLLKEEPER_data_dir", "TOLLKEEPER_DATA_DIR"),
+        ("TOLLKEEPER_SECRET_KEY_FILES", "TOLLKEEPER_SECRET_KEY_FILE"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_nearest_one(name, meant):
+    assert problems_of({name: "1"}) == [f"{name} is no setting; perhaps {meant} was meant."]
+
+
+def test_an_unknown_name_that_is_near_to_none_is_refused_with_where_to_look():
+    assert problems_of({"TOLLKEEPER_NATS_URL": "nats://x"}) == [
+        "TOLLKEEPER_NATS_URL is no setting; remove it; `tollkeeper config show` lists the names there are."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("toml", "said"),
+    [
+        (
+            "proxy = 1",
+            "proxy in tollkeeper.toml is a section and has no value itself; set what is in it, such as proxy.host.",
+        ),
+        ("[prixy]", "prixy in tollkeeper.toml is no setting"),
+        ("[data_dir]\nx = 1", "data_dir.x in tollkeeper.toml is no setting; perhaps data_dir was meant."),
+        ("data_dir = 5", "data_dir in tollkeeper.toml is not text; put the value in quotes."),
+        ("proxy.port =", "tollkeeper.toml is not TOML: Invalid value (at end of document); correct it there."),
+        (b"\xff", "tollkeeper.toml is not text in UTF-8; save it as UTF-8."),
+    ],
+)
+def test_a_settings_file_that_cannot_be_meant_is_refused(toml, said):
+    Path("tollkeeper.toml").write_bytes(toml if isinstance(toml, bytes) else toml.encode())
+
+    (problem,) = problems_of()
+
+    assert problem.startswith(said)
+
+
+def test_an_empty_section_of_the_settings_file_is_no_problem():
+    Path("tollkeeper.toml").write_text(f"[proxy]\n[providers]\n[providers.{FIRST.name}]\n")
+
+    assert load_settings({}, {}, None).proxy.port == 8080
+
+
+def test_a_named_settings_file_that_is_missing_is_refused(tmp_path):
+    by_environment = problems_of({"TOLLKEEPER_CONFIG": "gone.toml"})
+    by_flag = problems_of(config_file=tmp_path)
+
+    assert by_environment == [
+        "TOLLKEEPER_CONFIG names a file that is not there: gone.toml; correct the path, or leave it out."
+    ]
+    assert by_flag == [f"--config cannot be read (Is a directory): {tmp_path}; make it a file that can be read."]
+
+
+def test_a_path_that_cannot_be_looked_at_is_a_problem_and_not_a_crash():
+    (problem,) = problems_of({"TOLLKEEPER_DATA_DIR": "x" * 5000})
+
+    assert problem.startswith("TOLLKEEPER_DATA_DIR cannot be looked at (File name too long)")
+
+
+def test_a_certificate_and_its_key_come_together(tmp_path):
+    (tmp_path / "some.pem").touch()
+
+    assert problems_of({"TOLLKEEPER_PROXY__TLS_KEY": str(tmp_path / "some.pem")}) == [
+        "TOLLKEEPER_PROXY__TLS_KEY cannot be used without TOLLKEEPER_PROXY__TLS_CERT; give them together, or not at all."
+    ]
+
+
+def test_a_credential_is_whole_or_not_there():
+    whole = load_settings(
+        {"TOLLKEEPER_PROVIDERS__TWOFOLD__ACCOUNT": "a1", "TOLLKEEPER_PROVIDERS__TWOFOLD__TOKEN": "t1"},
+        {},
+        None,
+        [TWO_FIELDS],
+    )
+
+    assert whole.providers["twofold"].credential == {"account": Secret("a1"), "token": Secret("t1")}
+    assert problems_of({"TOLLKEEPER_PROVIDERS__TWOFOLD__TOKEN": "t1"}, providers=[TWO_FIELDS]) == [
+        (
+            "TOLLKEEPER_PROVIDERS__TWOFOLD__TOKEN cannot be used without TOLLKEEPER_PROVIDERS__TWOFOLD__ACCOUNT; "
+            "give them together, or not at all."
+        )
+    ]
+
+
+@pytest.mark.parametrize("hosts", [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "::")])
+def test_the_two_listeners_do_not_share_a_port(hosts):
+    flags = {"proxy.host": hosts[0], "control.host": hosts[1], "proxy.port": 9000, "control.port": 9000}
+
+    assert problems_of(flags=flags) == [
+        "--control-port makes the proxy and the control API share port 9000; give each a port of its own."
+    ]
+
+
+def test_two_listeners_may_both_let_the_system_choose_their_port():
+    settings = load_settings({}, {"proxy.port": 0, "control.port": 0}, None)
+
+    assert isinstance(settings, Settings)

@@ -1,0 +1,227 @@
+"""A whole installation for a test: simulated providers, a gateway, both in processes of their own, and an admin.
+
+Everything is reached as a user reaches it: over sockets, by the command line's processes, through the control API.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gateway.simulator.truth import Exchange, read_truth
+
+ADMIN_KEY = "admin-key-of-the-walks"
+PROVIDER_KEY = "simulator-openai-key"
+PATIENCE_S = 30
+"""How long anything may take that should take a moment; a machine that is busy is not a defect."""
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+class Answered(Exception):
+    """The control API refused: status and problem document."""
+
+    def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
+        super().__init__(f"{status} {problem}")
+        self.status = status
+        self.problem = problem
+
+
+def eventually(found: Callable[[], Any], what: str) -> Any:
+    """Ask until the answer is true, and return it; fail with a sentence if it stays false."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        answer = found()
+        if answer:
+            return answer
+        assert time.monotonic() < deadline, f"not within {PATIENCE_S} s: {what}"
+        time.sleep(0.05)
+
+
+@dataclass
+class Process:
+    """A process of ours whose standard output is read as it comes."""
+
+    command: list[str]
+    environment: dict[str, str]
+    lines: list[str] = field(default_factory=list)
+    popen: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        self.lines = []
+        self.popen = subprocess.Popen(
+            self.command,
+            env={**os.environ, **self.environment, "PYTHONPATH": str(REPOSITORY)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        threading.Thread(target=self._read, args=(self.popen, self.lines), daemon=True).start()
+
+    @staticmethod
+    def _read(popen: subprocess.Popen[str], lines: list[str]) -> None:
+        assert popen.stdout is not None
+        lines.extend(iter(popen.stdout.readline, ""))
+        popen.stdout.close()
+
+    def said(self, event: str) -> dict[str, Any]:
+        """Wait for a log line of that name."""
+
+        def find() -> dict[str, Any] | None:
+            for line in list(self.lines):
+                if f'"{event}"' in line and line.startswith("{"):
+                    found = json.loads(line)
+                    if found.get("event") == event:
+                        return found
+            assert self.popen is not None
+            assert self.popen.poll() is None, f"ended with {self.popen.returncode}: {''.join(self.lines)}"
+            return None
+
+        return eventually(find, f"a line `{event}` in {self.lines[-5:]}")
+
+    def kill(self) -> None:
+        """End it at once, as a power switch would."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> int:
+        """Ask it to end, and wait."""
+        return self._end(signal.SIGTERM)
+
+    def _end(self, number: signal.Signals) -> int:
+        assert self.popen is not None
+        if self.popen.poll() is None:
+            self.popen.send_signal(number)
+        return self.popen.wait(PATIENCE_S * 2)
+
+
+@dataclass
+class Installation:
+    """A gateway and the providers behind it."""
+
+    directory: Path
+    simulator: Process
+    gateway: Process
+    provider_url: str = ""
+    proxy_url: str = ""
+    control_url: str = ""
+
+    def start_gateway(self) -> None:
+        self.gateway.start()
+        serving = self.gateway.said("serving")
+        self.proxy_url = "http://" + serving["proxy"]
+        self.control_url = "http://" + serving["control"]
+
+    @property
+    def direct(self) -> str:
+        """The base URL that an SDK has without the gateway."""
+        return self.provider_url + "/v1"
+
+    @property
+    def openai(self) -> str:
+        """The base URL that an SDK has with the gateway."""
+        return self.proxy_url + "/openai/v1"
+
+    @property
+    def data_dir(self) -> Path:
+        return self.directory / "data"
+
+    def truth(self) -> list[Exchange]:
+        """What the simulator was asked and answered."""
+        return read_truth(self.directory / "truth.jsonl")
+
+    def ask(
+        self, method: str, path: str, document: object = None, key: str = ADMIN_KEY, body: bytes | None = None
+    ) -> Any:
+        """Ask the control API."""
+        data = body if body is not None else None if document is None else json.dumps(document).encode()
+        headers = {"Authorization": f"Bearer {key}"} | ({} if data is None else {"Content-Type": "application/json"})
+        request = urllib.request.Request(self.control_url + path, data=data, method=method, headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
+                text = answer.read()
+                return json.loads(text) if text else None
+        except urllib.error.HTTPError as error:
+            with error:
+                raise Answered(error.code, json.loads(error.read() or b"{}")) from None
+
+    def tenant(self, tenant_id: str, **fields: object) -> str:
+        """Create a tenant; return a key of its."""
+        self.ask("POST", "/v1/tenants", {"tenant_id": tenant_id, **fields})
+        return self.key(tenant_id)
+
+    def key(self, tenant_id: str, **fields: object) -> str:
+        return self.ask("POST", f"/v1/tenants/{tenant_id}/keys", {"name": "walk", **fields})["key"]
+
+    def events(self, tenant_id: str | None = None) -> list[dict[str, Any]]:
+        """Every event in the ledger, newest first."""
+        query = "/v1/usage/events?limit=1000&from=2020-01-01&to=2100-01-01"
+        if tenant_id is not None:
+            query += f"&tenant_id={tenant_id}"
+        events, cursor = [], ""
+        while True:
+            page = self.ask("GET", query + cursor)
+            events += page["data"]
+            if page["next_cursor"] is None:
+                return events
+            cursor = f"&cursor={page['next_cursor']}"
+
+    def events_of(self, tenant_id: str, count: int) -> list[dict[str, Any]]:
+        """A tenant's events, once there are as many as that, in the order of the calls."""
+        found = eventually(
+            lambda: (e := self.events(tenant_id)) and len(e) >= count and e, f"{count} events of {tenant_id}"
+        )
+        assert len(found) == count, found
+        return found[::-1]
+
+    def calls_logged(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in list(self.gateway.lines) if line.startswith('{"event":"call"')]
+
+
+def simulator_process(truth_log: Path, *arguments: str) -> Process:
+    command = [sys.executable, "-m", "gateway.simulator", "--truth-log", str(truth_log), *arguments]
+    return Process(command, {})
+
+
+def gateway_process(data_dir: Path, provider_url: str, **settings: str) -> Process:
+    environment = {
+        "TOLLKEEPER_DATA_DIR": str(data_dir),
+        "TOLLKEEPER_PROXY__PORT": "0",
+        "TOLLKEEPER_CONTROL__PORT": "0",
+        "TOLLKEEPER_ADMIN_KEY": ADMIN_KEY,
+        "TOLLKEEPER_LOG_FORMAT": "json",
+        "TOLLKEEPER_PROVIDERS__OPENAI__BASE_URL": provider_url,
+        "TOLLKEEPER_PROVIDERS__OPENAI__API_KEY": PROVIDER_KEY,
+        **{f"TOLLKEEPER_{name.upper()}": value for name, value in settings.items()},
+    }
+    return Process([sys.executable, "-m", "gateway", "serve"], environment)
+
+
+@contextmanager
+def installation(directory: Path, *simulator_arguments: str, **settings: str) -> Iterator[Installation]:
+    """Start simulator and gateway; stop them at the end, which must go well."""
+    simulator = simulator_process(directory / "truth.jsonl", *simulator_arguments)
+    simulator.start()
+    try:
+        provider_url = simulator.said("simulator_listening")["base_urls"]["openai"]
+        gateway = gateway_process(directory / "data", provider_url, **settings)
+        running = Installation(directory, simulator, gateway, provider_url)
+        running.start_gateway()
+        try:
+            yield running
+        finally:
+            code = gateway.stop()
+        assert code == 0, gateway.lines[-20:]
+    finally:
+        simulator.stop()

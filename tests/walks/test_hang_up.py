@@ -1,0 +1,129 @@
+"""Clients that leave, providers that break off, a gateway that is told to stop: every call is still accounted for."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.walks.harness import eventually, installation
+
+
+def raw_call(gateway, key, *, stream: bool, **controls: str) -> socket.socket:
+    """Send one chat over a socket of our own and return the socket, unread."""
+    url = urlsplit(gateway.openai)
+    body = json.dumps({"model": "gpt-4o", "stream": stream, "messages": [{"role": "user", "content": "Hi"}]})
+    headers = "".join(f"x-simulator-{name.replace('_', '-')}: {value}\r\n" for name, value in controls.items())
+    connection = socket.create_connection((url.hostname, url.port), timeout=30)
+    connection.sendall(
+        f"POST {url.path}/chat/completions HTTP/1.1\r\nHost: {url.netloc}\r\nAuthorization: Bearer {key}\r\n"
+        f"{headers}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+    )
+    return connection
+
+
+def read_all(connection: socket.socket) -> tuple[bytes, bool]:
+    """Everything until the end, and whether the connection was cut instead of closed."""
+    received = b""
+    while True:
+        try:
+            chunk = connection.recv(65536)
+        except ConnectionResetError:
+            return received, True
+        if not chunk:
+            return received, False
+        received += chunk
+
+
+def test_a_client_that_hangs_up_in_the_middle_of_a_stream_is_still_metered(gateway):
+    key = gateway.tenant("leaves-early")
+
+    connection = raw_call(gateway, key, stream=True, words="40", chunk_ms="10")
+    connection.recv(200)
+    connection.close()
+
+    (event,) = gateway.events_of("leaves-early", 1)
+    truth = next(exchange for exchange in gateway.truth() if exchange.object_id == event["external_id"])
+    assert event["completeness"] == "reported"
+    assert event["quantities"]["output_tokens"] == truth.usage["completion_tokens"]
+    assert truth.completed
+
+
+def test_a_client_that_hangs_up_before_the_answer_is_still_metered(gateway):
+    key = gateway.tenant("leaves-at-once")
+
+    connection = raw_call(gateway, key, stream=False, latency_ms="300")
+    connection.close()
+
+    (event,) = gateway.events_of("leaves-at-once", 1)
+    assert event["completeness"] == "reported"
+
+
+@pytest.mark.parametrize("fault", ["cut-stream", "cut-body", "cut-chunked"])
+def test_an_answer_that_the_provider_broke_off_is_a_break_to_the_client_and_an_unknown_in_the_ledger(gateway, fault):
+    tenant = f"sees-{fault}"
+    key = gateway.tenant(tenant)
+
+    with raw_call(gateway, key, stream=fault == "cut-stream", fault=fault, words="50") as connection:
+        received, _ = read_all(connection)
+
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert b"[DONE]" not in body
+    assert not body.endswith(b"0\r\n\r\n")
+    if b"Content-Length" in head:
+        assert len(body) < int(head.partition(b"Content-Length: ")[2].split(b"\r\n")[0])
+    (event,) = gateway.events_of(tenant, 1)
+    assert event["completeness"] == "unknown"
+    assert event["priced"] is False
+    assert event["charge"]["amount"] is None
+
+
+def test_a_call_that_the_provider_never_answered_is_an_unknown_and_is_not_sent_twice(gateway):
+    key = gateway.tenant("never-answered")
+    before = len(gateway.truth())
+
+    with raw_call(gateway, key, stream=False, fault="reset-before-head") as connection:
+        received = connection.recv(65536)
+
+    assert received.startswith(b"HTTP/1.1 502 ")
+    assert b"x-should-retry: false" in received
+    assert len(gateway.truth()) == before + 1
+    (event,) = gateway.events_of("never-answered", 1)
+    assert event["completeness"] == "unknown"
+
+
+def test_with_cancel_a_client_that_leaves_ends_the_call_at_the_provider(tmp_path):
+    with installation(tmp_path, on_disconnect="cancel") as gateway:
+        key = gateway.tenant("acme")
+
+        connection = raw_call(gateway, key, stream=True, words="4000", chunk_ms="5")
+        connection.recv(200)
+        connection.close()
+
+        (event,) = gateway.events_of("acme", 1)
+        (truth,) = eventually(lambda: [e for e in gateway.truth() if e.completed is not None], "the end of the answer")
+        assert event["completeness"] == "unknown"
+        assert truth.completed is False
+
+
+def test_told_to_stop_it_lets_calls_end_and_loses_none(tmp_path):
+    with installation(tmp_path) as gateway:
+        key = gateway.tenant("acme")
+        connection = raw_call(gateway, key, stream=True, words="30", chunk_ms="30")
+        connection.recv(200)
+
+        stopping = threading.Thread(target=gateway.gateway.stop)
+        stopping.start()
+        received, cut = read_all(connection)
+        stopping.join()
+        connection.close()
+        gateway.start_gateway()
+
+        assert not cut
+        assert b"[DONE]" in received
+        assert received.endswith(b"0\r\n\r\n")
+        (event,) = gateway.events_of("acme", 1)
+        assert event["completeness"] == "reported"
