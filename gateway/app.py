@@ -28,6 +28,7 @@ from gateway.api.parts import Health
 from gateway.api.server import ControlRunner
 from gateway.call_ids import new_call_id
 from gateway.callers import Callers
+from gateway.idempotency import Claims
 from gateway.keys import Secrets
 from gateway.listener import Listener
 from gateway.objects import LedgerObjects
@@ -206,6 +207,7 @@ async def _proxy(office: Office, spool: Spool) -> AsyncIterator[int]:
         routes=Routes(PROVIDERS),
         callers=Callers(office.snapshot, office.secrets, create_tenant if settings.auto_create_tenants else None),
         objects=objects,
+        claims=Claims(office.database, now),
         recorder=Recorder(spool, objects, now_ms),
         upstream=upstream,
         origins={name: Origin.parsed(provider.base_url) for name, provider in settings.providers.items()},

@@ -96,6 +96,18 @@ class BadHeader(Refusal):
     code = "invalid_header"
 
 
+class Repeated(Refusal):
+    """The call was forwarded before, under the same `X-Gateway-Idempotency-Key`."""
+
+    status = 409
+    code = "repeated_call"
+
+
+class IdempotencyMismatch(Refusal):
+    status = 422
+    code = "idempotency_mismatch"
+
+
 class EncodedBody(Refusal):
     status = 415
     code = "encoded_body"

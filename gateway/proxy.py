@@ -17,11 +17,12 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway import errors, upstream
 from gateway.call_ids import new_call_id
 from gateway.callers import GATEWAY_PREFIX, TENANT_HEADER, Caller, Callers
+from gateway.idempotency import Claims
 from gateway.keys import NotSealedHere, Secrets
 from gateway.listener import ClientGone, Exchange
 from gateway.messages import RawHeaders, RequestHead
@@ -73,6 +74,18 @@ class Rules:
     shared_reads: bool
 
 
+class Outgoing(NamedTuple):
+    """A request as it goes to a provider."""
+
+    origin: Origin
+    data: bytes
+    """Its head, and of its body what is held."""
+    whole: bool
+    """True if that is all of it; else the rest follows as it comes."""
+    references: References | None
+    """What looks for other tenants' objects in the rest; None where the account is not shared."""
+
+
 class _Line:
     """What the log will say of one call; filled in as the call goes along."""
 
@@ -97,6 +110,7 @@ class Proxy:
         routes: Routes,
         callers: Callers,
         objects: Objects,
+        claims: Claims,
         recorder: Recorder,
         upstream: Upstream,
         origins: Mapping[str, Origin],
@@ -108,6 +122,7 @@ class Proxy:
         self._routes = routes
         self._callers = callers
         self._objects = objects
+        self._claims = claims
         self._recorder = recorder
         self._upstream = upstream
         self._origins = origins
@@ -160,17 +175,33 @@ class Proxy:
             raise errors.UnlistedDenied(
                 "This path is not in the gateway's list, and the operator has set `unlisted = deny`."
             )
-        body, whole = await self._held_body(exchange, route, references)
+        claim_key = head.headers.get("X-Gateway-Idempotency-Key")
+        must_hold = route.endpoint.prepare is not None or references is not None or claim_key is not None
+        body, whole = await self._held_body(exchange, references) if must_hold else (b"", exchange.body_read)
         if references is not None:
             await self._own(caller, route, references.feed(body))
         prepared = route.endpoint.prepare(body) if whole and route.endpoint.prepare is not None else as_it_came(body)
         recording = Recording(call_id, line.arrived_ms, caller, route, prepared)
         origin = self._origins[route.provider.name]
-        request = _request(head, route, origin, credential, prepared, whole=whole)
+        outgoing = Outgoing(origin, _request(head, route, origin, credential, prepared, whole=whole), whole, references)
+        if claim_key is None:
+            await self._recorded(exchange, line, recording, outgoing)
+            return
+        if not whole:
+            raise errors.BadHeader(f"X-Gateway-Idempotency-Key: only with bodies up to {BODY_BYTES_MAX >> 20} MiB.")
+        await self._claims.claim(caller.tenant.tenant_id, claim_key, call_id, head, body)
+        try:
+            await self._recorded(exchange, line, recording, outgoing)
+        except (errors.NotRecordable, errors.UpstreamUnreachable):
+            await self._claims.release(caller.tenant.tenant_id, claim_key)
+            raise
 
+    async def _recorded(self, exchange: Exchange, line: _Line, recording: Recording, outgoing: Outgoing) -> None:
+        """Forward a call between its intent and its outcome."""
+        name = recording.route.provider.name
         await self._recorder.begin(recording)
         try:
-            await self._forward(exchange, line, recording, origin, request, references, whole=whole)
+            await self._forward(exchange, line, recording, outgoing)
         except errors.UpstreamUnreachable:
             self._recorder.nothing(recording, "unreachable")
             raise
@@ -178,9 +209,9 @@ class Proxy:
             self._recorder.nothing(recording, "request not sent whole")
             raise
         except upstream.TooSlow as error:
-            raise errors.UpstreamTooSlow(f"{route.provider.name} did not answer in time. It may have acted.") from error
+            raise errors.UpstreamTooSlow(f"{name} did not answer in time. It may have acted.") from error
         except (upstream.NoAnswer, upstream.BrokenAnswer) as error:
-            raise errors.UpstreamBroke(f"{route.provider.name} broke the connection off. It may have acted.") from error
+            raise errors.UpstreamBroke(f"{name} broke the connection off. It may have acted.") from error
         finally:
             line.event = self._recorder.lost(recording) or line.event
 
@@ -217,15 +248,13 @@ class Proxy:
             if not owned:
                 raise errors.ObjectMissing(name)
 
-    async def _held_body(self, exchange: Exchange, route: Route, references: References | None) -> tuple[bytes, bool]:
+    async def _held_body(self, exchange: Exchange, references: References | None) -> tuple[bytes, bool]:
         """What of the request body is held, and whether that is all of it."""
         if exchange.body_read:
             return b"", True
         codings = exchange.head.headers.getall("Content-Encoding", [])
         if references is not None and any(coding.lower() != "identity" for coding in codings):
             raise errors.EncodedBody("On the platform's shared account, request bodies must come uncompressed.")
-        if route.endpoint.prepare is None and references is None:
-            return b"", False
         chunk = await exchange.read()
         if exchange.body_read:
             return chunk, True
@@ -237,35 +266,25 @@ class Proxy:
 
     # -- forward and relay
 
-    async def _forward(
-        self,
-        exchange: Exchange,
-        line: _Line,
-        recording: Recording,
-        origin: Origin,
-        request: bytes,
-        references: References | None,
-        *,
-        whole: bool,
-    ) -> None:
+    async def _forward(self, exchange: Exchange, line: _Line, recording: Recording, outgoing: Outgoing) -> None:
         began = time.perf_counter()
         method = exchange.head.method
-        connection = await self._connected(exchange, origin)
+        connection = await self._connected(exchange, outgoing.origin)
         try:
             try:
-                connection.send(request, method=method, whole=whole)
-                if not whole:
-                    await self._upload(exchange, connection, recording, references)
+                connection.send(outgoing.data, method=method, whole=outgoing.whole)
+                if not outgoing.whole:
+                    await self._upload(exchange, connection, recording, outgoing.references)
                 answer = await connection.answer()
             except upstream.TooSlow:
                 raise
             except upstream.NoAnswer:
-                if not (connection.used and whole and method in IDEMPOTENT):
+                if not (connection.used and outgoing.whole and method in IDEMPOTENT):
                     raise
                 # Kept from before and closed by the provider meanwhile. Asking again changes nothing there.
                 self._upstream.release(connection)
-                connection = await self._connected(exchange, origin, fresh=True)
-                connection.send(request, method=method, whole=True)
+                connection = await self._connected(exchange, outgoing.origin, fresh=True)
+                connection.send(outgoing.data, method=method, whole=True)
                 answer = await connection.answer()
             line.upstream_s = time.perf_counter() - began
             line.upstream_status = answer.head.status

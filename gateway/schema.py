@@ -16,7 +16,7 @@ from metering.database import Database
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0003"
+HEAD = "0004"
 """The revision that this release reads and writes. A test holds it against the migrations. Later ones sort after it."""
 
 VERSION_TABLE = "alembic_version"

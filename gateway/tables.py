@@ -99,4 +99,16 @@ idempotent_answers = Table(
 )
 """First answers to control API requests that carried an `Idempotency-Key`, sealed, since one may show a new key."""
 
+idempotent_calls = Table(
+    "idempotent_calls",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("idempotency_key", Text, primary_key=True),
+    Column("call_id", Text, nullable=False),
+    Column("request_digest", Text, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    **STRICT,
+)
+"""The calls that came with `X-Gateway-Idempotency-Key`: a repetition is told the first one's id."""
+
 APPEND_ONLY = (audit_log,)

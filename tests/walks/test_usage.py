@@ -274,3 +274,44 @@ def test_the_command_line_works_beside_a_running_gateway_and_without_one(tmp_pat
     assert "0.000837" in table.stdout
     assert json.loads(without.stdout)["total"] == json.loads(beside.stdout)["total"], without.stderr
     assert "acme" in listed.stdout
+
+
+def test_a_call_with_an_idempotency_key_is_forwarded_once(gateway):
+    key = gateway.tenant("once")
+    other = gateway.tenant("once-more")
+    headers = {"X-Gateway-Idempotency-Key": "order-17"}
+    before = len(gateway.truth())
+
+    first = chat(gateway, key, **headers)
+    with pytest.raises(openai.ConflictError) as repeated:
+        chat(gateway, key, **headers)
+    with (
+        openai.OpenAI(base_url=gateway.openai, api_key=key, max_retries=2) as client,
+        pytest.raises(openai.UnprocessableEntityError) as mismatched,
+    ):
+        client.embeddings.create(model="text-embedding-3-small", input="x", extra_headers=headers)
+    chat(gateway, other, **headers)
+
+    (event,) = gateway.events_of("once", 1)
+    assert event["external_id"] == first.id
+    assert event["call_id"] in str(repeated.value)
+    assert mismatched.value.response.headers["x-tollkeeper-error"] == "idempotency_mismatch"
+    assert len(gateway.truth()) == before + 2
+
+
+def test_an_idempotency_key_whose_call_was_never_sent_can_be_used_again(tmp_path):
+    with installation(tmp_path) as gateway:
+        key = gateway.tenant("acme")
+        headers = {"X-Gateway-Idempotency-Key": "order-17"}
+        gateway.simulator.stop()
+        with pytest.raises(openai.InternalServerError):
+            chat(gateway, key, **headers)
+        port = gateway.provider_url.split(":")[2].split("/")[0]
+        gateway.simulator.command += ["--port", port]
+        gateway.simulator.start()
+        gateway.simulator.said("simulator_listening")
+
+        answer = chat(gateway, key, **headers)
+
+        (event,) = gateway.events_of("acme", 1)
+        assert event["external_id"] == answer.id
