@@ -20,9 +20,14 @@ from tests.bench.candidates import python_version
 from tests.bench.processes import Failed
 
 NOT_MEASURED = "-"
+TO = "\N{EN DASH}"
+TIMES = "\N{MULTIPLICATION SIGN}"
 
 CHAT = "chat"
 STREAM = "stream"
+
+MEASURABLE_CPU_S = 0.1
+"""The accounting counts in hundredths of a second."""
 
 ENOUGH_CPU_S = 1.0
 QUIET_CORES = 0.2
@@ -83,9 +88,12 @@ class Measured:
     def of(self, work: str) -> list[Sample]:
         return [] if self.failed else [sample for sample in self.samples if sample.work == work]
 
-    def cpu_us(self, work: str) -> float | None:
-        """The median of the samples."""
-        return median(found) if (found := [sample.cpu_us for sample in self.of(work)]) else None
+    def cpu_us(self, work: str) -> list[float]:
+        """What the samples say, least first; nothing if one is too small for the accounting to tell."""
+        samples = self.of(work)
+        if any(sample.cpu_s < MEASURABLE_CPU_S for sample in samples):
+            return []
+        return sorted(sample.cpu_us for sample in samples)
 
 
 def reference(measured: Mapping[str, Measured]) -> str | None:
@@ -98,7 +106,7 @@ def ratio(measured: Mapping[str, Measured], name: str, work: str) -> float | Non
     if to is None or name == "direct":
         return None
     own, base = measured[name].cpu_us(work), measured[to].cpu_us(work)
-    return own / base if own is not None and base else None
+    return median(own) / median(base) if own and base else None
 
 
 def method(rounds: int, connections: int, took_s: float) -> dict[str, Any]:
@@ -118,18 +126,17 @@ def method(rounds: int, connections: int, took_s: float) -> dict[str, Any]:
         "chat": f"answer of {upstream.ANSWER_BYTES} bytes, connections kept, each call as soon as the last is answered",
         "stream": f"{upstream.EVENTS} events, {upstream.PAUSE_S * 1e3:g} ms apart; one call's cost spread over them",
         "cpu": "user + system of every process of the candidate, from /proc; median of the rounds",
+        "rate": "each candidate's own peak: a slower one also pays for waking the upstream and the load generator, which "
+        "a faster one finds awake",
         "not done by others": "nginx and aiohttp authenticate, meter, price, record and log nothing",
         "done by tollkeeper": "gateway key, spool (durability flush), ledger on SQLite, access log to a file; "
         "a sample ends when the ledger has as many events as there were calls",
     }
 
 
-def _spread(samples: list[Sample]) -> str:
+def _spread(found: list[float]) -> str:
     """The median, and between which figures it lies."""
-    if not samples:
-        return NOT_MEASURED
-    found = [sample.cpu_us for sample in samples]
-    return f"{median(found):.1f} ({min(found):.1f} to {max(found):.1f})"
+    return f"{median(found):.1f} ({found[0]:.1f}{TO}{found[-1]:.1f})" if found else NOT_MEASURED
 
 
 def _middle(samples: list[Sample], value: Callable[[Sample], float], form: str) -> str:
@@ -140,31 +147,22 @@ def show(console: Console, how: Mapping[str, Any], measured: Mapping[str, Measur
     """Print the table and what there is to know about it."""
     to = reference(measured)
     machine = how["machine"]
-    versions = "; ".join(f"{name}: {one.version}" for name, one in measured.items() if one.version and name != "direct")
     table = Table(
         box=SIMPLE_HEAD,
-        title=f"CPU time, all processes of each; {how['connections']} connections; {how['rounds']} rounds: "
-        "median (least to most)",
-        caption=f"{machine['cores']} cores {machine['architecture']}, {machine['kernel']}, {how['python']}. {versions}.",
+        title=f"CPU time, all processes of each; {how['connections']} connections; rounds: {how['rounds']}; "
+        f"median (least{TO}most)",
+        caption=f"{machine['cores']} cores {machine['architecture']}, {machine['kernel']}, {how['python']}; "
+        f"{how['took_s']:.0f} s in all",
         title_justify="left",
         caption_justify="left",
         title_style="bold",
     )
     table.add_column("", no_wrap=True)
-    for heading in (
-        "µs per call",
-        f"by {to}'s",
-        "µs per SSE event",
-        f"by {to}'s",
-        "calls/s",
-        "p50 ms",
-        "p99 ms",
-        "MiB",
-    ):
-        if to is not None or not heading.startswith("by "):
-            table.add_column(heading, justify="right", no_wrap=True)
+    compared = [] if to is None else [f"{TIMES} {to}"]
+    for heading in ("µs per call", *compared, "µs per SSE event", *compared, "calls/s", "p50 ms", "p99 ms", "MiB"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for name, one in measured.items():
-        chats, streams = one.of(CHAT), one.of(STREAM)
+        chats = one.of(CHAT)
         if not chats:
             continue
         ratios = [ratio(measured, name, work) for work in (CHAT, STREAM)]
@@ -172,14 +170,14 @@ def show(console: Console, how: Mapping[str, Any], measured: Mapping[str, Measur
         rest, after = one.rss_rest_mib, one.rss_after_mib
         cells = [
             name,
-            _spread(chats),
+            _spread(one.cpu_us(CHAT)),
             *([over_chat] if to is not None else []),
-            _spread(streams),
+            _spread(one.cpu_us(STREAM)),
             *([over_stream] if to is not None else []),
             _middle(chats, lambda sample: sample.calls / sample.wall_s, ".0f"),
             _middle(chats, lambda sample: sample.p50_ms, ".2f"),
             _middle(chats, lambda sample: sample.p99_ms, ".2f"),
-            NOT_MEASURED if rest is None or after is None else f"{rest:.0f} then {after:.0f}",
+            NOT_MEASURED if rest is None or after is None else f"{rest:.0f}, {after:.0f}",
         ]
         table.add_row(*cells, style="bold" if name == "tollkeeper" else None)
     if table.row_count:
@@ -193,13 +191,16 @@ def _remarks(measured: Mapping[str, Measured]) -> Iterator[str]:
         if one.skipped is not None:
             yield f"{name}: skipped: {one.skipped}"
         if one.failed is not None:
-            yield f"{name}: failed: {one.failed}"
+            yield f"{name}: failed: {' '.join(one.failed.split())}"
+    versions = "; ".join(f"{name}: {one.version}" for name, one in measured.items() if one.samples and name != "direct")
+    if versions:
+        yield versions + "."
     samples = [(name, sample) for name, one in measured.items() for sample in one.of(CHAT) + one.of(STREAM)]
     if not samples:
         return
     if any(name == "direct" for name, _ in samples):
         yield "direct: no proxy; its CPU time is the upstream's own, which no other row contains."
-    yield "Rates and latencies: one machine, saturated, shared by load, upstream and candidate. MiB: at rest, then at the end."
+    yield "Each at its own peak rate, on cores that load, upstream and candidate share; MiB at rest, then at the end."
     if "tollkeeper" in measured and measured["tollkeeper"].samples and not measured["tollkeeper"].failed:
         calls = sum(sample.calls for sample in measured["tollkeeper"].samples)
         yield f"tollkeeper: of {calls} measured calls, each is in the ledger once, priced, and in the access log."
@@ -220,18 +221,17 @@ def as_json(how: Mapping[str, Any], measured: Mapping[str, Measured]) -> dict[st
     to = reference(measured)
     candidates = {}
     for name, one in measured.items():
-        figures = {
-            work: {
-                "cpu_us": one.cpu_us(work),
-                "cpu_us_min": min(sample.cpu_us for sample in one.of(work)),
-                "cpu_us_max": max(sample.cpu_us for sample in one.of(work)),
-                "ratio": ratio(measured, name, work),
-                "p50_ms": median(sample.p50_ms for sample in one.of(work)),
-                "p99_ms": median(sample.p99_ms for sample in one.of(work)),
-            }
-            for work in (CHAT, STREAM)
-            if one.of(work)
-        }
+        figures = {}
+        for work in (CHAT, STREAM):
+            if found := one.cpu_us(work):
+                figures[work] = {
+                    "cpu_us": median(found),
+                    "cpu_us_min": found[0],
+                    "cpu_us_max": found[-1],
+                    "ratio": ratio(measured, name, work),
+                    "p50_ms": median(sample.p50_ms for sample in one.of(work)),
+                    "p99_ms": median(sample.p99_ms for sample in one.of(work)),
+                }
         candidates[name] = {
             "version": one.version,
             "skipped": one.skipped,
