@@ -103,7 +103,9 @@ class Shipper:
         self._now = now
         self._spools: dict[str, _Spool] = {}
         self._unreadable: set[str] = set()
+        """Spools that could not be read the last time; said once."""
         self._last = ""
+        """The spool that was read last."""
         self._batch = _Batch()
         self._wake = asyncio.Event()
         self._stopping = False
@@ -264,17 +266,22 @@ class Shipper:
         try:
             await self._booked(batch.facts, batch.aside, batch.moved)
         except NOT_BOOKABLE:
-            # One of the facts, or more: each by itself, so that the others are booked.
-            while batch.facts:
-                fact = batch.facts[0]
-                try:
-                    await self._booked([fact])
-                except NOT_BOOKABLE as error:
-                    reason = type(error).__name__
-                    log.error("event_not_bookable", event_id=fact.event.event_id, reason=reason)
-                    batch.aside.append(ledger_sqlite.aside(fact, f"an event that can not be booked: {reason}"))
-                del batch.facts[0]
+            await self._book_apart(batch.facts, batch.aside)
             await self._booked([], batch.aside, batch.moved)
+
+    async def _book_apart(self, facts: Sequence[Fact], aside: list[Aside]) -> None:
+        """Book facts of which one or more can not be booked: by halves, until those are found."""
+        half = len(facts) // 2
+        for part in (facts[:half], facts[half:]):
+            try:
+                await self._booked(part)
+            except NOT_BOOKABLE as error:
+                if len(part) > 1:
+                    await self._book_apart(part, aside)
+                else:
+                    reason = type(error).__name__
+                    log.error("event_not_bookable", event_id=part[0].event.event_id, reason=reason)
+                    aside.append(ledger_sqlite.aside(part[0], f"an event that can not be booked: {reason}"))
 
     async def _booked(self, facts: Sequence[Fact], aside: Sequence[Aside] = (), moved: Iterable[str] = ()) -> None:
         now = self._now()

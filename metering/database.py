@@ -6,7 +6,6 @@ of one process writes, and a file lock keeps a second process out. Readers are o
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -24,8 +23,8 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 READERS_MAX = 4
 """Read-only connections; further questions wait for one."""
 
-READ_TIMEOUT_S = 10
-"""How long a question waits for a connection before it fails."""
+WAIT_S_MAX = 10
+"""How long a question or a transaction waits for a connection before it fails."""
 
 CACHE_KIB = 16 << 10
 
@@ -51,7 +50,6 @@ class Database:
         self.path = path
         self._lock_file = path.with_suffix(".lock")
         self._lock_fd = -1
-        self._turn = asyncio.Lock()
         self._writer: AsyncEngine
         self._readers: AsyncEngine
 
@@ -75,14 +73,14 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
-        """One transaction on the one connection that writes; committed at the end, rolled back on an exception.
+        """One transaction on the one connection that writes; committed at the end, rolled back on an exception. Whoever
+        wants the next waits for it.
 
         Raises DatabaseUnavailable for the database's own failures; what was to be written is then not there.
         """
-        async with self._turn:
-            with _unavailable():
-                async with self._writer.begin() as connection:
-                    yield connection
+        with _unavailable():
+            async with self._writer.begin() as connection:
+                yield connection
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
@@ -100,7 +98,7 @@ def _unavailable() -> Iterator[None]:
     except NEVER:
         raise
     except NoConnectionFree as error:
-        raise DatabaseUnavailable(f"no connection became free in {READ_TIMEOUT_S} s") from error
+        raise DatabaseUnavailable(f"no connection became free in {WAIT_S_MAX} s") from error
     except DBAPIError as error:
         raise DatabaseUnavailable(f"{type(error.orig).__name__}: {error.orig}") from error
 
@@ -111,7 +109,7 @@ def _engine(target: URL, *, connections: int, read_only: bool) -> AsyncEngine:
         poolclass=AsyncAdaptedQueuePool,
         pool_size=connections,
         max_overflow=0,
-        pool_timeout=READ_TIMEOUT_S,
+        pool_timeout=WAIT_S_MAX,
         connect_args={"isolation_level": None},
     )
 

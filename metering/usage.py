@@ -200,6 +200,8 @@ def validated(event: UsageEvent) -> UsageEvent:
     """Return the event, or raise ValueError naming the first field that cannot be a fact."""
     if not event.event_id or not event.tenant_id or not event.source:
         raise ValueError("event_id, tenant_id and source must not be empty")
+    if "\0" in event.event_id or "\0" in event.tenant_id:
+        raise ValueError("event_id and tenant_id must not hold NUL, where databases end a text")
     if not 0 < event.occurred_at_ms < MOMENT_MS_END:
         raise ValueError("occurred_at_ms must lie between the years 1970 and 10000")
     for name, amount in event.quantities.items():

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from metering.intents import Closed, Intent
 from metering.ledger_sqlite import Fact
-from metering.spool_reader import BEGINNING, Reading, read
 from metering.usage import Completeness, UsageEvent
 
 NOON = dt.datetime(2026, 11, 20, 12, tzinfo=dt.UTC)
@@ -77,15 +75,3 @@ def payload(value: Intent | UsageEvent | Closed) -> bytes:
 def fact(event: UsageEvent) -> Fact:
     """The event as it reaches the ledger."""
     return Fact(event, hashlib.blake2b(payload(event), digest_size=8).hexdigest())
-
-
-def read_to_end(directory: Path, spool_id: str, *, ended: bool = False) -> Reading:
-    """All that can be read of a spool now, in one."""
-    records, damages, position = [], [], BEGINNING
-    while True:
-        reading = read(directory, spool_id, position, 1_000, ended=ended)
-        if reading.position == position:
-            return Reading(records, damages, position)
-        records += reading.records
-        damages += reading.damages
-        position = reading.position

@@ -14,9 +14,7 @@ def test_the_key_of_an_event_comes_from_the_event_alone():
 
 def test_what_happened_can_not_be_changed_and_how_far_we_are_can():
     append_only = {
-        table.name
-        for module in (metering.tables, pricing.tables, gateway.tables)
-        for table in module.APPEND_ONLY
+        table.name for module in (metering.tables, pricing.tables, gateway.tables) for table in module.APPEND_ONLY
     }
 
     assert append_only == {"usage_events", "quarantine", "charges", "tenant_plans", "audit_log"}

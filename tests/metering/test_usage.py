@@ -81,6 +81,8 @@ def test_a_day_begins_with_its_first_millisecond(offset_ms, day):
         ({"event_id": ""}, "must not be empty"),
         ({"tenant_id": ""}, "must not be empty"),
         ({"source": ""}, "must not be empty"),
+        ({"event_id": "a\0"}, "must not hold NUL"),
+        ({"tenant_id": "\0a"}, "must not hold NUL"),
         ({"occurred_at_ms": 0}, "occurred_at_ms"),
         ({"occurred_at_ms": -1}, "occurred_at_ms"),
         ({"occurred_at_ms": MOMENT_MS_END}, "occurred_at_ms"),

@@ -1,4 +1,7 @@
-"""Processes that use a spool, for tests that kill them: `python -m tests.metering.workers WHAT DIRECTORY`."""
+"""Spools read to their end, and processes that write them until they are killed.
+
+As a process: `python -m tests.metering.workers WHAT DIRECTORY`.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from metering.spool import Spool, SpoolFull
+from metering.spool_reader import BEGINNING, Reading, read
 from metering.spool_records import HEADER_BYTES, RECORD_BYTES_MAX, RecordKind
-from tests.builders import read_to_end
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -22,11 +26,23 @@ SPOOL_ID = "w0-killed"
 
 def content(number: int) -> bytes:
     """What the record of that number holds: of many lengths, most of more than one page of memory."""
-    return b"%d." % number * (number * 7_919 % 2_500)
+    return (b"%d." % number * (number * 7_919 % 2_500))[:12_000]
 
 
-def write_for_ever(directory: Path) -> None:
-    """Write records and say after each that it is written. Calls are always under way."""
+def read_to_end(directory: Path, spool_id: str, *, ended: bool = False) -> Reading:
+    """All that can be read of a spool now, in one."""
+    records, damages, position = [], [], BEGINNING
+    while True:
+        reading = read(directory, spool_id, position, 1_000, ended=ended)
+        if reading.position == position:
+            return Reading(records, damages, position)
+        records += reading.records
+        damages += reading.damages
+        position = reading.position
+
+
+def write_for_ever(directory: Path, *, acknowledge: bool = True) -> None:
+    """Write records, and say after each that it is written. Calls are always under way."""
     spool = Spool(directory, SPOOL_ID, fsync=False, segment_bytes=SEGMENT_BYTES)
     spool.open()
     under_way, number = 0, 0
@@ -38,8 +54,9 @@ def write_for_ever(directory: Path) -> None:
             spool.settle(RecordKind.OUTCOME, content(number + 1))
             under_way -= 1
         number += 1
-        sys.stdout.write(f"{number}\n")
-        sys.stdout.flush()
+        if acknowledge:
+            sys.stdout.write(f"{number}\n")
+            sys.stdout.flush()
 
 
 def live(directory: Path) -> None:
@@ -84,6 +101,14 @@ def fill_the_disk(directory: Path) -> None:
     print(json.dumps(told))
 
 
+WORKS = {
+    "write": write_for_ever,
+    "write silently": partial(write_for_ever, acknowledge=False),
+    "live": live,
+    "fill": fill_the_disk,
+}
+
+
 @contextmanager
 def worker(what: str, directory: Path, *within: str) -> Iterator[subprocess.Popen[str]]:
     """One of these as a process. It is killed at the end, if it was not before."""
@@ -96,4 +121,4 @@ def worker(what: str, directory: Path, *within: str) -> Iterator[subprocess.Pope
 
 
 if __name__ == "__main__":
-    {"write": write_for_ever, "live": live, "fill": fill_the_disk}[sys.argv[1]](Path(sys.argv[2]))
+    WORKS[sys.argv[1]](Path(sys.argv[2]))

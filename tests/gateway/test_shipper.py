@@ -1,0 +1,939 @@
+"""From the spools to the ledger: every outcome once, every call that nobody ended as unknown, and nothing lost on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import os
+import shutil
+import time
+from collections import Counter
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import delete, insert, select, text
+from structlog.testing import capture_logs
+
+from gateway.shipper import BATCH_EVENTS_MAX, RETENTION_S, Shipper
+from metering.database import Database, DatabaseUnavailable
+from metering.spool import Spool, SpoolFull, segment_path
+from metering.spool_reader import segments, spools
+from metering.spool_records import RECORD_BYTES_MAX, RecordKind, encode, scan
+from metering.tables import quarantine, spool_positions, usage_events
+from pricing.catalogue import load_books
+from pricing.tables import charges, rollups, tenant_plans
+from tests.builders import NOON, call_id, closed, intent, payload, usage_event
+
+PATIENCE_S = 30
+"""How long anything may take that should take a moment."""
+
+SEGMENT_BYTES = 4 * RECORD_BYTES_MAX
+
+
+@pytest.fixture(scope="module")
+def books():
+    return load_books()
+
+
+@pytest.fixture
+def directory(tmp_path):
+    return tmp_path / "spool"
+
+
+class Clock:
+    """A clock that moves when it is looked at, so that what one transaction wrote can be told from the next."""
+
+    def __init__(self):
+        self.now = NOON
+
+    def __call__(self):
+        self.now += dt.timedelta(milliseconds=1)
+        return self.now
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+class Line:
+    """The ledger over a line that fails when it is told to: before a transaction, within it, or after its commit."""
+
+    def __init__(self, database):
+        self.database = database
+        self.failures = []
+        """What happens to the next transactions, in turn: None, or when to fail."""
+        self.failure = DatabaseUnavailable("the line is cut")
+        self.readable = True
+
+    @asynccontextmanager
+    async def transaction(self):
+        when = self.failures.pop(0) if self.failures else None
+        if when == "before":
+            raise self.failure
+        async with self.database.transaction() as connection:
+            yield connection
+            if when == "within":
+                raise self.failure
+        if when == "after":
+            raise self.failure
+
+    @asynccontextmanager
+    async def reading(self):
+        if not self.readable:
+            raise self.failure
+        async with self.database.reading() as connection:
+            yield connection
+
+
+class Worker:
+    """A worker's life, as its spool has it. Calls have numbers."""
+
+    def __init__(self, directory, name="w0-1", segment_bytes=SEGMENT_BYTES):
+        self.spool = Spool(directory, name, fsync=False, segment_bytes=segment_bytes)
+        self.spool.open()
+
+    def begins(self, number, **changes):
+        self.spool.admit(payload(intent(call_id=call_id(number), **changes)))
+
+    def ends(self, number, **changes):
+        self.spool.settle(RecordKind.OUTCOME, payload(usage_event(event_id=call_id(number), **changes)))
+
+    def used_nothing(self, number):
+        self.spool.settle(RecordKind.CLOSED, payload(closed(call_id(number))))
+
+    def called(self, *numbers, **changes):
+        for number in numbers:
+            self.begins(number)
+            self.ends(number, **changes)
+
+    def wrote(self, content, kind=RecordKind.OUTCOME):
+        """A record that no release of ours writes."""
+        self.spool._write(kind, content)
+
+    def dies(self):
+        self.spool.close()
+
+
+@pytest.fixture
+def worker(directory):
+    worker = Worker(directory)
+    yield worker
+    worker.dies()
+
+
+@pytest.fixture
+def line(database):
+    return Line(database)
+
+
+@pytest.fixture
+def new_shipper(directory, line, books):
+    """A shipper that remembers nothing."""
+    clock = Clock()
+    return lambda: Shipper(directory, line, books, clock)
+
+
+@pytest.fixture
+def shipper(new_shipper):
+    return new_shipper()
+
+
+async def ship(shipper):
+    """Rounds until there is nothing more."""
+    async with asyncio.timeout(PATIENCE_S):
+        while await shipper.round():
+            pass
+
+
+async def rows(database, table):
+    async with database.reading() as connection:
+        return (await connection.execute(select(table).order_by(*table.primary_key.columns))).all()
+
+
+async def booked(database):
+    """The events in the ledger: call number → completeness."""
+    found = {int(row.event_id[-12:], 16): row.completeness for row in await rows(database, usage_events)}
+    assert len(found) == len(await rows(database, charges)) == len(await rows(database, usage_events))
+    return found
+
+
+async def aside(database):
+    return [row.reason for row in await rows(database, quarantine)]
+
+
+async def everything(database):
+    """All tables that are the same however often facts are shipped."""
+    return [await rows(database, table) for table in (usage_events, charges, rollups, quarantine)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What becomes of a call
+
+
+async def test_a_calls_outcome_is_booked_with_its_charge_and_in_the_sums(database, worker, shipper):
+    worker.called(1)
+
+    await ship(shipper)
+
+    (event,) = await rows(database, usage_events)
+    (charge,) = await rows(database, charges)
+    (rollup,) = await rows(database, rollups)
+    assert (event.event_id, event.units, event.completeness) == (call_id(1), 163, "reported")
+    assert (charge.charge_nano, charge.cost_nano) == (837_000, 697_500)
+    assert (rollup.events, rollup.charge_nano) == (1, 837_000)
+
+
+async def test_a_call_that_is_under_way_is_not_booked_yet(database, worker, shipper):
+    worker.begins(1)
+    await ship(shipper)
+    before = await booked(database)
+    worker.ends(1)
+    await ship(shipper)
+
+    assert before == {}
+    assert await booked(database) == {1: "reported"}
+
+
+async def test_calls_that_used_nothing_are_not_booked(database, worker, shipper):
+    worker.begins(1)
+    worker.used_nothing(1)
+    worker.dies()
+
+    await ship(shipper)
+
+    assert await booked(database) == {}
+    assert spools(worker.spool._directory) == []
+
+
+async def test_a_call_that_its_worker_left_open_is_booked_as_unknown_once(database, directory, worker, new_shipper):
+    """Watches that a call the provider may have acted on is never forgotten, and never booked by two who find it."""
+    worker.called(1)
+    worker.begins(2)
+    worker.begins(3)
+    worker.used_nothing(3)
+    worker.dies()
+
+    for _ in range(3):
+        await ship(new_shipper())
+        for mark in directory.glob("*.finished"):
+            mark.unlink()
+
+    assert await booked(database) == {1: "reported", 2: "unknown"}
+    assert await aside(database) == []
+
+
+async def test_a_spool_that_was_read_to_its_end_is_finished_only_when_its_worker_is_gone(directory, worker, shipper):
+    worker.called(1)
+    await ship(shipper)
+    living = spools(directory)
+    worker.dies()
+    await ship(shipper)
+
+    assert (living, spools(directory)) == (["w0-1"], [])
+
+
+async def test_what_a_worker_tore_in_its_death_is_an_unknown_call_and_no_alarm(database, directory, worker, shipper):
+    worker.called(1)
+    worker.begins(2)
+    worker.dies()
+    torn = encode(RecordKind.OUTCOME, 4, payload(usage_event(event_id=call_id(2))))[:-1]
+    with segment_path(directory, "w0-1", 0).open("ab") as file:
+        file.write(torn + bytes(1_000))
+
+    with capture_logs() as logs:
+        await ship(shipper)
+
+    assert await booked(database) == {1: "reported", 2: "unknown"}
+    assert (await aside(database), logs) == ([], [])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Again, by another
+
+
+async def test_shipping_again_what_was_shipped_changes_nothing(database, directory, worker, new_shipper):
+    """A06. Watches that ids come from the records: whoever reads a spool again adds nothing to the ledger."""
+    worker.called(*range(40))
+    worker.begins(100)
+    worker.dies()
+    await ship(new_shipper())
+    before = await everything(database)
+
+    for _ in range(3):
+        for mark in directory.glob("*.finished"):
+            mark.unlink()
+        async with database.transaction() as connection:
+            await connection.execute(delete(spool_positions))
+        await ship(new_shipper())
+
+    assert await everything(database) == before
+    assert await booked(database) == dict.fromkeys(range(40), "reported") | {100: "unknown"}
+
+
+async def test_a_new_shipper_goes_on_where_the_ledger_is(database, directory, worker, new_shipper):
+    """Watches `spool_positions`: segments of which nothing is needed are not read again after each start."""
+    worker.called(*range(200))
+    await ship(new_shipper())
+    assert len(segments(directory, "w0-1")) > 2
+    for number in segments(directory, "w0-1")[:-1]:
+        segment_path(directory, "w0-1", number).write_bytes(b"overwritten")
+    worker.called(200)
+
+    with capture_logs() as logs:
+        await ship(new_shipper())
+
+    assert set(await booked(database)) == set(range(201))
+    assert logs == []
+
+
+async def test_a_new_shipper_finds_the_calls_that_are_open_however_long_ago_they_began(
+    database, directory, worker, new_shipper
+):
+    """Watches the segment that is kept in `spool_positions`: from a later one, a call that began before would be lost."""
+    worker.begins(1_000)
+    worker.called(*range(200))
+    await ship(new_shipper())
+    later = new_shipper()
+    worker.called(200)
+    await ship(later)
+    (position,) = await rows(database, spool_positions)
+    worker.dies()
+
+    await ship(new_shipper())
+
+    assert (position.segment, position.sequence) == (0, 403)
+    assert await booked(database) == dict.fromkeys(range(201), "reported") | {1_000: "unknown"}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What can not be booked
+
+
+NO_EVENTS = [
+    b"",
+    b"not JSON",
+    b"[]",
+    b'{"event_id":"x"}',
+    b'{"event_id":"\xff"}',
+    payload(usage_event(event_id="")),
+    payload(usage_event(quantities={"tokens": 1})),
+    payload(usage_event(quantities={"messages": -1})),
+    payload(usage_event(quantities={"messages": 10**30})),
+    payload(usage_event(occurred_at_ms=10**18)),
+    payload(usage_event()).replace(b'"reported"', b'"guessed"'),
+]
+
+
+@pytest.mark.parametrize("content", NO_EVENTS)
+async def test_a_record_that_is_no_event_is_set_aside_and_stops_no_other(database, worker, shipper, content):
+    """Watches that one bad record does not hold the ledger up: it would be the next one to be read for ever."""
+    worker.called(1)
+    worker.wrote(content)
+    worker.called(2)
+
+    with capture_logs() as logs:
+        await ship(shipper)
+
+    assert await booked(database) == {1: "reported", 2: "reported"}
+    (row,) = await rows(database, quarantine)
+    assert (row.quarantine_id, row.reason) == ("w0-1:3", "a record that is no event")
+    assert row.record == content.decode("utf-8", "replace")
+    assert [line["event"] for line in logs] == ["record_not_bookable"]
+
+
+@pytest.mark.parametrize("kind", [RecordKind.INTENT, RecordKind.CLOSED, 7])
+async def test_a_record_of_whatever_kind_that_nobody_understands_is_set_aside(database, worker, shipper, kind):
+    worker.wrote(b"{}", kind)
+    worker.called(1)
+
+    await ship(shipper)
+
+    assert await booked(database) == {1: "reported"}
+    assert await aside(database) == ["a record that is no event"]
+
+
+async def test_a_call_whose_outcome_is_no_event_shows_as_unknown(database, worker, shipper):
+    worker.begins(1)
+    worker.spool.settle(RecordKind.OUTCOME, b"not JSON")
+    worker.dies()
+
+    await ship(shipper)
+
+    assert await booked(database) == {1: "unknown"}
+
+
+async def test_an_event_that_no_column_holds_is_set_aside_and_stops_no_other(database, worker, shipper):
+    """Watches booking by halves: what one event is refused for would otherwise be the end of its whole batch."""
+    worker.called(1)
+    worker.called(2, quantities={"input_tokens": 1 << 53})
+    worker.called(3)
+
+    with capture_logs() as logs:
+        await ship(shipper)
+
+    assert await booked(database) == {1: "reported", 3: "reported"}
+    assert [(row.tenant_id, row.reason) for row in await rows(database, quarantine)] == [
+        ("acme", "an event that can not be booked: OverflowError")
+    ]
+    assert [line["event"] for line in logs] == ["event_not_bookable"]
+
+
+async def test_a_tenant_whose_plan_there_is_no_book_for_stops_no_other(database, worker, shipper):
+    async with database.transaction() as connection:
+        await connection.execute(insert(tenant_plans), {"tenant_id": "acme", "effective_at": NOON, "plan": "long gone"})
+    worker.called(1)
+    worker.called(2, tenant_id="umbrella")
+
+    await ship(shipper)
+
+    assert await booked(database) == {2: "reported"}
+    assert await aside(database) == ["an event that can not be booked: ValueError"]
+
+
+async def test_another_content_under_the_same_id_is_set_aside_with_an_alarm_and_the_first_is_kept(
+    database, worker, shipper
+):
+    """A18."""
+    worker.called(1)
+    worker.called(1, quantities={"input_tokens": 1})
+
+    with capture_logs() as logs:
+        await ship(shipper)
+
+    (event,) = await rows(database, usage_events)
+    assert event.units == 163
+    assert [reason for reason in await aside(database) if "another content" in reason] != []
+    assert [(line["event"], line["event_id"]) for line in logs] == [("event_conflict", call_id(1))]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Damage
+
+
+async def test_damage_is_set_aside_with_an_alarm_and_costs_the_records_it_touches(database, directory, worker, shipper):
+    worker.called(*range(5))
+    worker.dies()
+    path = segment_path(directory, "w0-1", 0)
+    data = path.read_bytes()
+    at = data.index(payload(usage_event(event_id=call_id(2))))
+    path.write_bytes(data[:at] + b"\0" + data[at + 1 :])
+
+    with capture_logs() as logs:
+        await ship(shipper)
+
+    assert await booked(database) == {0: "reported", 1: "reported", 2: "unknown", 3: "reported", 4: "reported"}
+    assert sorted(await aside(database)) == ["records missing in the spool", "unreadable bytes in the spool"]
+    assert [line["event"] for line in logs] == ["spool_damaged", "records_missing"]
+    assert logs[1]["first"] == logs[1]["last"] == 6
+
+
+async def test_a_segment_that_is_lost_is_an_alarm_that_says_which_records_are_missing(
+    database, directory, worker, shipper
+):
+    """Watches the sequence: the ledger can prove that it has every record, or say which it has not."""
+    worker.called(*range(200))
+    worker.dies()
+    lost = segments(directory, "w0-1")[1]
+    segment_path(directory, "w0-1", lost).unlink()
+
+    with capture_logs() as logs:
+        await ship(shipper)
+
+    (missing,) = [line for line in logs if line["event"] == "records_missing"]
+    gone = missing["last"] - missing["first"] + 1
+    found = await booked(database)
+    assert gone > 20
+    assert Counter(found.values())["reported"] == (400 - gone) // 2
+    assert await aside(database) == ["records missing in the spool"]
+
+
+async def test_the_first_segment_may_not_be_lost_in_silence_either(database, directory, worker, shipper):
+    worker.called(*range(200))
+    segment_path(directory, "w0-1", 0).unlink()
+
+    await ship(shipper)
+
+    assert "records missing in the spool" in await aside(database)
+    assert 0 < len(await booked(database)) < 200
+
+
+async def test_a_copy_of_records_in_a_spool_is_no_further_call(database, directory, worker, shipper):
+    """A10, duplicated ranges. Watches the sequence: the copy of an intent would be a call that nobody ended."""
+    worker.called(*range(5))
+    worker.dies()
+    path = segment_path(directory, "w0-1", 0)
+    data = path.read_bytes()
+    (intent_of_the_first, *_) = scan(data)
+    path.write_bytes(data + data + data[: intent_of_the_first.end])
+
+    await ship(shipper)
+
+    assert await booked(database) == dict.fromkeys(range(5), "reported")
+    assert await aside(database) == []
+
+
+async def test_a_spool_that_can_not_be_read_stops_no_other(database, directory, worker, shipper):
+    """Watches that one bad sector is not the end of the ledger, and that what can not be read is not called finished."""
+    segment_path(directory, "w0-0", 0).mkdir()
+    worker.called(1)
+
+    with capture_logs() as logs:
+        await ship(shipper)
+        await ship(shipper)
+    read = await booked(database)
+    segment_path(directory, "w0-0", 0).rmdir()
+    other = Worker(directory, "w0-0")
+    other.called(2)
+    other.dies()
+    await ship(shipper)
+
+    assert read == {1: "reported"}
+    assert [line["event"] for line in logs] == ["spool_unreadable"]
+    assert await booked(database) == {1: "reported", 2: "reported"}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Batches
+
+
+async def batches(database):
+    """How many events each transaction has booked."""
+    return Counter(row.recorded_at for row in await rows(database, usage_events))
+
+
+async def test_a_transaction_books_as_many_events_as_calls_can_wait_for_and_no_more(database, directory, shipper):
+    """Watches the bound of a batch, for outcomes and for calls that were left open."""
+    worker = Worker(directory, segment_bytes=640 * RECORD_BYTES_MAX)
+    worker.called(*range(1_100))
+    for number in range(2_000, 2_600):
+        worker.begins(number)
+    worker.dies()
+
+    await ship(shipper)
+
+    sizes = list((await batches(database)).values())
+    assert sum(sizes) == 1_700
+    assert max(sizes) == BATCH_EVENTS_MAX
+    assert len(sizes) == -(-1_700 // BATCH_EVENTS_MAX)
+    assert spools(directory) == []
+
+
+async def test_what_came_together_is_booked_together(database, worker, shipper):
+    worker.called(*range(100))
+
+    more = await shipper.round()
+
+    assert not more
+    assert len(await batches(database)) == 1
+
+
+async def test_a_spool_that_is_always_full_keeps_no_other_from_its_turn(database, directory, worker, shipper):
+    """Watches the turns: spools are read in rotation, not always from the first."""
+    worker.called(*range(2_000))
+    others = [Worker(directory, f"w{number}-1") for number in (1, 2, 3)]
+    for number, other in enumerate(others):
+        other.called(5_000 + number)
+
+    for _ in range(2):
+        await shipper.round()
+
+    assert {5_000, 5_001, 5_002} <= set(await booked(database))
+    for other in others:
+        other.dies()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# While the ledger can not be written
+
+
+@pytest.mark.parametrize("when", ["before", "within", "after"])
+async def test_a_ledger_that_fails_for_a_while_costs_nothing(database, line, worker, shipper, when):
+    """Watches that what was read is kept until it is booked, and that a commit nobody heard of is not booked twice."""
+    worker.called(*range(10))
+    line.failures = [when] * 3
+
+    for _ in range(3):
+        with pytest.raises(DatabaseUnavailable):
+            await shipper.round()
+        worker.called(10 + len(line.failures))
+    await ship(shipper)
+
+    assert await booked(database) == dict.fromkeys(range(13), "reported")
+    assert await aside(database) == []
+    (rollup,) = await rows(database, rollups)
+    assert rollup.events == 13
+
+
+async def test_a_failure_while_the_bad_event_is_looked_for_costs_nothing(database, line, worker, shipper):
+    worker.called(1)
+    worker.called(2, quantities={"input_tokens": 1 << 53})
+    worker.called(3)
+    line.failures = [None, "after", "before", None, None, None, None, "within"]
+
+    for _ in range(3):
+        with pytest.raises(DatabaseUnavailable):
+            await shipper.round()
+    await ship(shipper)
+
+    assert await booked(database) == {1: "reported", 3: "reported"}
+    assert await aside(database) == ["an event that can not be booked: OverflowError"]
+
+
+async def test_a_spool_is_not_finished_by_a_round_that_booked_nothing(database, directory, line, worker, shipper):
+    worker.begins(1)
+    worker.dies()
+    line.failures = ["before"]
+
+    with pytest.raises(DatabaseUnavailable):
+        await shipper.round()
+    unfinished = spools(directory)
+    await ship(shipper)
+
+    assert (unfinished, spools(directory)) == (["w0-1"], [])
+    assert await booked(database) == {1: "unknown"}
+
+
+async def test_a_backlog_drains_by_itself_when_the_ledger_is_back(database, line, worker, shipper):
+    """A04. The ledger can neither be read nor written, calls go on, and it says so once each way."""
+    line.readable = False
+    line.failures = ["before"] * 10_000
+    with capture_logs() as logs:
+        running = asyncio.create_task(shipper.run())
+        worker.called(*range(300))
+        await until_failing(shipper)
+        failing = shipper.failing
+        worker.called(*range(300, 600))
+        line.readable = True
+        await asyncio.sleep(0)
+        line.failures = []
+        await until_booked(database, 600)
+        await until_failing(shipper, failing=False)
+        shipper.stop()
+        await asyncio.wait_for(running, PATIENCE_S)
+
+    assert failing == "the line is cut"
+    assert [line["event"] for line in logs] == ["ledger_unavailable", "ledger_available_again"]
+    assert await booked(database) == dict.fromkeys(range(600), "reported")
+
+
+async def test_a_ledger_on_a_full_disk_costs_nothing(database, worker, shipper):
+    """The real thing: SQLite may not grow, and later it may."""
+    async with database.transaction() as connection:
+        pages = (await connection.execute(text("PRAGMA page_count"))).scalar()
+        await connection.execute(text(f"PRAGMA max_page_count = {pages + 4}"))
+    worker.called(*range(400))
+    with pytest.raises(DatabaseUnavailable, match="full"):
+        await ship(shipper)
+    before = await booked(database)
+
+    async with database.transaction() as connection:
+        await connection.execute(text("PRAGMA max_page_count = 1000000"))
+    await ship(shipper)
+
+    assert len(before) < 400
+    assert await booked(database) == dict.fromkeys(range(400), "reported")
+
+
+async def until(true):
+    async with asyncio.timeout(PATIENCE_S):
+        while not await true():  # noqa: ASYNC110 - whoever looks at the ledger from outside can only look again
+            await asyncio.sleep(0.01)
+
+
+async def until_failing(shipper, *, failing=True):
+    async def as_said():
+        return (shipper.failing is not None) == failing
+
+    await until(as_said)
+
+
+async def until_shipped(shipper, after):
+    async def later():
+        return shipper.last_shipped > after
+
+    await until(later)
+
+
+async def until_booked(database, count):
+    async def there():
+        return len(await rows(database, usage_events)) >= count
+
+    await until(there)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Running, and stopping
+
+
+async def test_what_workers_write_is_booked_without_anybody_asking(database, worker, shipper):
+    running = asyncio.create_task(shipper.run())
+    for number in range(3):
+        worker.called(number)
+        await until_booked(database, number + 1)
+    await until_shipped(shipper, after=shipper.last_shipped)
+    shipper.stop()
+    await asyncio.wait_for(running, PATIENCE_S)
+
+    assert await booked(database) == dict.fromkeys(range(3), "reported")
+
+
+async def test_told_to_stop_it_ships_what_is_there_and_ends(database, directory, worker, shipper):
+    """Watches the last rounds: more than one batch is there when it is told to stop."""
+    running = asyncio.create_task(shipper.run())
+    await until_shipped(shipper, after=shipper.last_shipped)
+    worker.called(*range(700))
+    worker.begins(1_000)
+    worker.dies()
+    shipper.stop()
+
+    await asyncio.wait_for(running, PATIENCE_S)
+
+    assert await booked(database) == dict.fromkeys(range(700), "reported") | {1_000: "unknown"}
+    assert spools(directory) == []
+
+
+async def test_told_to_stop_after_a_failure_it_ships_what_is_there_too(database, line, worker, shipper):
+    """Watches the batch that was kept: it is booked first, and what came after it is not left behind."""
+    worker.called(1)
+    line.failures = ["before"]
+    running = asyncio.create_task(shipper.run())
+    await until_failing(shipper)
+    worker.called(2)
+    shipper.stop()
+
+    await asyncio.wait_for(running, PATIENCE_S)
+
+    assert await booked(database) == {1: "reported", 2: "reported"}
+
+
+async def test_told_to_stop_while_the_ledger_is_away_it_ends_and_the_next_one_ships_it(
+    database, line, worker, new_shipper
+):
+    line.failures = ["before"] * 10_000
+    worker.called(*range(10))
+    shipper = new_shipper()
+    running = asyncio.create_task(shipper.run())
+    await until_failing(shipper)
+    shipper.stop()
+    await asyncio.wait_for(running, PATIENCE_S)
+    before = await booked(database)
+    line.failures = []
+
+    await ship(new_shipper())
+
+    assert before == {}
+    assert await booked(database) == dict.fromkeys(range(10), "reported")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Letting go
+
+
+def aged(directory):
+    then = time.time() - RETENTION_S - 1
+    for path in directory.iterdir():
+        os.utime(path, (then, then))
+
+
+async def kept_house(shipper):
+    """A round that looks after old segments first, and the numbers of those that are left."""
+    shipper._housekept = float("-inf")
+    await shipper.round()
+    return segments(shipper._directory, "w0-1")
+
+
+async def test_segments_are_deleted_when_all_they_hold_is_booked_and_their_time_has_come(directory, worker, shipper):
+    """Watches the retention, and that a living worker's newest segment stays whatever its age."""
+    worker.called(*range(200))
+    await ship(shipper)
+    numbers = segments(directory, "w0-1")
+
+    young = await kept_house(shipper)
+    aged(directory)
+    old = await kept_house(shipper)
+
+    assert len(numbers) > 2
+    assert (young, old) == (numbers, numbers[-1:])
+
+
+async def test_a_segment_that_holds_an_open_call_stays(database, directory, worker, shipper):
+    """Watches the open calls: without its intent a call that nobody ends would never show as unknown."""
+    worker.called(*range(100))
+    worker.begins(1_000)
+    begun = segments(directory, "w0-1")[-1]
+    worker.called(*range(100, 250))
+    await ship(shipper)
+    aged(directory)
+
+    with_open_call = await kept_house(shipper)
+    worker.used_nothing(1_000)
+    await ship(shipper)
+    aged(directory)
+    without = await kept_house(shipper)
+
+    assert begun > 0
+    assert with_open_call == list(range(begun, without[-1] + 1))
+    assert without[-1] > begun
+    assert len(without) == 1
+
+
+async def test_nothing_is_deleted_that_the_ledger_does_not_have(database, directory, line, worker, shipper):
+    """Watches the order: booked first, and only then let go of."""
+    worker.called(*range(200))
+    numbers = segments(directory, "w0-1")
+    aged(directory)
+    line.failures = ["before"] * 3
+
+    for _ in range(3):
+        with pytest.raises(DatabaseUnavailable):
+            await kept_house(shipper)
+
+    assert segments(directory, "w0-1") == numbers
+    assert await booked(database) == {}
+
+
+async def test_a_finished_spool_goes_whole_and_an_unfinished_one_stays(directory, worker, shipper):
+    worker.called(*range(200))
+    worker.dies()
+    aged(directory)
+    unfinished = await kept_house(shipper)
+    await ship(shipper)
+
+    finished = await kept_house(shipper)
+
+    assert (len(unfinished) > 2, finished) == (True, [])
+    assert list(directory.iterdir()) == []
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Whatever happens
+
+STEPS = st.sampled_from(
+    [
+        *[
+            "begin",
+            "begin",
+            "begin",
+            "end",
+            "end",
+            "close",
+            "note",
+            "die",
+            "ship",
+            "ship",
+            "crash",
+            "restart",
+            "housekeep",
+        ],
+        *[
+            "unavailable before",
+            "unavailable within",
+            "unavailable after",
+            "crash before",
+            "crash within",
+            "crash after",
+        ],
+    ]
+)
+
+
+class World:
+    """Workers, a shipper and a ledger, and what must be in the ledger at the end."""
+
+    def __init__(self, directory, database, books):
+        self.directory, self.books = directory, books
+        self.line = Line(database)
+        self.clock = Clock()
+        self.number = 0
+        self.lives = 0
+        self.expected = {}
+        self.open = []
+        self.restart()
+        self.work()
+
+    def restart(self):
+        self.shipper = Shipper(self.directory, self.line, self.books, self.clock)
+
+    def work(self):
+        self.lives += 1
+        self.worker = Worker(self.directory, f"w0-{self.lives:04}")
+
+    async def step(self, what):
+        match what.split():
+            case ["begin"]:
+                self.number += 1
+                try:
+                    self.worker.begins(self.number, category="x" * 3_000)
+                except SpoolFull:
+                    return
+                self.open.append(self.number)
+            case ["end"] if self.open:
+                self.expected[self.open[0]] = "reported"
+                self.worker.ends(self.open.pop(0), category="x" * 3_000)
+            case ["close"] if self.open:
+                self.worker.used_nothing(self.open.pop())
+            case ["note"]:
+                self.number += 1
+                self.expected[self.number] = "reported"
+                self.worker.spool.note(payload(usage_event(event_id=call_id(self.number))))
+            case ["die"]:
+                self.worker.dies()
+                self.expected |= dict.fromkeys(self.open, "unknown")
+                self.open = []
+                self.work()
+            case ["ship"]:
+                await self.shipper.round()
+            case ["restart"]:
+                self.restart()
+            case ["housekeep"]:
+                aged(self.directory)
+                self.shipper._housekept = float("-inf")
+                await self.shipper.round()
+            case ["unavailable", when]:
+                self.line.failures, self.line.failure = [when], DatabaseUnavailable("cut")
+                with suppress(DatabaseUnavailable):
+                    await self.shipper.round()
+            case ["crash", when]:
+                self.line.failures, self.line.failure = [when], Crash()
+                try:
+                    await self.shipper.round()
+                except Crash:
+                    self.restart()
+        self.line.failures = []
+
+    async def end(self):
+        await self.step("die")
+        self.worker.dies()
+        await ship(self.shipper)
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.lists(STEPS, max_size=60))
+def test_in_the_end_every_call_is_in_the_ledger_once_whatever_happened_on_the_way(
+    migrated, tmp_path_factory, books, steps
+):
+    """A20, in small: workers that die, a shipper that crashes before, within and after each transaction, a ledger that
+    comes and goes, and segments that are deleted as soon as they may be."""
+    directory = tmp_path_factory.mktemp("world")
+    shutil.copyfile(migrated, directory / "ledger.db")
+
+    async def live():
+        database = Database(directory / "ledger.db")
+        await database.open()
+        try:
+            world = World(directory / "spool", database, books)
+            for step in steps:
+                await world.step(step)
+            await world.end()
+            assert spools(directory / "spool") == []
+            return world.expected, await booked(database), await aside(database), await rows(database, rollups)
+        finally:
+            await database.close()
+
+    expected, found, set_aside, sums = asyncio.run(live())
+
+    assert found == expected
+    assert set_aside == []
+    assert sum(row.events for row in sums) == len(expected)

@@ -1,0 +1,342 @@
+"""One writes, the others read; a transaction is whole or was never there; and a failure says whose it is."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import subprocess
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DataError, IntegrityError
+
+from metering import database as metering_database
+from metering.database import READERS_MAX, Database, DatabaseInUse, DatabaseUnavailable
+from metering.spool import LOCK_SUFFIX
+
+PATIENCE_S = 30
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture
+async def database(tmp_path):
+    """One with a table `kept(number)`."""
+    database = Database(tmp_path / "ledger.db")
+    await database.open()
+    async with database.transaction() as connection:
+        await connection.execute(text("CREATE TABLE kept (number INTEGER NOT NULL PRIMARY KEY) STRICT"))
+    yield database
+    await database.close()
+
+
+async def keep(connection, number):
+    await connection.execute(text("INSERT INTO kept VALUES (:number)"), {"number": number})
+
+
+async def kept(database):
+    async with database.reading() as connection:
+        return list((await connection.execute(text("SELECT number FROM kept ORDER BY number"))).scalars())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One process
+
+
+OPENING = """
+import asyncio, sys
+from pathlib import Path
+from metering.database import Database, DatabaseInUse
+try:
+    asyncio.run(Database(Path(sys.argv[1])).open())
+    print("opened")
+except DatabaseInUse as error:
+    print(error)
+"""
+
+
+async def another_process_opens(path):
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", OPENING, path, cwd=REPOSITORY, stdout=subprocess.PIPE
+    )
+    said, _ = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+    return said.decode().strip()
+
+
+async def test_a_second_process_is_refused_and_told_why(database):
+    """Watches the lock: two processes that write one file can corrupt it."""
+    said = await another_process_opens(database.path)
+
+    assert said == f"another process uses {database.path}"
+
+
+async def test_the_next_process_may_open_what_the_first_has_closed(tmp_path):
+    path = tmp_path / "ledger.db"
+    first = Database(path)
+    await first.open()
+    with pytest.raises(DatabaseInUse):
+        await Database(path).open()
+    await first.close()
+
+    assert await another_process_opens(path) == "opened"
+
+
+async def test_nobody_else_can_read_the_ledgers_files(database, tmp_path):
+    async with database.transaction() as connection:
+        await keep(connection, 1)
+
+    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()}
+
+    assert set(modes.values()) == {"0o600"}
+    assert {"ledger.db", f"ledger{LOCK_SUFFIX}"} <= set(modes)
+
+
+@pytest.mark.parametrize("name", ["plain", "two words", "what?", "#1", "100%", "a%20b", "a&b=c", "ö", "file:x"])
+async def test_a_ledger_is_where_it_was_told_to_be_however_the_directory_is_named(tmp_path, name):
+    """Watches the path being a path: put into a URL as text, `?` and `#` would end it."""
+    directory = tmp_path / name
+    directory.mkdir()
+    database = Database(directory / "ledger.db")
+    await database.open()
+    async with database.transaction() as connection:
+        await connection.execute(text("CREATE TABLE kept (number INTEGER)"))
+        await keep(connection, 7)
+
+    found = await kept(database)
+    await database.close()
+
+    assert found == [7]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert {path.name for path in directory.iterdir()} == {"ledger.db", "ledger.lock"}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Writing
+
+
+class Interrupted(Exception):
+    pass
+
+
+async def test_a_transaction_that_ends_well_is_kept(database):
+    async with database.transaction() as connection:
+        await keep(connection, 1)
+        await keep(connection, 2)
+
+    assert await kept(database) == [1, 2]
+
+
+async def test_a_transaction_that_is_interrupted_leaves_nothing(database):
+    """Watches the rollback."""
+
+    async def begin():
+        async with database.transaction() as connection:
+            await keep(connection, 1)
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        await begin()
+    async with database.transaction() as connection:
+        await keep(connection, 2)
+
+    assert await kept(database) == [2]
+
+
+async def test_a_transaction_that_is_cancelled_leaves_nothing_and_lets_the_next_begin(database):
+    begun = asyncio.Event()
+
+    async def begin():
+        async with database.transaction() as connection:
+            await keep(connection, 1)
+            begun.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(begin())
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    async with asyncio.timeout(PATIENCE_S), database.transaction() as connection:
+        await keep(connection, 2)
+
+    assert await kept(database) == [2]
+
+
+async def test_a_change_of_the_schema_is_part_of_its_transaction(database):
+    """Watches the explicit BEGIN: the driver's own transactions end at a change of the schema, and half stays."""
+
+    async def begin():
+        async with database.transaction() as connection:
+            await keep(connection, 1)
+            await connection.execute(text("CREATE TABLE another (number INTEGER)"))
+            await keep(connection, 2)
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        await begin()
+
+    async with database.reading() as connection:
+        tables = list((await connection.execute(text("SELECT name FROM sqlite_master WHERE type = 'table'"))).scalars())
+    assert tables == ["kept"]
+    assert await kept(database) == []
+
+
+async def test_transactions_at_once_come_one_after_the_other(database):
+    """Watches the one connection that writes: each reads the last number and writes the next one, with others wanting to
+    in between."""
+
+    async def count_up():
+        async with database.transaction() as connection:
+            last = (await connection.execute(text("SELECT COALESCE(MAX(number), 0) FROM kept"))).scalar()
+            await asyncio.sleep(0)
+            await keep(connection, last + 1)
+
+    async with asyncio.timeout(PATIENCE_S):
+        await asyncio.gather(*(count_up() for _ in range(20)))
+
+    assert await kept(database) == list(range(1, 21))
+
+
+async def test_a_commit_is_on_the_disk_before_it_is_done(database):
+    """Watches the two settings that a crash of the machine depends on. (That they work is SQLite's own claim.)"""
+    async with database.transaction() as connection:
+        mode = (await connection.execute(text("PRAGMA journal_mode"))).scalar()
+        synchronous = (await connection.execute(text("PRAGMA synchronous"))).scalar()
+
+    assert (mode, synchronous) == ("wal", 2)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["INSERT INTO kept VALUES (1)", "CREATE TABLE more (number INTEGER)", "PRAGMA user_version = 7", "DROP TABLE kept"],
+)
+async def test_who_reads_can_not_write(database, statement):
+    """Watches the read-only connections."""
+
+    async def write():
+        async with database.reading() as connection:
+            await connection.execute(text(statement))
+            await connection.commit()
+
+    with pytest.raises(DatabaseUnavailable, match="readonly"):
+        await write()
+
+    assert await kept(database) == []
+
+
+async def test_who_reads_sees_one_state_while_others_write(database):
+    async with database.transaction() as connection:
+        await keep(connection, 1)
+
+    async with database.reading() as reading:
+        before = (await reading.execute(text("SELECT COUNT(*) FROM kept"))).scalar()
+        async with database.transaction() as connection:
+            await keep(connection, 2)
+        during = (await reading.execute(text("SELECT COUNT(*) FROM kept"))).scalar()
+
+    assert (before, during, len(await kept(database))) == (1, 1, 2)
+
+
+async def test_who_reads_does_not_see_what_is_not_committed(database):
+    async with database.transaction() as connection:
+        await keep(connection, 1)
+        found = await kept(database)
+
+    assert found == []
+
+
+@pytest.mark.parametrize(("wanted", "connections"), [("reading", READERS_MAX), ("transaction", 1)])
+async def test_who_waits_too_long_for_a_connection_is_told_that_the_database_is_unavailable(
+    tmp_path, monkeypatch, wanted, connections
+):
+    """Watches the bound on connections, and that reaching it is no other failure than a database that does not answer."""
+    monkeypatch.setattr(metering_database, "WAIT_S_MAX", 0.05)
+    hasty = Database(tmp_path / "hasty.db")
+    await hasty.open()
+    want = getattr(hasty, wanted)
+    async with AsyncExitStack() as stack:
+        for _ in range(connections):
+            await stack.enter_async_context(want())
+
+        with pytest.raises(DatabaseUnavailable, match="no connection became free"):
+            async with want():
+                pass
+
+    async with want() as connection:
+        assert (await connection.execute(text("SELECT 1"))).scalar() == 1
+    await hasty.close()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Whose failure it is
+
+
+async def test_a_database_that_can_not_be_written_now_is_unavailable_and_later_it_is_not(database):
+    async with database.transaction() as connection:
+        await connection.execute(text("PRAGMA busy_timeout = 10"))
+    other = sqlite3.connect(database.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+
+    with pytest.raises(DatabaseUnavailable, match="locked"):
+        async with database.transaction() as connection:
+            await keep(connection, 1)
+    other.execute("ROLLBACK")
+    other.close()
+    async with database.transaction() as connection:
+        await keep(connection, 2)
+
+    assert await kept(database) == [2]
+
+
+async def test_a_full_disk_is_unavailable_and_costs_only_what_did_not_fit(database):
+    """Watches the rollback after a failure in the middle: SQLite may have kept the first rows of the transaction."""
+    async with database.transaction() as connection:
+        await keep(connection, 1)
+        pages = (await connection.execute(text("PRAGMA page_count"))).scalar()
+        await connection.execute(text(f"PRAGMA max_page_count = {pages + 2}"))
+
+    async def fill():
+        async with database.transaction() as connection:
+            for number in range(2, 10_000):
+                await keep(connection, number)
+
+    with pytest.raises(DatabaseUnavailable, match="full"):
+        await fill()
+    async with database.transaction() as connection:
+        await keep(connection, 10_000)
+
+    assert await kept(database) == [1, 10_000]
+
+
+@pytest.mark.parametrize("values", [("1", "1"), ("'one'",), ("1.5",)])
+async def test_what_no_later_try_will_change_is_not_called_unavailable(database, values):
+    """Watches the difference: a value that a column does not take would otherwise be tried again for ever."""
+
+    async def insert():
+        async with database.transaction() as connection:
+            for value in values:
+                await connection.execute(text(f"INSERT INTO kept VALUES ({value})"))
+
+    with pytest.raises((IntegrityError, DataError)):
+        await insert()
+
+    assert await kept(database) == []
+
+
+async def test_a_file_that_is_no_database_is_unavailable(tmp_path):
+    path = tmp_path / "ledger.db"
+    path.write_bytes(b"something else altogether, and long enough to be one" * 100)
+    database = Database(path)
+    await database.open()
+
+    with pytest.raises(DatabaseUnavailable, match="not a database"):
+        async with database.transaction():
+            pass
+
+    await database.close()

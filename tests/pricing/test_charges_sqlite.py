@@ -1,0 +1,105 @@
+"""Charges and daily sums as SQLite keeps them."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+
+from pricing import charges_sqlite
+from pricing.rating import rate
+from pricing.rollups import fold
+from pricing.tables import ROLLUP_COUNTS, ROLLUP_SUMS, charges, rollups
+from tests.builders import call_id, usage_event
+
+SUMS = (*ROLLUP_COUNTS, *ROLLUP_SUMS)
+KEY = ("acme", "2026-11-20", "openai", "llm_call", "ai", "", "chat.completions", "gpt-4o", "rag", "k1", "USD", "USD")
+
+
+@pytest.fixture
+def judged(books):
+    """Events with their judgements, numbered."""
+
+    def judged(count, **event):
+        events = [usage_event(event_id=call_id(number), **event) for number in range(count)]
+        return [(event, rate(event, books.price_book(None), books.cost_book)) for event in events]
+
+    return judged
+
+
+async def rows(database, table):
+    async with database.reading() as connection:
+        return (await connection.execute(select(table))).all()
+
+
+async def test_a_charge_is_kept_with_all_it_takes_to_check_it(database, judged):
+    ((event, rated),) = judged(1)
+    async with database.transaction() as connection:
+        await charges_sqlite.append(connection, [(event, rated)])
+
+    (row,) = await rows(database, charges)
+
+    assert (row.tenant_id, row.event_day, row.event_id) == ("acme", "2026-11-20", event.event_id)
+    assert (bool(row.priced), row.currency, row.charge_nano, row.credits) == (True, "USD", 837_000, None)
+    assert (row.cost_currency, row.cost_nano) == ("USD", 697_500)
+    assert (row.price_book, row.cost_book) == ("standard-v1", rated.cost_book)
+    assert [(line["dimension"], line["quantity"], line["charge_nano"]) for line in row.lines] == [
+        ("input_tokens", 73, 219_000),
+        ("input_tokens_cached", 44, 66_000),
+        ("output_tokens", 46, 552_000),
+    ]
+    assert sum(line["charge_nano"] for line in row.lines) == row.charge_nano
+
+
+async def test_an_event_is_charged_once(database, judged):
+    """Watches the key of charges: whoever charges an event again gets an error, and not a second charge."""
+    async with database.transaction() as connection:
+        await charges_sqlite.append(connection, judged(1))
+
+    with pytest.raises(IntegrityError):
+        async with database.transaction() as connection:
+            await charges_sqlite.append(connection, judged(1))
+
+    assert len(await rows(database, charges)) == 1
+
+
+async def added(database, *all_sums):
+    """The daily sums after adding each of these in a transaction of its own."""
+    for values in all_sums:
+        async with database.transaction() as connection:
+            await charges_sqlite.add(
+                connection, {KEY: [values.get(name, 0 if name in ROLLUP_COUNTS else None) for name in SUMS]}
+            )
+    (row,) = await rows(database, rollups)
+    return {name: getattr(row, name) for name in SUMS}
+
+
+async def test_sums_add_up_from_transaction_to_transaction(database):
+    found = await added(
+        database,
+        {"events": 1, "units": 5, "charge_nano": 7},
+        {"events": 2, "unknown_events": 1, "units": 6, "charge_nano": -3},
+    )
+
+    assert (found["events"], found["unknown_events"], found["units"], found["charge_nano"]) == (3, 1, 11, 4)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "total"), [(None, None, None), (None, 2, 2), (2, None, 2), (0, None, 0), (2, 3, 5)]
+)
+async def test_a_sum_is_absent_until_something_was_added_and_never_again(database, first, second, total):
+    found = await added(database, {"segments": first}, {"segments": second})
+
+    assert found["segments"] == total
+
+
+async def test_what_is_added_is_what_was_folded(database, judged):
+    both = judged(3) + judged(2, category="summary")
+    folded = fold(both)
+    async with database.transaction() as connection:
+        await charges_sqlite.add(connection, folded)
+
+    found = await rows(database, rollups)
+
+    width = len(rollups.primary_key.columns)
+    assert {tuple(row)[:width]: list(row)[width:] for row in found} == folded
