@@ -99,6 +99,8 @@ async def upgrade(settings: Settings) -> str:
     database = await _opened(settings)
     try:
         return await schema.upgrade(database)
+    except schema.SchemaMismatch as error:
+        raise StartRefused(str(error)) from error
     finally:
         await database.close()
 
@@ -260,7 +262,10 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
             spool.open()
         except (OSError, SpoolFull) as error:
             raise StartRefused(f"the spool in {spool_directory} can not be written: {error}") from error
+        stopped = asyncio.Event()
         shipping = asyncio.create_task(shipper.run())
+        # Without its shipper the gateway would take calls and book none: it stops, and what it recorded waits.
+        shipping.add_done_callback(lambda _: stopped.set())
         stack.push_async_callback(_finished, shipper, shipping)
         stack.callback(spool.close)
         watching = asyncio.create_task(_watch(office.snapshot))
@@ -279,7 +284,6 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
                 reasons.append("stopping")
             return reasons
 
-        stopped = asyncio.Event()
         control_port = await stack.enter_async_context(
             _control(office, healthy, settings.control.host, settings.control.port)
         )
@@ -301,8 +305,13 @@ async def running(settings: Settings) -> AsyncIterator[Gateway]:
 
 
 async def _finished(shipper: Shipper, shipping: asyncio.Task[None]) -> None:
+    """Have everything booked. Raises StartRefused if booking has failed for good."""
     shipper.stop()
-    await shipping
+    try:
+        await shipping
+    except Exception as error:
+        log.critical("shipper_failed", error=type(error).__name__, exc_info=True)
+        raise StartRefused("booking has failed; the log says why. What was recorded is kept: start again.") from error
 
 
 async def _watch(snapshot: SnapshotFile) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sqlite3
 import subprocess
 import sys
 import urllib.error
@@ -13,7 +14,7 @@ from urllib.parse import urlsplit
 import openai
 import pytest
 
-from tests.walks.harness import Answered, gateway_process
+from tests.walks.harness import Answered, eventually, gateway_process
 
 CHAT = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi"}]}
 
@@ -210,3 +211,32 @@ def test_the_command_line_refuses_what_it_does_not_know_with_a_sentence():
     assert result.returncode == 2
     assert "creat" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_name_of_a_megabyte_is_forwarded_and_the_next_call_is_recorded_as_ever(gateway, key):
+    with openai.OpenAI(base_url=gateway.openai, api_key=key, max_retries=0) as client:
+        with pytest.raises(openai.NotFoundError):
+            client.chat.completions.create(model="x" * 1_000_000, messages=[{"role": "user", "content": "Hi"}])
+        answer = client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "Hi"}])
+
+    eventually(lambda: answer.id in {event["external_id"] for event in gateway.events("refused")}, "the next event")
+
+
+def test_a_database_of_a_later_release_is_refused_with_a_sentence(tmp_path, gateway):
+    process = gateway_process(tmp_path / "data", gateway.provider_url)
+    process.start()
+    process.said("serving")
+    process.stop()
+    with sqlite3.connect(tmp_path / "data" / "ledger.db") as database:
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
+    database.close()
+
+    for command in (["serve"], ["db", "upgrade"]):
+        process.command = [sys.executable, "-m", "gateway", *command]
+        process.start()
+        code = process.popen.wait(30)
+        said = "".join(process.lines)
+
+        assert code == 1
+        assert "9999" in said
+        assert "Traceback" not in said
