@@ -6,6 +6,7 @@ SQLite stores a Numeric as a float and forgets time zones, so neither type is us
 from __future__ import annotations
 
 import datetime as dt
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -23,7 +24,13 @@ def iso(moment: dt.datetime) -> str:
 
 def iso_ms(milliseconds: int) -> str:
     """The same for milliseconds since 1970."""
-    return iso(dt.datetime.fromtimestamp(milliseconds // 1000, dt.UTC) + dt.timedelta(milliseconds=milliseconds % 1000))
+    return f"{_iso_second(milliseconds // 1000)}.{milliseconds % 1000:03d}Z"
+
+
+@lru_cache(maxsize=8)
+def _iso_second(seconds: int) -> str:
+    # Log lines and rows of one moment share all but their milliseconds.
+    return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 class Moment(TypeDecorator[dt.datetime]):

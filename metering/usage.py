@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 import msgspec
@@ -171,7 +172,7 @@ class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def event_day(self) -> str:
         """The UTC day it is billed on, as `YYYY-MM-DD`. Part of its key, so it comes from the record alone."""
-        return dt.date.fromordinal(EPOCH_DAY + self.occurred_at_ms // DAY_MS).isoformat()
+        return _day(self.occurred_at_ms // DAY_MS)
 
     @property
     def channel(self) -> str:
@@ -194,6 +195,11 @@ MOMENT_MS_END = (dt.date.max.toordinal() + 1 - EPOCH_DAY) * DAY_MS
 
 AMOUNT_MAX = 1 << 53
 """What every reader of JSON holds exactly, and sums hold a thousand times over."""
+
+
+@lru_cache(maxsize=64)
+def _day(days: int) -> str:
+    return dt.date.fromordinal(EPOCH_DAY + days).isoformat()
 
 
 def validated(event: UsageEvent) -> UsageEvent:
