@@ -41,6 +41,7 @@ from gateway.shipper import Shipper
 from gateway.snapshot import SnapshotFile
 from gateway.telemetry import AccessLog, configure, log
 from gateway.upstream import Origin, Upstream
+from metering import spool_reader
 from metering.database import Database, DatabaseInUse, DatabaseUnavailable
 from metering.spool import Spool, SpoolFull
 from pricing.catalogue import Books, load_books
@@ -113,12 +114,22 @@ async def control_listener(settings: Settings) -> AsyncIterator[str]:
     """
     async with AsyncExitStack() as stack:
         office = await stack.enter_async_context(_office(settings))
+        await _book_what_is_left(office)
 
         async def healthy() -> list[str]:
             return []
 
         port = await stack.enter_async_context(_control(office, healthy, "127.0.0.1", 0))
         yield f"http://127.0.0.1:{port}"
+
+
+async def _book_what_is_left(office: Office) -> None:
+    """Book what a server that is gone has recorded, so that no question is answered without it."""
+    spool_directory, _ = installation.paths(office.settings)
+    if spool_reader.spools(spool_directory):
+        shipper = Shipper(spool_directory, office.database, await asyncio.to_thread(load_books), now)
+        shipper.stop()
+        await shipper.run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +161,10 @@ async def _opened(settings: Settings) -> Database:
 
 @asynccontextmanager
 async def _office(settings: Settings) -> AsyncIterator[Office]:
-    secrets = installation.installation_secrets(settings)
+    try:
+        secrets = installation.installation_secrets(settings)
+    except installation.SecretMissing as error:
+        raise StartRefused(str(error)) from error
     database = await _opened(settings)
     _, snapshot_path = installation.paths(settings)
     try:

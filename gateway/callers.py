@@ -78,7 +78,8 @@ class Callers:
         key_id = key_id_of(key)
         if key_id is None:
             raise errors.WrongKey(
-                "This is not a gateway key: those begin with tk_. Provider keys stay with the gateway."
+                "This is not a whole gateway key: those look like tk_<id>_<secret>. Provider keys and admin keys have no "
+                "place here; `tollkeeper key create` makes one."
             )
         record = self._snapshot.current.keys.get(key_id)
         if record is None:
@@ -110,8 +111,9 @@ class Callers:
         tenant = self._snapshot.current.tenants.get(tenant_id)
         if tenant is None and self._create_tenant is not None and record.tenant_id is None:
             async with self._creating:
-                await self._create_tenant(tenant_id)
-                self._snapshot.refresh()
+                if tenant_id not in self._snapshot.current.tenants:
+                    await self._create_tenant(tenant_id)
+                    self._snapshot.refresh()
             tenant = self._snapshot.current.tenants.get(tenant_id)
         if tenant is None:
             raise errors.TenantUnknown(

@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 import aiohttp
 from yarl import URL
 
-from gateway.installation import operator_key
+from gateway.installation import SecretMissing, operator_key
 from gateway.settings import ControlSettings, Settings, environment_name
 
 PRODUCT: Final = "tollkeeper"
@@ -126,7 +126,11 @@ async def control_api(settings: Settings, listener: Listener | None = None) -> A
             )
         )
         base_url = await _reached(stack, session, settings, listener or _own_listener)
-        yield ControlApi(session, base_url, operator_key(settings))
+        try:
+            key = operator_key(settings)
+        except SecretMissing as error:
+            raise ControlUnreachable(str(error)) from error
+        yield ControlApi(session, base_url, key)
 
 
 async def _reached(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from gateway.keys import Secrets, new_secret
@@ -11,30 +13,37 @@ from gateway.settings import Settings
 SECRET_FILE = "secret.key"  # noqa: S105  A file's name.
 
 
+class SecretMissing(Exception):
+    """There is a ledger, and the secret it was made with is gone; the message says what to do."""
+
+
 def installation_secret(settings: Settings) -> str:
-    """The secret of the settings, or the generated one in the data directory, made now if there is none."""
+    """The secret of the settings, or the generated one in the data directory, made now if there is no ledger yet.
+
+    Raises SecretMissing if there is one: with another secret no key in it would be recognised.
+    """
     if settings.secret_key is not None:
         return settings.secret_key.get_secret_value()
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = settings.data_dir / SECRET_FILE
     if not path.exists():
+        if settings.database_file.exists():
+            raise SecretMissing(
+                f"{path} is missing, and the ledger beside it was made with what it held: "
+                "put it back, or give the secret as TOLLKEEPER_SECRET_KEY."
+            )
         _make_secret(path)
     return path.read_text().strip()
 
 
 def _make_secret(path: Path) -> None:
     """Put a new secret there, whole, unless another process was faster: a file that is there can be read at any moment."""
-    draft = path.with_suffix(f".{os.getpid()}")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
-        file.write(new_secret() + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        return
-    finally:
-        draft.unlink()
+    with tempfile.NamedTemporaryFile("w", dir=path.parent) as draft:
+        draft.write(new_secret() + "\n")
+        draft.flush()
+        os.fsync(draft.fileno())
+        with suppress(FileExistsError):
+            os.link(draft.name, path)
 
 
 def installation_secrets(settings: Settings) -> Secrets:

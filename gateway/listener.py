@@ -8,7 +8,9 @@ answer in which no byte of it appears, and the connection is closed.
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+import struct
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, cast
@@ -62,6 +64,7 @@ class Exchange:
         "_continue",
         "_head",
         "_http10",
+        "_until_close",
         "head",
         "keep_alive",
         "started",
@@ -80,6 +83,7 @@ class Exchange:
         self._http10 = message.version.minor == 0
         self._continue = not self._http10 and message.headers.get("Expect", "").lower() == "100-continue"
         self._chunked = False
+        self._until_close = False
         self._head = b""
 
     @property
@@ -122,6 +126,7 @@ class Exchange:
             lines.append(b"Content-Length: %d\r\n" % length)
         elif status != 304 and self.head.method != "HEAD":
             if self._http10:
+                self._until_close = True
                 self.keep_alive = False
             else:
                 self._chunked = True
@@ -164,6 +169,8 @@ class Exchange:
     def abort(self) -> None:
         """End the connection so that what was sent can not be taken for a whole answer."""
         self.keep_alive = False
+        if self._until_close:
+            self._connection.refuse_orderly_end()
         self._connection.abort()
 
     def _send(self, chunk: bytes, *, last: bool) -> None:
@@ -352,6 +359,12 @@ class Connection(http1.BaseProtocol):
         self.deadline = self.loop_time() + WRITE_IDLE_TIMEOUT_S
         await self._drain_helper()
         self.deadline = NEVER
+
+    def refuse_orderly_end(self) -> None:
+        """Make the end of the connection a reset: for an answer that ends by the close, an orderly one means success."""
+        if self.transport is not None:
+            end: socket.socket = self.transport.get_extra_info("socket")
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def abort(self) -> None:
         if self.transport is not None:

@@ -205,7 +205,7 @@ class Proxy:
         except errors.UpstreamUnreachable:
             self._recorder.nothing(recording, "unreachable")
             raise
-        except (ClientGone, errors.ObjectMissing):
+        except (ClientGone, errors.ObjectMissing, errors.OwnerUnknown):
             self._recorder.nothing(recording, "request not sent whole")
             raise
         except upstream.TooSlow as error:

@@ -50,7 +50,7 @@ class Routes:
         if provider is None or not target.startswith("/"):
             mounts = ", ".join(f"/{known}" for known in self._providers)
             raise NoSuchProvider(
-                f"No provider answers at this path. Put one of {mounts} before the provider's own path."
+                f"No provider answers at this path. Begin it with one of {mounts}, then the provider's own path."
             )
         rest = "/" + rest
         path = rest.partition("?")[0]

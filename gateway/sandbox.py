@@ -19,13 +19,14 @@ from gateway.accounts import Accounts, TenantExists
 from gateway.providers import PROVIDERS
 from gateway.providers.api import FirstSteps
 from gateway.setting_values import Secret
-from gateway.settings import ProviderSettings, Settings, environment_name
+from gateway.settings import Origin, ProviderSettings, Settings, environment_name
 from gateway.simulator.process import SimulatorError, simulator
 
 TENANT = "demo"
 KEY_NAME = "sandbox"
 ACTOR = "sandbox"
 CREDENTIAL = "simulator-{}-key"
+SANDBOX_DATA_DIR = Path("tollkeeper-sandbox")
 
 
 async def sandbox(settings: Settings) -> None:
@@ -38,6 +39,9 @@ async def sandbox(settings: Settings) -> None:
                 running = await stack.enter_async_context(simulator(Path(os.devnull)))
             except SimulatorError as error:
                 raise app.StartRefused(f"the simulator can not be started: {error}") from error
+            if settings.data_dir == Settings().data_dir:
+                # A ledger is for ever: what was only simulated does not go into the one that `serve` opens.
+                settings = dataclasses.replace(settings, data_dir=SANDBOX_DATA_DIR)
             providers = dict(settings.providers)
             for provider in simulated:
                 secret = Secret(CREDENTIAL.format(provider.name))
@@ -72,7 +76,10 @@ def _greeting(gateway: app.Gateway, key: str, simulated: list[str]) -> str:
     settings = gateway.office.settings
     proxy = f"http://{_reachable(settings.proxy.host)}:{gateway.proxy_port}"
     control = f"http://{_reachable(settings.control.host)}:{gateway.control_port}"
-    blocks = [f"Tollkeeper is running. Proxy: {proxy}   Control API: {control}"]
+    blocks = [
+        f"Tollkeeper is running. Proxy: {proxy}   Control API: {control}",
+        f"Its ledger is in {settings.data_dir}. The key below is new; that of an earlier start is revoked.",
+    ]
     for provider in PROVIDERS:
         state = "simulated, nothing is sent to it" if provider.name in simulated else "LIVE, calls cost money"
         blocks.append(f"{provider.name} ({state}):\n" + _first_steps(provider.first_steps, proxy, key))
@@ -118,11 +125,12 @@ def _command(settings: Settings) -> str:
         command = "tollkeeper"
     else:
         command = shlex.quote(os.path.relpath(own))
+    given = {one.name: one for one in settings.resolved if one.origin in (Origin.FLAG, Origin.ENVIRONMENT)}
     changed = {
-        resolved.environment_name: str(resolved.value)
-        for resolved in settings.resolved
-        if resolved.name in ("data_dir", "control.host", "control.port") and resolved.origin.value == "flag"
+        one.environment_name: str(one.value) for name, one in given.items() if name in ("control.host", "control.port")
     }
+    if settings.data_dir != Settings().data_dir:
+        changed[environment_name("data_dir")] = str(settings.data_dir)
     return " ".join((*(f"{name}={shlex.quote(value)}" for name, value in changed.items()), command))
 
 

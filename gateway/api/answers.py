@@ -19,7 +19,7 @@ from aiohttp import web
 
 from gateway.api.identity import Principal
 from gateway.api.parts import SECRETS
-from gateway.api.problems import invalid
+from gateway.api.problems import SECURITY_HEADERS, invalid
 from gateway.api.requests import PageQuery
 
 MAC_BYTES = 16
@@ -83,14 +83,23 @@ def csv_answer(
     name: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]], next_cursor: str | None = None
 ) -> web.Response:
     """A table as a file to save. The cursor of the next page, if there is one, stands in `X-Next-Cursor`."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(columns)
-    writer.writerows([_cell(row.get(column)) for column in columns] for row in rows)
+    body = csv_lines([columns]) + csv_lines([row.get(column) for column in columns] for row in rows)
     headers = {"Content-Disposition": f'attachment; filename="{name}.csv"'}
     if next_cursor is not None:
         headers["X-Next-Cursor"] = next_cursor
-    return web.Response(body=text.getvalue().encode(), content_type="text/csv", charset="utf-8", headers=headers)
+    return web.Response(body=body, content_type="text/csv", charset="utf-8", headers=headers)
+
+
+def csv_stream(name: str) -> web.StreamResponse:
+    """The beginning of a table that leaves in pieces."""
+    headers = {"Content-Disposition": f'attachment; filename="{name}.csv"', "Content-Type": "text/csv; charset=utf-8"}
+    return web.StreamResponse(headers=headers | SECURITY_HEADERS)
+
+
+def csv_lines(rows: Iterable[Iterable[object]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text).writerows([_cell(value) for value in row] for row in rows)
+    return text.getvalue().encode()
 
 
 def _cell(value: object) -> str:

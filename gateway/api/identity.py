@@ -47,16 +47,16 @@ class Principal:
         return f"{self.role}:{self.name}"
 
 
-Handler: TypeAlias = Callable[[web.Request, Principal], Awaitable[web.Response]]
+Handler: TypeAlias = Callable[[web.Request, Principal], Awaitable[web.StreamResponse]]
 
 Access: TypeAlias = Callable[[Principal, web.Request], None]
 """Who may ask: raises the refusal for those who may not."""
 
 
-def guarded(access: Access, handler: Handler) -> Callable[[web.Request], Awaitable[web.Response]]:
+def guarded(access: Access, handler: Handler) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     """Answer only those who may ask. Nothing of the request but its head was read before that is known."""
 
-    async def answer(request: web.Request) -> web.Response:
+    async def answer(request: web.Request) -> web.StreamResponse:
         principal = await identify(request)
         access(principal, request)
         return await handler(request, principal)

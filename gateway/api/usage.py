@@ -12,12 +12,22 @@ from typing import Annotated, Any, Literal
 from aiohttp import web
 from pydantic import BeforeValidator
 
-from gateway.api.answers import csv_answer, json_answer, list_answer, listing, position_of, wants_csv
+from gateway.api.answers import (
+    csv_answer,
+    csv_lines,
+    csv_stream,
+    json_answer,
+    list_answer,
+    listing,
+    position_of,
+    wants_csv,
+)
 from gateway.api.identity import Principal
 from gateway.api.parts import DATABASE, NOW
 from gateway.api.problems import Problem, invalid
 from gateway.api.requests import PageQuery, WindowQuery, query
 from metering.columns import iso
+from metering.database import DatabaseUnavailable
 from metering.usage import DIMENSIONS
 from pricing import queries
 from pricing.book import CREDITS
@@ -96,24 +106,59 @@ class SummaryQuery(UsageQuery):
     group_by: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
 
 
-async def events(request: web.Request, principal: Principal) -> web.Response:
+PAGE_ROWS = 1000
+"""Rows of a whole table that are read at once."""
+
+
+async def events(request: web.Request, principal: Principal) -> web.StreamResponse:
     wanted = query(request, EventsQuery)
     if wanted.start and wanted.end and wanted.start > wanted.end:
         raise invalid([("from", "lies after `to`")])
+    selected = _filter(wanted, principal)
+    if wants_csv(request, wanted.format) and not {"limit", "cursor"} & request.query.keys():
+        return await _whole_table(request, principal, selected)
     after = position_of(request, principal, wanted)
     async with request.app[DATABASE].reading() as connection:
         found = await queries.events(
             connection,
-            _filter(wanted, principal),
+            selected,
             wanted.limit + 1,
             None if after is None else Position(dt.datetime.fromisoformat(after[0]), after[1], after[2]),
         )
     data, cursor = listing(
         request, principal, wanted, found, lambda row: [iso(row.occurred_at), row.event_id, row.tenant_id]
     )
+    shown = [_event(row, principal) for row in data]
     if wants_csv(request, wanted.format):
-        return csv_answer("usage-events", _flat(EVENT_COLUMNS), map(_flattened, map(_event, data)), cursor)
-    return list_answer(map(_event, data), cursor)
+        return csv_answer("usage-events", _flat(EVENT_COLUMNS), map(_flattened, shown), cursor)
+    return list_answer(shown, cursor)
+
+
+async def _whole_table(request: web.Request, principal: Principal, selected: EventFilter) -> web.StreamResponse:
+    """Every event that is selected, as one file: whoever saves a table and is not told otherwise takes it for whole.
+
+    The file leaves in pieces, so its size is no matter; if the database fails in the middle, the transfer breaks off.
+    """
+    columns = _flat(EVENT_COLUMNS)
+    response = csv_stream("usage-events")
+    await response.prepare(request)
+    await response.write(csv_lines([columns]))
+    after: Position | None = None
+    while True:
+        try:
+            async with request.app[DATABASE].reading() as connection:
+                found = await queries.events(connection, selected, PAGE_ROWS, after)
+        except DatabaseUnavailable:
+            if request.transport is not None:
+                request.transport.abort()
+            raise
+        rows = (_flattened(_event(row, principal)) for row in found)
+        await response.write(csv_lines([row.get(column) for column in columns] for row in rows))
+        if len(found) < PAGE_ROWS:
+            await response.write_eof()
+            return response
+        last = found[-1]
+        after = Position(last.occurred_at, last.event_id, last.tenant_id)
 
 
 async def summary(request: web.Request, principal: Principal) -> web.Response:
@@ -126,11 +171,11 @@ async def summary(request: web.Request, principal: Principal) -> web.Response:
         raise invalid(
             [("group_by", f"makes more than {GROUPS_MAX} groups; ask for less time or fewer columns")]
         ) from None
-    groups = [{name: getattr(row, name) or None for name in wanted.group_by} | _sums([row]) for row in found]
+    groups = [{name: getattr(row, name) or None for name in wanted.group_by} | _sums([row], principal) for row in found]
     if wants_csv(request, wanted.format):
         columns = _flat((*wanted.group_by, *COUNTED, "quantities", "charge", "cost"))
         return csv_answer("usage-summary", columns, map(_flattened, groups))
-    return json_answer({"from": iso(start), "to": iso(end), "groups": groups, "total": _sums(found)})
+    return json_answer({"from": iso(start), "to": iso(end), "groups": groups, "total": _sums(found, principal)})
 
 
 def _filter(
@@ -166,20 +211,20 @@ def _month(moment: dt.datetime) -> dt.datetime:
     return moment.astimezone(dt.UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
 
-def _event(row: AnyRow) -> dict[str, Any]:
+def _event(row: AnyRow, principal: Principal) -> dict[str, Any]:
     plain = {name: getattr(row, name) for name in EVENT_COLUMNS if name not in ("charge", "cost")}
     special = {
         "priced": bool(row.priced),
         "metered": bool(row.metered),
         "charge": _charge(row.charge_nano, row.currency, row.credits),
-        "cost": _cost(row.cost_nano, row.cost_currency),
+        "cost": _cost(row.cost_nano, row.cost_currency, principal),
         "occurred_at": iso(row.occurred_at),
         "recorded_at": iso(row.recorded_at),
     }
     return {name: special.get(name, plain.get(name)) for name in EVENT_COLUMNS}
 
 
-def _sums(rows: Iterable[AnyRow]) -> dict[str, Any]:
+def _sums(rows: Iterable[AnyRow], principal: Principal) -> dict[str, Any]:
     """The sums of some groups. Money in several currencies has no sum: its amount and currency are null."""
     rows = list(rows)
 
@@ -197,15 +242,20 @@ def _sums(rows: Iterable[AnyRow]) -> dict[str, Any]:
         "units": total("units"),
         "quantities": {name: value for name in DIMENSIONS if (value := total(name)) is not None},
         "charge": _charge(*money("charge_nano", "currency"), total("credits")),
-        "cost": _cost(*money("cost_nano", "cost_currency")),
+        "cost": _cost(*money("cost_nano", "cost_currency"), principal),
     }
 
 
 def _charge(nano: int | None, currency: str | None, credits_: int | None) -> dict[str, object]:
-    return _cost(nano, currency) | {"credits": credits_}
+    return _money(nano, currency) | {"credits": credits_}
 
 
-def _cost(nano: int | None, currency: str | None) -> dict[str, object]:
+def _cost(nano: int | None, currency: str | None, principal: Principal) -> dict[str, object]:
+    """What the provider charges the platform: the margin is the platform's business, so tenants see null."""
+    return _money(nano, currency) if principal.tenant_id is None else _money(None, None)
+
+
+def _money(nano: int | None, currency: str | None) -> dict[str, object]:
     # Credits are counted beside money and have no currency.
     return {
         "amount": None if nano is None else format_amount(nano),

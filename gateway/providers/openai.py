@@ -384,9 +384,9 @@ class StreamMeter:
         return isinstance(answer.usage, dict) and bytes(answer.choices).strip() == b"[]"
 
     def finish(self, *, whole: bool) -> tuple[bytes, Usage]:
-        held = bytes(self._frames.rest) if self._strip else b""
-        if self._frames.rest:
-            self._see(bytes(self._frames.rest))
+        rest = bytes(self._frames.rest)
+        ours = bool(rest) and self._see(rest)
+        held = rest if self._strip and not ours else b""
         return held, self._findings.result(whole=whole)
 
 
@@ -461,8 +461,10 @@ ERROR_TYPES = {
     402: "insufficient_quota",
     403: "permission_error",
     404: "invalid_request_error",
+    409: "invalid_request_error",
     413: "invalid_request_error",
     415: "invalid_request_error",
+    422: "invalid_request_error",
     429: "rate_limit_error",
 }
 

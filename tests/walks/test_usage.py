@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import subprocess
 import sys
+import urllib.request
 
 import openai
 import pytest
@@ -315,3 +318,55 @@ def test_an_idempotency_key_whose_call_was_never_sent_can_be_used_again(tmp_path
 
         (event,) = gateway.events_of("acme", 1)
         assert event["external_id"] == answer.id
+
+
+def test_a_table_is_saved_whole_and_shows_a_tenant_no_cost_of_the_platforms(gateway):
+    key = gateway.tenant("saves-tables")
+    chat(gateway, key)
+    gateway.events_of("saves-tables", 1)
+
+    def table(key):
+        request = urllib.request.Request(
+            gateway.control_url + "/v1/usage/events?format=csv", headers={"Authorization": f"Bearer {key}"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return list(csv.DictReader(io.TextIOWrapper(answer, newline="")))
+
+    everything, own = table(ADMIN_KEY), table(key)
+
+    assert len(everything) == len(gateway.events())
+    assert [row["tenant_id"] for row in own] == ["saves-tables"]
+    assert own[0]["charge_amount"] != ""
+    assert own[0]["cost_amount"] == ""
+    assert gateway.ask("GET", "/v1/usage/summary", key=key)["total"]["cost"]["amount"] is None
+
+
+def test_what_a_killed_gateway_recorded_is_seen_by_a_command_before_the_next_start(tmp_path):
+    with installation(tmp_path) as gateway:
+        key = gateway.tenant("acme")
+        chat(gateway, key)
+        gateway.events_of("acme", 1)
+        for _ in range(20):
+            chat(gateway, key)
+        gateway.gateway.kill()
+
+        seen = run(gateway, "usage", "--tenant", "acme", "--json")
+        gateway.start_gateway()
+
+        assert json.loads(seen.stdout)["total"]["events"] == 21, seen.stderr
+
+
+def test_a_lost_secret_is_named_and_not_replaced(tmp_path):
+    with installation(tmp_path) as gateway:
+        gateway.gateway.stop()
+        secret = gateway.data_dir / "secret.key"
+        kept = secret.read_text()
+        secret.unlink()
+
+        refused = run(gateway, "tenant", "list")
+
+        assert refused.returncode == 1
+        assert "secret.key is missing" in refused.stderr
+        assert not secret.exists()
+        secret.write_text(kept)
+        gateway.start_gateway()
