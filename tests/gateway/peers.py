@@ -29,8 +29,43 @@ async def soon(awaitable: Awaitable[T]) -> T:
 async def eventually(true: Callable[[], object]) -> None:
     """Wait until something is so."""
     async with asyncio.timeout(PATIENCE_S):
-        while not true():
+        while not true():  # noqa: ASYNC110  What is looked at knows nothing of who looks.
             await asyncio.sleep(0.005)
+
+
+async def settled(measure: Callable[[], int]) -> int:
+    """Wait until a number that grew grows no more, or has grown beyond all bounds; return it."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not measure():  # noqa: ASYNC110  As above.
+            await asyncio.sleep(0.005)
+    found, unchanged = -1, 0
+    while unchanged < 10 and found < 1 << 30:
+        await asyncio.sleep(0.02)
+        unchanged = unchanged + 1 if measure() == found else 0
+        found = measure()
+    return found
+
+
+@asynccontextmanager
+async def sending_without_end(end: socket.socket, data: bytes) -> AsyncIterator[Callable[[], int]]:
+    """Send the same from a client that does not read, until the test is over; gives how many bytes were taken."""
+    taken = 0
+
+    async def send() -> None:
+        nonlocal taken
+        loop = asyncio.get_running_loop()
+        while True:
+            await loop.sock_sendall(end, data)
+            taken += len(data)
+            await asyncio.sleep(0)
+
+    end.setblocking(False)
+    sending = asyncio.ensure_future(send())
+    try:
+        yield lambda: taken
+    finally:
+        sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
 
 
 def headers_of(lines: list[bytes]) -> list[tuple[str, str]]:
@@ -78,7 +113,11 @@ class Peer:
         """Everything that has been read here."""
 
     async def send(self, data: bytes) -> None:
-        self.writer.write(data)
+        """Send; raises ConnectionError once the connection has ended, which one of the loops says in words of its own."""
+        try:
+            self.writer.write(data)
+        except RuntimeError as error:
+            raise ConnectionResetError(str(error)) from error
         await soon(self.writer.drain())
 
     async def _until(self, mark: bytes) -> bytes:
@@ -139,6 +178,15 @@ class Peer:
             found = b""
         self.seen += found
         return found
+
+    async def ended_in_order(self) -> bool:
+        """Wait until the other side has ended the connection; False if it was a reset."""
+        try:
+            while await soon(self.reader.read(65536)):
+                pass
+        except ConnectionError:
+            return False
+        return True
 
     async def ended(self) -> bool:
         """Wait until the other side has ended the connection; True if it said nothing more."""

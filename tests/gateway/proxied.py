@@ -1,0 +1,262 @@
+"""A proxy for a test: real listener, real connections to a scripted provider, a real spool that can be made to refuse."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from gateway import keys, snapshot
+from gateway.callers import Callers
+from gateway.keys import Secrets
+from gateway.listener import Listener
+from gateway.providers import PROVIDERS
+from gateway.proxy import Proxy, Rules
+from gateway.recorder import Recorder
+from gateway.routing import Routes
+from gateway.snapshot import KeyRecord, Snapshot, SnapshotFile, TenantRecord
+from gateway.upstream import Origin, Upstream
+from metering.database import DatabaseUnavailable
+from metering.intents import Closed, Intent
+from metering.spool import Spool, SpoolFailed
+from metering.spool_records import RecordKind, scan
+from metering.usage import UsageEvent
+from tests.gateway.peers import Message, Provider, client, eventually
+
+SECRETS = Secrets.derived("the secret of these tests")
+PLATFORM_KEY = "sk-platform-0123456789"
+OWN_KEY = "sk-of-the-tenant-itself"
+
+ACME_ID, ACME = keys.new_gateway_key()
+OTHER_ID, OTHER = keys.new_gateway_key()
+OWN_ID, OWN = keys.new_gateway_key()
+SERVICE_ID, SERVICE = keys.new_gateway_key()
+UNMETERED_ID, UNMETERED = keys.new_gateway_key()
+EXPIRED_ID, EXPIRED = keys.new_gateway_key()
+SUSPENDED_ID, SUSPENDED = keys.new_gateway_key()
+ALL_KEYS = (ACME, OTHER, OWN, SERVICE, UNMETERED, EXPIRED, SUSPENDED)
+
+CHAT = "/openai/v1/chat/completions"
+USAGE = {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
+COMPLETION = {
+    "id": "chatcmpl-1",
+    "model": "gpt-4o-2024-08-06",
+    "choices": [{"message": {"content": "Hi"}}],
+    "usage": USAGE,
+}
+QUANTITIES = {"input_tokens": 7, "output_tokens": 2}
+
+
+def held() -> Snapshot:
+    """The tenants and keys of these tests."""
+
+    def key(key_id: str, text: str, tenant_id: str | None, *scopes: str, **more: Any) -> KeyRecord:
+        digest = SECRETS.digest(text).hex()
+        return KeyRecord(
+            key_id=key_id, digest=digest, tenant_id=tenant_id, scopes=frozenset(scopes or ("proxy",)), **more
+        )
+
+    def tenant(tenant_id: str, status: str = "active", **credentials: str) -> TenantRecord:
+        return TenantRecord(tenant_id=tenant_id, status=status, account_sid="AC" + "0" * 32, credentials=credentials)
+
+    records = (
+        key(ACME_ID, ACME, "acme"),
+        key(OTHER_ID, OTHER, "other"),
+        key(OWN_ID, OWN, "own"),
+        key(SERVICE_ID, SERVICE, None),
+        key(UNMETERED_ID, UNMETERED, "acme", "proxy", "metering:off"),
+        key(EXPIRED_ID, EXPIRED, "acme", expires_at_ms=1),
+        key(SUSPENDED_ID, SUSPENDED, "suspended"),
+    )
+    tenants = (
+        tenant("acme"),
+        tenant("other"),
+        tenant("own", openai=SECRETS.seal({"api_key": OWN_KEY}, owner="own")),
+        tenant("moved", openai=SECRETS.seal({"api_key": OWN_KEY}, owner="own")),
+        tenant("suspended", "suspended"),
+    )
+    return Snapshot(
+        version=snapshot.VERSION,
+        keys={record.key_id: record for record in records},
+        tenants={made.tenant_id: made for made in tenants},
+    )
+
+
+class Remembered:
+    """Who made what, in memory."""
+
+    def __init__(self) -> None:
+        self.owned: set[tuple[str, str, str]] = set()
+        self.unavailable = False
+
+    def made(self, tenant_id: str, source: str, object_id: str) -> None:
+        self.owned.add((tenant_id, source, object_id))
+
+    async def owns(self, tenant_id: str, source: str, object_id: str) -> bool:
+        if self.unavailable:
+            raise DatabaseUnavailable("down")
+        return (tenant_id, source, object_id) in self.owned
+
+
+class WatchedSpool:
+    """A spool that tells when something is recorded, and refuses or waits when the test wants it to."""
+
+    def __init__(self, spool: Spool, order: list[str]) -> None:
+        self._spool = spool
+        self._order = order
+        self.fsync = False
+        self.refusing: set[str] = set()
+        self.syncs: asyncio.Semaphore | None = None
+        """How often the disk may still sync; None for as often as it is asked to."""
+
+    def _told(self, what: str) -> None:
+        if what in self.refusing:
+            raise SpoolFailed("refused by the test")
+        self._order.append(what)
+
+    def admit(self, payload: bytes) -> None:
+        self._told("intent")
+        self._spool.admit(payload)
+
+    def settle(self, kind: RecordKind, payload: bytes) -> None:
+        self._told(kind.name.lower())
+        self._spool.settle(kind, payload)
+
+    def note(self, payload: bytes) -> None:
+        self._told("note")
+        self._spool.note(payload)
+
+    async def durable(self) -> None:
+        if self.syncs is not None:
+            await self.syncs.acquire()
+        self._order.append("durable")
+
+
+@dataclass
+class Proxied:
+    """What a test has in hand."""
+
+    provider: Provider
+    directory: Path
+    order: list[str] = field(default_factory=list)
+    """What happened, in order: records of the spool, and what the scripts of client and provider add."""
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    """The access log."""
+    objects: Remembered = field(default_factory=Remembered)
+    port: int = 0
+    spool: WatchedSpool = field(init=False)
+    listener: Listener = field(init=False)
+    proxy: Proxy = field(init=False)
+
+    def call(self, at_ms: int, fields: dict[str, Any]) -> None:
+        """The access log's side."""
+        self.lines.append(fields)
+
+    @property
+    def spooled(self) -> bytes:
+        return b"".join(path.read_bytes().rstrip(b"\0") for path in sorted(self.directory.glob("*.spool")))
+
+    @property
+    def records(self) -> list[Any]:
+        types = {RecordKind.INTENT: Intent, RecordKind.OUTCOME: UsageEvent, RecordKind.CLOSED: Closed}
+        records = [record for record in scan(self.spooled + bytes(64)) if hasattr(record, "kind")]
+        return [msgspec.json.decode(record.payload, type=types[RecordKind(record.kind)]) for record in records]
+
+    @property
+    def events(self) -> list[UsageEvent]:
+        return [record for record in self.records if isinstance(record, UsageEvent)]
+
+    @property
+    def closed(self) -> list[str]:
+        return [record.reason for record in self.records if isinstance(record, Closed)]
+
+    async def ask(self, request: bytes, *, bodiless: bool = False) -> Message:
+        """Send one request on a connection of its own, and read the answer."""
+        async with client(self.port) as peer:
+            peer.writer.write(request)
+            return await peer.message(bodiless=bodiless)
+
+
+def request(
+    path: str = CHAT,
+    body: bytes = b"{}",
+    *headers: str,
+    key: str | None = ACME,
+    method: str = "POST",
+    close: bool = False,
+) -> bytes:
+    """One request, as an SDK would send it."""
+    lines = [f"{method} {path} HTTP/1.1", "Host: gateway.example", *headers]
+    if key is not None:
+        lines.append(f"Authorization: Bearer {key}")
+    if close:
+        lines.append("Connection: close")
+    if body or method not in ("GET", "HEAD", "DELETE"):
+        lines.append(f"Content-Length: {len(body)}")
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body
+
+
+def chat(**fields: Any) -> bytes:
+    return json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}]} | fields).encode()
+
+
+def snapshot_in(directory: Path) -> SnapshotFile:
+    """These tenants and keys, published."""
+    directory.mkdir(parents=True, exist_ok=True)
+    snapshot.write(directory / "snapshot.json", held())
+    file = SnapshotFile(directory / "snapshot.json")
+    file.refresh()
+    return file
+
+
+@asynccontextmanager
+async def proxied(
+    directory: Path,
+    provider: Provider,
+    *,
+    drain: bool = True,
+    unlisted: bool = True,
+    shared_reads: bool = False,
+    segment_bytes: int = 1 << 20,
+    credentials: bool = True,
+    port: int | None = None,
+) -> AsyncIterator[Proxied]:
+    """A proxy before the provider; or before a port on which nobody listens."""
+    made = Proxied(provider, directory / "spool")
+    spool = Spool(made.directory, "test", fsync=False, segment_bytes=segment_bytes)
+    spool.open()
+    made.spool = WatchedSpool(spool, made.order)
+    pool = Upstream()
+    await pool.open()
+
+    def now_ms() -> int:
+        return 1_800_000_000_000
+
+    made.proxy = Proxy(
+        routes=Routes(PROVIDERS),
+        callers=Callers(snapshot_in(directory), SECRETS, None),
+        objects=made.objects,
+        claims=None,  # type: ignore[arg-type]  No test of this folder's claims a call.
+        recorder=Recorder(made.spool, made.objects, now_ms),  # type: ignore[arg-type]
+        upstream=pool,
+        origins={"openai": Origin.parsed(f"http://127.0.0.1:{port or provider.port}")},
+        credentials={"openai": {"api_key": PLATFORM_KEY}} if credentials else {},
+        secrets=SECRETS,
+        rules=Rules(unlisted_forwarded=unlisted, drain_on_disconnect=drain, shared_reads=shared_reads),
+        access_log=made,  # type: ignore[arg-type]
+    )
+    made.listener = Listener(made.proxy)
+    made.port = await made.listener.open("127.0.0.1", 0, None)
+    try:
+        yield made
+    finally:
+        await made.listener.close(0)
+        await pool.close()
+        await eventually(lambda: not made.listener._serving)
+        spool.close()
