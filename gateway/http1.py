@@ -73,11 +73,14 @@ def plain(message: Any) -> bool:
     coding = message.headers.get("Transfer-Encoding")
     return (
         message.version in _VERSIONS
+        and message.method not in _NOT_FORWARDED
         and message.path.startswith("/")
         and "#" not in message.path
         and (coding is None or (coding.lower() == "chunked" and message.version == HttpVersion11))
     )
 
+
+_NOT_FORWARDED = frozenset({"CONNECT", "TRACE"})
 
 _VERSIONS = (HttpVersion11, HttpVersion10)
 

@@ -18,6 +18,9 @@ from typing import Any, cast
 from gateway import http1
 from gateway.messages import RequestHead
 
+HEAD_BYTES_MAX = 512 << 10
+"""Of a head that is not whole, no more than this is kept: the limits of its single fields add up to far more."""
+
 PIPELINED_MAX = 8
 """Requests parsed ahead on one connection; more wait unread in the socket."""
 
@@ -196,6 +199,8 @@ class Connection(http1.BaseProtocol):
     __slots__ = (
         "_body",
         "_dropped",
+        "_head_bytes",
+        "_latest",
         "_listener",
         "_pending",
         "_task",
@@ -215,6 +220,8 @@ class Connection(http1.BaseProtocol):
         self._wake: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._dropped = 0
+        self._head_bytes = 0
+        self._latest: http1.Body = http1.NO_BODY
         self.busy = False
         self.when_lost: Callable[[], None] | None = None
         """Called when the client goes during the exchange that is under way."""
@@ -240,6 +247,13 @@ class Connection(http1.BaseProtocol):
         except http1.Malformed as error:
             self._fail_bodies(error)
             messages, upgraded = [None], False
+        if messages:
+            self._head_bytes = 0
+            self._latest = messages[-1][1] if messages[-1] is not None else http1.NO_BODY
+        elif self._latest.is_eof():
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES_MAX:
+                messages = [None]
         for message in messages:
             if message is not None and http1.plain(message[0]):
                 self._pending.append(message)

@@ -15,9 +15,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import Any
 
 from gateway import errors, upstream
 from gateway.call_ids import new_call_id
@@ -39,6 +39,9 @@ from metering.usage import UsageEvent
 
 BODY_BYTES_MAX = 8 << 20
 """A request body up to this size is held where it must be read or changed; a larger one is forwarded as it comes."""
+
+LOOK_BYTES = 64 << 10
+"""So much of a body is looked through for other tenants' objects at once."""
 
 DRAIN_BYTES_MAX = 64 << 20
 DRAIN_S = 600
@@ -74,8 +77,9 @@ class Rules:
     shared_reads: bool
 
 
-class Outgoing(NamedTuple):
-    """A request as it goes to a provider."""
+@dataclass(slots=True)
+class Outgoing:
+    """A request as it goes to a provider; its bytes are let go of once they are sent."""
 
     origin: Origin
     data: bytes
@@ -177,19 +181,22 @@ class Proxy:
             )
         claim_key = head.headers.get("X-Gateway-Idempotency-Key")
         must_hold = route.endpoint.prepare is not None or references is not None or claim_key is not None
-        body, whole = await self._held_body(exchange, references) if must_hold else (b"", exchange.body_read)
-        if references is not None:
-            await self._own(caller, route, references.feed(body))
+        body, whole = (
+            await self._held_body(exchange, caller, route, references) if must_hold else (b"", exchange.body_read)
+        )
         prepared = route.endpoint.prepare(body) if whole and route.endpoint.prepare is not None else as_it_came(body)
-        recording = Recording(call_id, line.arrived_ms, caller, route, prepared)
+        recording = Recording(call_id, line.arrived_ms, caller, route, replace(prepared, body=b""))
         origin = self._origins[route.provider.name]
         outgoing = Outgoing(origin, _request(head, route, origin, credential, prepared, whole=whole), whole, references)
+        del prepared
         if claim_key is None:
+            del body
             await self._recorded(exchange, line, recording, outgoing)
             return
         if not whole:
             raise errors.BadHeader(f"X-Gateway-Idempotency-Key: only with bodies up to {BODY_BYTES_MAX >> 20} MiB.")
         await self._claims.claim(caller.tenant.tenant_id, claim_key, call_id, head, body)
+        del body
         try:
             await self._recorded(exchange, line, recording, outgoing)
         except (errors.NotRecordable, errors.UpstreamUnreachable):
@@ -248,20 +255,27 @@ class Proxy:
             if not owned:
                 raise errors.ObjectMissing(name)
 
-    async def _held_body(self, exchange: Exchange, references: References | None) -> tuple[bytes, bool]:
+    async def _held_body(
+        self, exchange: Exchange, caller: Caller, route: Route, references: References | None
+    ) -> tuple[bytes, bool]:
         """What of the request body is held, and whether that is all of it."""
         if exchange.body_read:
             return b"", True
         codings = exchange.head.headers.getall("Content-Encoding", [])
         if references is not None and any(coding.lower() != "identity" for coding in codings):
             raise errors.EncodedBody("On the platform's shared account, request bodies must come uncompressed.")
-        chunk = await exchange.read()
-        if exchange.body_read:
-            return chunk, True
-        chunks, size = [chunk], len(chunk)
+        chunks: list[bytes] = []
+        size = 0
         while not exchange.body_read and size < BODY_BYTES_MAX:
-            chunks.append(await exchange.read())
-            size += len(chunks[-1])
+            chunk = await exchange.read()
+            if references is not None:
+                for start in range(0, len(chunk), LOOK_BYTES):
+                    await self._own(caller, route, references.feed(chunk[start : start + LOOK_BYTES]))
+                    if size:
+                        # Looking through a large body takes longer than other calls should wait.
+                        await asyncio.sleep(0)
+            chunks.append(chunk)
+            size += len(chunk)
         return b"".join(chunks), exchange.body_read
 
     # -- forward and relay
@@ -273,6 +287,8 @@ class Proxy:
         try:
             try:
                 connection.send(outgoing.data, method=method, whole=outgoing.whole)
+                if method not in IDEMPOTENT:
+                    outgoing.data = b""  # It is not sent twice, and a model may think for minutes.
                 if not outgoing.whole:
                     await self._upload(exchange, connection, recording, outgoing.references)
                 answer = await connection.answer()
@@ -332,6 +348,9 @@ class Proxy:
         head, endpoint, prepared = answer.head, recording.route.endpoint, recording.prepared
         meter = endpoint.meter(head, prepared)
         streamed = head.media_type == "text/event-stream"
+        if not endpoint.billable:
+            # Nothing in the body matters, and its end may look like success to a client before it is over.
+            line.event = await self._outcome(recording, meter, head.status)
         length = None if prepared.usage_injected and streamed else _length(head.headers)
         exchange.start(head.status, head.reason, _answer_headers(head.raw_headers, recording), length=length)
         if streamed and not answer.arrived:

@@ -48,7 +48,11 @@ class Recorder:
         try:
             self._spool.admit(_encode(_intent(call)))
             self._open.add(call.call_id)
-            await self.durable()
+            try:
+                await self.durable()
+            except SpoolFailed:
+                self.nothing(call, "not durable")
+                raise
         except (SpoolFull, SpoolFailed) as error:
             raise NotRecordable(
                 "Usage can not be recorded right now, so the call was not sent. Try again shortly."

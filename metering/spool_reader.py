@@ -116,6 +116,12 @@ def abandoned(directory: Path, spool_id: str) -> bool:
 
 def finish(directory: Path, spool_id: str) -> None:
     """Mark an abandoned spool whose every record is in the ledger: it is not read again."""
+    for number in segments(directory, spool_id)[-1:]:
+        # A worker that was killed has left its last segment at full length, most of it zeros.
+        path = segment_path(directory, spool_id, number)
+        seen = path.stat()
+        os.truncate(path, len(path.read_bytes().rstrip(b"\0")))
+        os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
     mark = directory / (spool_id + FINISHED_SUFFIX)
     try:
         (directory / (spool_id + LOCK_SUFFIX)).rename(mark)

@@ -20,6 +20,9 @@ PLAIN_BYTES_MAX = 16 << 20
 """So much is decompressed of one answer for the meter; more is passed on unread, and the usage is then not known.
 A gzip body can hold a thousand times its size: the bound is what such a body may cost."""
 
+RATIO_MAX = 16
+"""So many times its size a body may have beyond the bound: numbers and base64 stay far below, and a bomb far above."""
+
 STEP_BYTES_MAX = 1 << 20
 """So much comes out of one decompression step, so that a small chunk can not become a large one in memory."""
 
@@ -37,6 +40,7 @@ class Decoded:
 
     def feed(self, chunk: bytes) -> bytes:
         if chunk and self._decompress is not None:
+            self._left += RATIO_MAX * len(chunk)
             try:
                 pieces = self._decompress(chunk, self._left)
             except (zlib.error, brotli.error, zstd.ZstdError, EOFError):

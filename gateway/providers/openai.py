@@ -204,15 +204,24 @@ class _Answer(msgspec.Struct):
     choices: msgspec.Raw = msgspec.Raw(b"")
     response: msgspec.Raw = msgspec.Raw(b"")
     type: object = None
+    tool_usage: object = None
+    output: msgspec.Raw = msgspec.Raw(b"")
 
 
+class _Item(msgspec.Struct):
+    """One item of a response's output."""
+
+    type: object = None
+
+
+_read_items = msgspec.json.Decoder(list[_Item]).decode
 _read_answer = msgspec.json.Decoder(_Answer).decode
 
 
 class _Findings:
     """What an answer has said so far, and the usage that this makes."""
 
-    __slots__ = ("background", "external_id", "model", "requested", "service_tier", "usage")
+    __slots__ = ("background", "external_id", "model", "requested", "service_tier", "tools", "usage")
 
     def __init__(self, prepared: Prepared) -> None:
         self.requested = prepared.resource
@@ -221,6 +230,7 @@ class _Findings:
         self.service_tier: str | None = None
         self.usage: Mapping[str, object] | None = None
         self.background = False
+        self.tools: dict[str, int] = {}
 
     def see(self, answer: _Answer) -> None:
         self.external_id = _text(answer.id) or self.external_id
@@ -228,6 +238,7 @@ class _Findings:
         self.service_tier = _text(answer.service_tier) or self.service_tier
         if isinstance(answer.usage, dict):
             self.usage = answer.usage
+            self.tools = _tools(answer)
         # A background response is queued when it is created and runs on; what it uses is known when it is done. A
         # stream that is not of one begins as `in_progress`, too.
         if answer.status is not None:
@@ -243,7 +254,7 @@ class _Findings:
             metadata["service_tier"] = self.service_tier
         found: dict[str, int] = {}
         if self.usage is not None:
-            found = quantities(self.usage)
+            found = quantities(self.usage) | self.tools
             metadata["usage"] = numbers_only(self.usage)
         if found:
             completeness = Completeness.REPORTED
@@ -256,6 +267,21 @@ class _Findings:
             external_id=self.external_id,
             metadata=metadata,
         )
+
+
+def _tools(answer: _Answer) -> dict[str, int]:
+    """How often a response used tools that are billed by the call."""
+    try:
+        items = [item.type for item in _read_items(answer.output)] if answer.output else []
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        items = []
+    told = answer.tool_usage if isinstance(answer.tool_usage, dict) else {}
+    web_searches = _count(_mapping(told, "web_search"), "num_requests")
+    found = {
+        "web_searches": items.count("web_search_call") if web_searches is None else web_searches,
+        "file_searches": items.count("file_search_call"),
+    }
+    return {name: amount for name, amount in found.items() if amount}
 
 
 def _read(text: bytes | bytearray) -> _Answer | None:
@@ -568,9 +594,8 @@ PROVIDER = Provider(
         "/v1/projects",
         "/v1/dashboard",
         "/v1/me",
-        "/v1/realtime/client_secrets",
-        "/v1/realtime/sessions",
-        "/v1/realtime/transcription_sessions",
+        "/v1/realtime",
+        "/v1/chatkit",
     ),
     object_id=_OBJECT_ID,
     references=_REFERENCE,

@@ -291,3 +291,23 @@ async def test_the_clock_may_go_backwards(made):
     await early.begin(recording())
 
     assert early.outcome(recording(), USAGE, 200).duration_ms == 0
+
+
+async def test_a_call_whose_intent_could_not_be_made_durable_leaves_nothing_open(made, monkeypatch):
+    """Guards the end of a call that was admitted and not sent: else its room is gone, and it is an unknown one day."""
+    recorded = made(fsync=True, segment_bytes=6 * RECORD_BYTES_MAX)
+    durable = recorded.spool.durable
+
+    async def refusing():
+        raise SpoolFailed("no descriptor is free")
+
+    monkeypatch.setattr(recorded.spool, "durable", refusing)
+    for number in range(50):
+        with pytest.raises(NotRecordable):
+            await recorded.recorder.begin(recording(call_id=f"c{number}"))
+    monkeypatch.setattr(recorded.spool, "durable", durable)
+    await recorded.recorder.begin(recording(call_id="later"))
+
+    intents = {record.call_id for record in recorded.records if isinstance(record, Intent)}
+    closed = {record.call_id for record in recorded.records if isinstance(record, Closed)}
+    assert intents - closed == {"later"}

@@ -350,3 +350,18 @@ def test_a_file_that_somebody_else_deletes_meanwhile_is_nobodys_failure(tmp_path
     spool_reader._discard_old(tmp_path / "gone", 0)
 
     assert read(tmp_path, SPOOL_ID, Position(3, 77), 10) == ([], [], Position(3, 77))
+
+
+def test_a_finished_spool_keeps_no_more_of_the_disk_than_its_records(tmp_path):
+    """Guards the disk against a process that is killed again and again: each life leaves a preallocated segment."""
+    spooled(tmp_path, [b"a"])
+    path = segment_path(tmp_path, SPOOL_ID, 0)
+    records = path.read_bytes().rstrip(b"\0")
+    os.truncate(path, 1 << 20)
+    aged(tmp_path, 100)
+    before = path.stat().st_mtime_ns
+
+    finish(tmp_path, SPOOL_ID)
+
+    assert path.read_bytes() == records
+    assert path.stat().st_mtime_ns == before

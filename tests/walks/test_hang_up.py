@@ -7,6 +7,7 @@ import socket
 import threading
 from urllib.parse import urlsplit
 
+import openai
 import pytest
 
 from tests.walks.harness import eventually, installation
@@ -127,3 +128,51 @@ def test_told_to_stop_it_lets_calls_end_and_loses_none(tmp_path):
         assert received.endswith(b"0\r\n\r\n")
         (event,) = gateway.events_of("acme", 1)
         assert event["completeness"] == "reported"
+
+
+def test_a_stream_that_is_read_back_is_in_the_ledger_before_its_client_can_conclude_success(gateway):
+    """Guards the order for calls that cost nothing: they have no intent that a kill would leave behind."""
+    key = gateway.tenant("reads-back")
+    with openai.OpenAI(base_url=gateway.openai, api_key=key, max_retries=0) as client:
+        made = client.responses.create(model="gpt-5", input="Hello", background=True)
+    url = urlsplit(gateway.openai)
+    with socket.create_connection((url.hostname, url.port), timeout=30) as connection:
+        connection.sendall(
+            f"GET {url.path}/responses/{made.id}?stream=true HTTP/1.1\r\nHost: {url.netloc}\r\n"
+            f"Authorization: Bearer {key}\r\nx-simulator-chunk-ms: 200\r\n\r\n".encode()
+        )
+        connection.recv(100)
+
+        _, read = gateway.events_of("reads-back", 2)
+
+    assert read["endpoint"] == "responses.retrieve"
+    assert read["charge"]["amount"] == "0"
+
+
+@pytest.mark.parametrize("method", ["TRACE", "CONNECT"])
+def test_no_method_that_echoes_or_tunnels_gets_through(gateway, method):
+    key = gateway.tenant(f"uses-{method.lower()}")
+    url = urlsplit(gateway.openai)
+    before = len(gateway.truth())
+
+    with socket.create_connection((url.hostname, url.port), timeout=30) as connection:
+        connection.sendall(
+            f"{method} {url.path}/responses HTTP/1.1\r\nHost: {url.netloc}\r\nAuthorization: Bearer {key}\r\n\r\n".encode()
+        )
+        received = connection.recv(65536)
+
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert len(gateway.truth()) == before
+
+
+def test_a_head_that_does_not_end_is_refused_before_it_fills_the_memory(gateway):
+    url = urlsplit(gateway.openai)
+    with socket.create_connection((url.hostname, url.port), timeout=30) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
+        sent = 0
+        try:
+            while sent < 64 << 20:
+                sent += connection.send(b"a: " + b"x" * 16_000 + b"\r\n")
+        except OSError:
+            pass
+        assert sent < 32 << 20

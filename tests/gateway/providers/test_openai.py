@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import json
+import random
 import re
 
 import pytest
@@ -808,3 +809,49 @@ def test_a_missing_object_is_named_whatever_its_name_holds():
 
 def test_the_credential_goes_where_openai_looks_for_it():
     assert openai.authorize({"api_key": "sk-real"}) == ((b"Authorization", b"Bearer sk-real"),)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tools that are billed by the call
+
+
+@pytest.mark.parametrize(
+    ("told", "counted"),
+    [
+        ({"tool_usage": {"web_search": {"num_requests": 3}}}, {"web_searches": 3}),
+        ({"output": [{"type": "web_search_call"}, {"type": "message"}]}, {"web_searches": 1}),
+        (
+            {"output": [{"type": "web_search_call"}], "tool_usage": {"web_search": {"num_requests": 0}}},
+            {},  # What the provider counted stands before what we count.
+        ),
+        ({"output": [{"type": "file_search_call"}, {"type": "file_search_call"}]}, {"file_searches": 2}),
+        ({"output": "nonsense", "tool_usage": 5}, {}),
+    ],
+)
+def test_a_response_says_how_often_it_searched(told, counted):
+    usage = answered(id="resp_1", usage={"input_tokens": 4, "output_tokens": 2}, **told)
+
+    assert usage.quantities == {"input_tokens": 4, "output_tokens": 2} | counted
+
+
+def test_a_streamed_response_says_so_too():
+    response = {
+        "id": "resp_1",
+        "usage": {"input_tokens": 4, "output_tokens": 2},
+        "tool_usage": {"web_search": {"num_requests": 2}},
+    }
+    event = json.dumps({"type": "response.completed", "response": response}).encode()
+
+    _, usage = metered(b"data: " + event + b"\n\n", content_type="text/event-stream")
+
+    assert usage.quantities["web_searches"] == 2
+
+
+def test_a_large_answer_that_is_compressed_is_metered_like_one_that_is_not():
+    """Guards the ratio: a bound on the plain bytes alone would lose the usage of an honest answer of many vectors."""
+    vectors = random.Random(7).randbytes(15 << 20).hex()
+    body = json.dumps({"data": vectors, "model": "m", "usage": {"prompt_tokens": 9, "total_tokens": 9}}).encode()
+
+    _, usage = metered(gzip.compress(body, 1), cuts=range(0, 30 << 20, 1 << 18), Content_Encoding="gzip")
+
+    assert usage.quantities == {"input_tokens": 9}
