@@ -211,6 +211,8 @@ class Accounts:
         self._publishing = asyncio.Lock()
         self._asked = 0
         self._published = 0
+        self.when_published: Callable[[], object] = lambda: None
+        """Called when a snapshot was written: whoever reads it in this process need not wait for the next look."""
 
     @asynccontextmanager
     async def changing(self, actor: str) -> AsyncIterator[Change]:
@@ -233,6 +235,7 @@ class Accounts:
             covered = self._asked
             write(self._snapshot_path, await self._snapshot())
             self._published = covered
+            self.when_published()
 
     async def _snapshot(self) -> Snapshot:
         oldest = self._now() - EXPIRED_KEPT

@@ -171,9 +171,9 @@ async def _office(settings: Settings) -> AsyncIterator[Office]:
         await schema.prepare(database)
         accounts = Accounts(database, secrets, snapshot_path, now)
         await accounts.check_secret()
-        await accounts.publish()
         snapshot = SnapshotFile(snapshot_path)
-        snapshot.refresh()
+        accounts.when_published = snapshot.refresh
+        await accounts.publish()
         yield Office(settings, secrets, database, accounts, snapshot)
     except (schema.SchemaMismatch, SecretChanged) as error:
         raise StartRefused(str(error)) from error

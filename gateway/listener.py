@@ -13,6 +13,7 @@ import ssl
 import struct
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import Any, cast
 
 from gateway import http1
@@ -35,6 +36,9 @@ BODY_IDLE_TIMEOUT_S = 60
 
 WRITE_IDLE_TIMEOUT_S = 300
 """A client that takes nothing of its answer for so long is given up; the call itself goes on."""
+
+CUT_S = 2
+"""After calls were cut at the end, so long is waited for them to record what they had."""
 
 LINGER_S = 2
 LINGER_BYTES_MAX = 16 << 20
@@ -442,6 +446,10 @@ class Listener:
         except TimeoutError:
             for connection in tuple(self.connections):
                 connection.abort()
+            # What they were cut off from is still to be recorded.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CUT_S):
+                    await self._idle.wait()
             return False
         finally:
             self._sweeper.cancel()
