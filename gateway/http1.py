@@ -17,6 +17,7 @@ from aiohttp.http_writer import HttpVersion10, HttpVersion11
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 __all__ = [
+    "NEVER",
     "NO_BODY",
     "BaseProtocol",
     "Body",
@@ -38,6 +39,9 @@ NO_BODY: Body = EMPTY_PAYLOAD
 
 Malformed = HttpProcessingError
 """What parsers raise. It quotes what it could not parse, so it is never shown or logged."""
+
+NEVER = float("inf")
+"""The deadline of a connection that waits for nothing of its peer's."""
 
 READ_BUFFER_BYTES = 128 << 10
 """Twice so much of a body is kept that its reader has not taken; then the peer is no longer read from."""

@@ -46,8 +46,6 @@ LINGER_BYTES_MAX = 16 << 20
 
 SWEEP_S = 1.0
 
-NEVER = float("inf")
-
 BAD_REQUEST_BODY = b'{"error":{"message":"The request is not well-formed HTTP/1.1.","type":"invalid_request_error"}}'
 BAD_REQUEST = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n"
@@ -119,7 +117,7 @@ class Exchange:
         except (http1.BrokenBody, http1.Malformed, ConnectionError, RuntimeError) as error:
             raise ClientGone from error
         finally:
-            self._connection.deadline = NEVER
+            self._connection.deadline = http1.NEVER
 
     def start(self, status: int, reason: str, headers: Iterable[tuple[bytes, bytes]], *, length: int | None) -> None:
         """Begin an answer whose body has `length` bytes, or as many as will be written. Leaves with the first bytes."""
@@ -310,7 +308,7 @@ class Connection(http1.BaseProtocol):
                     await self._linger()
                     break
                 self.busy = True
-                self.deadline = NEVER
+                self.deadline = http1.NEVER
                 self._body = message[1]
                 exchange = Exchange(self, *message)
                 await self._listener.handler(exchange)
@@ -376,7 +374,7 @@ class Connection(http1.BaseProtocol):
             return
         self.deadline = self.loop_time() + WRITE_IDLE_TIMEOUT_S
         await self._drain_helper()
-        self.deadline = NEVER
+        self.deadline = http1.NEVER
 
     def refuse_orderly_end(self) -> None:
         """Make the end of the connection a reset: for an answer that ends by the close, an orderly one means success."""

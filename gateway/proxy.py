@@ -93,7 +93,7 @@ class Outgoing:
 class _Line:
     """What the log will say of one call; filled in as the call goes along."""
 
-    __slots__ = ("arrived_ms", "began", "caller", "error", "event", "route", "upstream_s", "upstream_status")
+    __slots__ = ("arrived_ms", "began", "caller", "error", "event", "route", "upstream_s")
 
     def __init__(self) -> None:
         self.arrived_ms = time.time_ns() // 1_000_000
@@ -103,7 +103,6 @@ class _Line:
         self.route: Route | None = None
         self.event: UsageEvent | None = None
         self.error: str | None = None
-        self.upstream_status: int | None = None
 
 
 class Proxy:
@@ -303,7 +302,6 @@ class Proxy:
                 connection.send(outgoing.data, method=method, whole=True)
                 answer = await connection.answer()
             line.upstream_s = time.perf_counter() - began
-            line.upstream_status = answer.head.status
             if answer.head.succeeded:
                 await self._relay(exchange, line, recording, answer)
             else:

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from gateway import http1
-from gateway.listener import NEVER
 from gateway.messages import ResponseHead
 
 CONNECT_TIMEOUT_S = 10
@@ -102,7 +101,7 @@ class Connection(http1.BaseProtocol):
         super().__init__(loop)
         self.origin = origin
         self.loop_time = loop.time
-        self.deadline = NEVER
+        self.deadline = http1.NEVER
         self.idle_since = 0.0
         self.used = False
         """True once a request before the current one was answered here."""
@@ -179,7 +178,7 @@ class Connection(http1.BaseProtocol):
                 return
             else:
                 self._body = body
-                self.deadline = NEVER
+                self.deadline = http1.NEVER
                 self.reusable = not message.should_close and not upgraded
                 if message.chunked:
                     # This parser would put a trailer of the body into the head of the next answer, another tenant's.
@@ -271,7 +270,7 @@ class Answer:
             connection.abort()
             raise BrokenAnswer("the answer broke off") from error
         finally:
-            connection.deadline = NEVER
+            connection.deadline = http1.NEVER
 
 
 class Upstream:
