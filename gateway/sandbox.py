@@ -25,7 +25,6 @@ from gateway.simulator.process import SimulatorError, simulator
 TENANT = "demo"
 KEY_NAME = "sandbox"
 ACTOR = "sandbox"
-CREDENTIAL = "simulator-{}-key"
 SANDBOX_DATA_DIR = Path("tollkeeper-sandbox")
 
 
@@ -44,8 +43,7 @@ async def sandbox(settings: Settings) -> None:
                 settings = dataclasses.replace(settings, data_dir=SANDBOX_DATA_DIR)
             providers = dict(settings.providers)
             for provider in simulated:
-                secret = Secret(CREDENTIAL.format(provider.name))
-                credential = dict.fromkeys(provider.credential_fields, secret)
+                credential = {name: Secret(value) for name, value in running.credentials[provider.name].items()}
                 providers[provider.name] = ProviderSettings(
                     base_url=running.base_urls[provider.name], credential=credential
                 )

@@ -41,8 +41,15 @@ async def serve(options: argparse.Namespace, truth: TruthLog) -> None:
     settings = Options(options.seed, options.latency_ms, options.record_bodies, tuple(options.key))
     runner, port = await listen(Simulator(truth, settings), options.host, options.port)
     host = f"[{options.host}]" if ":" in options.host else options.host
-    base_urls = {provider.name: f"http://{host}:{port}/{provider.name}" for provider in PROVIDERS}
-    ready = {"event": "simulator_listening", "host": options.host, "port": port, "base_urls": base_urls}
+    base_urls = {provider.name: f"http://{host}:{port}/{provider.mount}" for provider in PROVIDERS}
+    credentials = {provider.name: dict(provider.default_credential) for provider in PROVIDERS}
+    ready = {
+        "event": "simulator_listening",
+        "host": options.host,
+        "port": port,
+        "base_urls": base_urls,
+        "credentials": credentials,
+    }
     sys.stdout.write(json.dumps(ready) + "\n")
     sys.stdout.flush()
     if options.until_stdin_closes:

@@ -42,6 +42,18 @@ class Asked(NamedTuple):
     controls: Controls
 
 
+class Delivery(msgspec.Struct, frozen=True, kw_only=True):
+    """A request that a provider makes by itself, some time after an answer: a status callback, an event webhook."""
+
+    after_ms: int
+    url: str
+    body: bytes
+    headers: tuple[tuple[str, str], ...]
+    """With the content type and the provider's signature."""
+    object_id: str | None = None
+    """What it tells of."""
+
+
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """What a provider answers, before it is framed, coded or spoilt."""
 
@@ -60,6 +72,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """What the answer says was used, as it says it."""
     tool_usage: object = None
     """What it says of tools that are billed by the call."""
+    later: tuple[Delivery, ...] = ()
+    """What the provider will tell the application by itself, in this order."""
 
 
 class Provider(Protocol):
@@ -67,8 +81,12 @@ class Provider(Protocol):
 
     name: ClassVar[str]
     """The first segment of the path that leads to it."""
+    mount: ClassVar[str]
+    """What follows the simulator's address in the provider's base URL; `{product}` stands for one of several hosts."""
+    default_credential: ClassVar[Mapping[str, str]]
+    """What a client must hold, by the names that the gateway's settings have for it."""
     default_key: ClassVar[str]
-    """Accepted where `--key` names no other."""
+    """The same as `credential` reads it out of headers. Accepted where `--key` names no other."""
     credential_headers: ClassVar[frozenset[str]]
     """The headers, in lower case, whose values the truth log holds only as hashes."""
 

@@ -107,7 +107,9 @@ class OpenAI:
     """The API: `answer` is all of it, and `ROUTES` at the end of this file is its map."""
 
     name: ClassVar[str] = "openai"
+    mount: ClassVar[str] = "openai"
     default_key: ClassVar[str] = "simulator-openai-key"
+    default_credential: ClassVar[Mapping[str, str]] = {"api_key": default_key}
     credential_headers: ClassVar[frozenset[str]] = frozenset({"authorization"})
 
     def __init__(self, setup: Setup) -> None:

@@ -29,6 +29,8 @@ class RunningSimulator(NamedTuple):
 
     base_urls: Mapping[str, str]
     """By provider; they hold no version."""
+    credentials: Mapping[str, Mapping[str, str]]
+    """By provider, what a client must hold, by the names that the gateway's settings have for it."""
     pid: int
 
 
@@ -36,6 +38,7 @@ class Ready(msgspec.Struct, tag_field="event", tag="simulator_listening"):
     """The one line that a simulator prints."""
 
     base_urls: dict[str, str]
+    credentials: dict[str, dict[str, str]]
 
 
 @asynccontextmanager
@@ -56,7 +59,8 @@ async def simulator(truth_log: Path, *arguments: str) -> AsyncIterator[RunningSi
         start_new_session=True,
     )
     try:
-        yield RunningSimulator(await ready(process), process.pid)
+        said = await ready(process)
+        yield RunningSimulator(said.base_urls, said.credentials, process.pid)
     finally:
         with suppress(ProcessLookupError):
             process.terminate()
@@ -68,12 +72,12 @@ async def simulator(truth_log: Path, *arguments: str) -> AsyncIterator[RunningSi
             await process.wait()
 
 
-async def ready(process: asyncio.subprocess.Process) -> Mapping[str, str]:
+async def ready(process: asyncio.subprocess.Process) -> Ready:
     """Wait for the line that says where it listens."""
     assert process.stdout is not None
     try:
         async with asyncio.timeout(READY_S_MAX):
             line = await process.stdout.readline()
-        return msgspec.json.decode(line, type=Ready).base_urls
+        return msgspec.json.decode(line, type=Ready)
     except (TimeoutError, msgspec.DecodeError) as error:
         raise SimulatorError(f"no simulator came up within {READY_S_MAX} s") from error

@@ -52,6 +52,7 @@ async def test_it_says_in_one_line_where_it_listens(tmp_path: Path) -> None:
         "host": "127.0.0.1",
         "port": port,
         "base_urls": {"openai": f"http://127.0.0.1:{port}/openai"},
+        "credentials": {"openai": {"api_key": "simulator-openai-key"}},
     }
     assert rest == b""
 
