@@ -11,9 +11,12 @@ through it:
 
 1. `server` reads the request and, by the first segment of its path, finds the provider (the tuple `PROVIDERS` there).
 2. `controls` reads what the request asks the simulator to do.
-3. the provider's module (`openai`) thinks of an answer; `prose` has the words, `store` the objects it remembers.
+3. the provider's module (`openai`, `sendgrid`, `twilio`) thinks of an answer; `prose` has the words, `store` the
+   objects it remembers.
 4. `truth` gets the record of the exchange, in one write, before the first byte of the answer.
 5. `wire` lays the answer out in bytes, faults included, and `server` writes them; `truth` is told how that ended.
+6. `deliveries` sends what the provider makes by itself after that, such as status callbacks, to loopback and private
+   addresses only; `truth` is told of each.
 
 To add a provider: one module with a class like :class:`gateway.simulator.openai.OpenAI`, and its line in `PROVIDERS`.
 
@@ -26,9 +29,20 @@ What a request can ask for, in headers, because headers pass through a proxy unt
 `x-simulator-words: N`
     Make the text of the answer that long.
 `x-simulator-usage: JSON`
-    Report this as the usage, byte for byte. `none` leaves the usage out.
+    Report this as the usage, byte for byte. `none` leaves the usage out. SendGrid reports none, and refuses this.
 `x-simulator-status: N`
     Answer with this error (400 to 599), in the provider's own shape.
+`x-simulator-outcome: …`
+    How what is made ends. A Twilio message: `delivered` (the default), `sent`, `read`, `undelivered`, `failed` or
+    `canceled`. A Twilio call: `completed` (the default), `busy`, `no-answer`, `failed` or `canceled`. SendGrid's mail,
+    to all its recipients: `delivered`, `deferred` (and delivered later), `bounce`, `blocked`, `dropped`, or delivered
+    and then `open`, `click`, `spamreport` or `unsubscribe`; without it each address decides, by such a word before the
+    `@` or a `+` (bounce+7@example.com), and others are delivered to.
+`x-simulator-seconds: N`
+    How long a Twilio call lasts, by what it says; it is over no later for that.
+`x-simulator-step-ms: N`
+    How long what is made takes from each of its states to the next: else 50. With 0 it is over by the next request. A
+    scheduled message goes out after one such step, whatever its SendAt.
 `x-simulator-fault: …`
     `reset-before-head` reads the request and resets the connection. `hang` reads it and never answers. `cut-body` sends
     a Content-Length, half of the body, and breaks off. `cut-chunked` sends half of the body in chunks and breaks off

@@ -39,7 +39,8 @@ async def serve(options: argparse.Namespace, truth: TruthLog) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     settings = Options(options.seed, options.latency_ms, options.record_bodies, tuple(options.key))
-    runner, port = await listen(Simulator(truth, settings), options.host, options.port)
+    simulator = Simulator(truth, settings)
+    runner, port = await listen(simulator, options.host, options.port)
     host = f"[{options.host}]" if ":" in options.host else options.host
     base_urls = {provider.name: f"http://{host}:{port}/{provider.mount}" for provider in PROVIDERS}
     credentials = {provider.name: dict(provider.default_credential) for provider in PROVIDERS}
@@ -59,6 +60,7 @@ async def serve(options: argparse.Namespace, truth: TruthLog) -> None:
     if options.until_stdin_closes:
         loop.remove_reader(sys.stdin.fileno())
     await runner.cleanup()
+    await simulator.close()
 
 
 def main() -> None:

@@ -46,12 +46,16 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     """A request that a provider makes by itself, some time after an answer: a status callback, an event webhook."""
 
     after_ms: int
+    method: str = "POST"
     url: str
-    body: bytes
+    """As it is signed, query included; nothing in it is changed on its way."""
+    body: bytes = b""
     headers: tuple[tuple[str, str], ...]
     """With the content type and the provider's signature."""
     object_id: str | None = None
-    """What it tells of."""
+    """What it tells of. Deliveries of one object leave in the order in which they were given, after their delays."""
+    still_so: Callable[[], bool] = lambda: True
+    """Asked when its time has come; where what it tells of was called off meanwhile, it is not sent."""
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +76,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """What the answer says was used, as it says it."""
     tool_usage: object = None
     """What it says of tools that are billed by the call."""
+    lives: bool = False
+    """Whether what was made goes on to change by itself, so that a request can say how."""
     later: tuple[Delivery, ...] = ()
     """What the provider will tell the application by itself, in this order."""
 

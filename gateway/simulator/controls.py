@@ -19,6 +19,7 @@ PREFIX = "x-simulator-"
 PAUSE_MS_MAX = 3_600_000
 WORDS_MAX = 10_000_000
 """As a stream, about 2 GiB."""
+SECONDS_MAX = 86_400
 
 
 class Fault(StrEnum):
@@ -42,6 +43,28 @@ OF_FRAMING = frozenset({Fault.CUT_BODY, Fault.CUT_CHUNKED, Fault.CLOSE_DELIMITED
 """The faults that decide the framing, so that the request cannot."""
 
 
+class Outcome(StrEnum):
+    """How what a request makes can end. Not everything can end in every way."""
+
+    DELIVERED = "delivered"
+    UNDELIVERED = "undelivered"
+    SENT = "sent"
+    READ = "read"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    COMPLETED = "completed"
+    BUSY = "busy"
+    NO_ANSWER = "no-answer"
+    BOUNCE = "bounce"
+    BLOCKED = "blocked"
+    DROPPED = "dropped"
+    DEFERRED = "deferred"
+    OPEN = "open"
+    CLICK = "click"
+    SPAMREPORT = "spamreport"
+    UNSUBSCRIBE = "unsubscribe"
+
+
 class Framing(StrEnum):
     CHUNKED = "chunked"
     LENGTH = "length"
@@ -63,10 +86,19 @@ class Controls(msgspec.Struct, frozen=True, kw_only=True):
     """JSON, to be reported byte for byte."""
     usage_left_out: bool = False
     status: int | None = None
+    outcome: Outcome | None = None
+    seconds: int | None = None
+    step_ms: int | None = None
     fault: Fault | None = None
     framing: Framing | None = None
     sse: Sse | None = None
     encoding: str | None = None
+
+    @property
+    def of_life(self) -> str | None:
+        """One of the controls that say how what is made goes on, where there is any."""
+        given = {"outcome": self.outcome, "seconds": self.seconds, "step-ms": self.step_ms}
+        return next((f"{PREFIX}{name}" for name, value in given.items() if value is not None), None)
 
 
 NOTHING = Controls()
@@ -139,6 +171,9 @@ READERS: dict[str, Callable[[str, str], object]] = {
     "x-simulator-words": number(0, WORDS_MAX),
     "x-simulator-usage": usage,
     "x-simulator-status": number(400, 599),
+    "x-simulator-outcome": one_of(Outcome),
+    "x-simulator-seconds": number(0, SECONDS_MAX),
+    "x-simulator-step-ms": number(0, PAUSE_MS_MAX),
     "x-simulator-fault": one_of(Fault),
     "x-simulator-framing": one_of(Framing),
     "x-simulator-sse": one_of(Sse),

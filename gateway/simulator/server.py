@@ -20,11 +20,14 @@ from multidict import CIMultiDict
 from gateway.simulator import codings, controls, wire
 from gateway.simulator.api import Answer, Asked, Provider, Setup
 from gateway.simulator.controls import NEVER_ANSWERED, ControlError, Controls, Fault
+from gateway.simulator.deliveries import Deliveries
 from gateway.simulator.openai import OpenAI
+from gateway.simulator.sendgrid import SendGrid
 from gateway.simulator.truth import Closed, Opened, TruthLog, fingerprint
+from gateway.simulator.twilio import Twilio
 from gateway.simulator.wire import Client, Ending, Plan
 
-PROVIDERS: tuple[type[Provider], ...] = (OpenAI,)
+PROVIDERS: tuple[type[Provider], ...] = (OpenAI, SendGrid, Twilio)
 """Each is mounted under its name."""
 
 BODY_BYTES_KEPT_MAX = 32 << 20
@@ -92,6 +95,7 @@ class Simulator:
             for provider in PROVIDERS
         }
         self._truth = truth
+        self._deliveries = Deliveries(truth)
         self._latency_ms = options.latency_ms
         self._record_bodies = options.record_bodies
         self._numbers = itertools.count(1)
@@ -118,6 +122,8 @@ class Simulator:
         wanted, answer = respond(provider, path, query, received)
         n = next(self._numbers)
         self._truth.write(self._opened(n, received, provider, answer, wanted.fault))
+        # Whatever becomes of the answer: what was asked for has happened.
+        self._deliveries.take(n, answer.later)
         connection = Connection(request, transport)
         completed = False
         try:
@@ -133,6 +139,10 @@ class Simulator:
                 Closed(run=self._truth.run, n=n, completed=completed, bytes_sent=connection.body_bytes_sent)
             )
         return Written(good_for_another=connection.good_for_another)
+
+    async def close(self) -> None:
+        """Send nothing more by itself."""
+        await self._deliveries.close()
 
     def _provider_of(self, target: str) -> tuple[Provider | None, str, str]:
         path, _, query = target.partition("?")
@@ -260,7 +270,7 @@ def respond(provider: Provider | None, path: str, query: str, received: Received
     except ValueError as undecodable:
         return controls.NOTHING, provider.refusal(400, f"The content coding of this request: {undecodable}.")
     answer = provider.answer(Asked(received.method, path, query, headers, plain, body.size, whole, wanted))
-    if objection := wire.objection(answer, wanted.fault):
+    if objection := wire.objection(answer, wanted):
         return controls.NOTHING, provider.refusal(400, objection)
     return wanted, answer
 

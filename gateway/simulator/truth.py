@@ -2,8 +2,9 @@
 
 Each exchange is two records. The first is written before the first byte of the answer, the second once the answer was
 handed to the socket or broke off; both carry the run (one life of a simulator process) and the number of the exchange in
-it. Every record is one write to a file opened for appending, so that killing the simulator at any moment leaves whole
-records, at most the last one torn.
+it. What a provider sends by itself later, such as a status callback, is one record more (`Delivered`), written once it
+was answered or has failed. Every record is one write to a file opened for appending, so that killing the simulator at
+any moment leaves whole records, at most the last one torn.
 
 Nobody but the simulator writes here, and nothing of the gateway is used to read it: tests hold the ledger against it.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -56,7 +58,24 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
     object_id: str | None
     model: str | None
     usage: object
-    """What the answer says, if it arrives whole; None where it says nothing. A read-back repeats it."""
+    """What the answer says, if it arrives whole; None where it says nothing.
+
+    OpenAI's is the usage object of the answer; a read-back repeats it. Twilio's is a dictionary with a `kind`:
+
+    `message`
+        Of one that was created or cancelled: `channel` (sms, mms, whatsapp …), `to`, `from`, `messaging_service_sid`,
+        `num_media`, `num_segments`, `status`, `price`, `price_unit` and `error_code` as the answer says them, and under
+        `final` what those that change will be in the end. Where it is cancelled later, that exchange has the true end.
+    `call`
+        Of one that was created or hung up: `to`, `from`, `status`, `duration`, `price` and `price_unit` as the answer
+        says them, and under `final` what they will be in the end, and the `minutes` that are billed.
+    `verification`, `verification_check`
+        Of one that was made, approved or cancelled: `to`, `channel`, `status`, `service_sid`.
+    `lookup`
+        Of each, though it is a GET: `to`, and the `fields` that cost.
+
+    Everything else at Twilio has None, reading a message back and listing it too, so that adding up what is not None,
+    the last of each object, is what was used."""
     tool_usage: object = None
     fault: str | None
 
@@ -70,6 +89,25 @@ class Closed(msgspec.Struct, frozen=True, kw_only=True):
     """True where all the answer was handed to the socket; False where it broke off, or the client left first."""
     bytes_sent: int
     """Of the body, coded as sent, without the frames of chunks."""
+
+
+class Delivered(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", tag="delivery"):
+    """The record of a request that a provider made by itself. It has the number of the exchange that caused it."""
+
+    run: str
+    n: int
+    at_ms: int
+    """When it was sent: milliseconds since 1970-01-01T00:00Z."""
+    object_id: str | None
+    method: str
+    url: str
+    """A user name and password in it are replaced by their fingerprint."""
+    body: str
+    """As text: a form, or JSON."""
+    status: int | None
+    """What the application answered; None where it did not, or where nothing was sent."""
+    error: str | None
+    """Why there is no status. It begins with `not sent` where nobody was called."""
 
 
 class Exchange(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,7 +155,7 @@ class TruthLog:
         self._encoder = msgspec.json.Encoder()
         self.run = os.urandom(8).hex()
 
-    def write(self, record: Opened | Closed) -> None:
+    def write(self, record: Opened | Closed | Delivered) -> None:
         """Append a record. Raises OSError where it was not written whole: the answer must then not be given."""
         line = self._encoder.encode(record) + b"\n"
         if os.write(self._file, line) != len(line):
@@ -135,9 +173,9 @@ class TruthLog:
 def read_truth(path: Path) -> list[Exchange]:
     """Read a truth log, in the order of the first records. A last line that is still being written is left out."""
     exchanges: dict[tuple[str, int], Exchange] = {}
-    whole, _, _ = path.read_bytes().rpartition(b"\n")
-    for line in whole.splitlines():
-        fields = msgspec.json.decode(line)
+    for fields in records(path):
+        if fields.get("record") == "delivery":
+            continue
         key = (fields["run"], fields["n"])
         if "completed" in fields:
             closed = msgspec.convert(fields, Closed)
@@ -147,3 +185,14 @@ def read_truth(path: Path) -> list[Exchange]:
         else:
             exchanges[key] = msgspec.convert(fields, Exchange)
     return list(exchanges.values())
+
+
+def read_deliveries(path: Path) -> list[Delivered]:
+    """Read from a truth log what providers sent by themselves, in the order in which that was over."""
+    return [msgspec.convert(fields, Delivered) for fields in records(path) if fields.get("record") == "delivery"]
+
+
+def records(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole records of a truth log."""
+    whole, _, _ = path.read_bytes().rpartition(b"\n")
+    return (msgspec.json.decode(line) for line in whole.splitlines())

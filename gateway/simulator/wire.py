@@ -10,11 +10,13 @@ from typing import NamedTuple
 
 from gateway.simulator import codings
 from gateway.simulator.api import JSON, Answer
-from gateway.simulator.controls import NEVER_ANSWERED, OF_STREAMS, Controls, Fault, Framing, Sse
+from gateway.simulator.controls import NEVER_ANSWERED, OF_FRAMING, OF_STREAMS, Controls, Fault, Framing, Sse
 
 CODED_BYTES_MIN = 1024
 """JSON shorter than this is not worth coding."""
 CHUNK_BYTES_MAX = 16 << 10
+NO_CONTENT = 204
+"""Such an answer ends with its head: it has neither a length nor chunks."""
 
 
 class Ending(Enum):
@@ -68,10 +70,15 @@ class Client(NamedTuple):
     keep_alive: bool
 
 
-def objection(answer: Answer, fault: Fault | None) -> str | None:
-    """Why this answer cannot have this fault, or None. An error cannot be streamed, and is answered whole instead."""
+def objection(answer: Answer, controls: Controls) -> str | None:
+    """Why this answer cannot be as it is asked for, or None. An error cannot be streamed, and is answered whole instead."""
     if answer.status >= 400:
         return None
+    fault = controls.fault
+    if controls.of_life and not answer.lives:
+        return f"{controls.of_life}: nothing was made here that goes on to change by itself."
+    if fault in OF_FRAMING and answer.status == NO_CONTENT:
+        return f"x-simulator-fault: {fault} needs an answer with a body, and this one has none."
     if fault in OF_STREAMS and answer.events is None:
         return f"x-simulator-fault: {fault} needs an answer that is streamed, and this one is not."
     if fault is Fault.RESPONSE_FAILED and not (answer.object_id or "").startswith("resp_"):
@@ -122,6 +129,8 @@ def plan(answer: Answer, controls: Controls, client: Client, date: str) -> Plan:
 
 
 def coding_of(answer: Answer, controls: Controls, client: Client) -> str:
+    if answer.status == NO_CONTENT:
+        return "identity"
     if controls.encoding is not None:
         return controls.encoding
     if answer.content_type != JSON or len(answer.body) < CODED_BYTES_MIN:
@@ -130,7 +139,9 @@ def coding_of(answer: Answer, controls: Controls, client: Client) -> str:
 
 
 def framing_of(answer: Answer, controls: Controls, client: Client) -> Framing | None:
-    """How the body is framed; None where it ends with the connection."""
+    """How the body is framed; None where there is none, and where it ends with the connection."""
+    if answer.status == NO_CONTENT:
+        return None
     match controls.fault:
         case Fault.CLOSE_DELIMITED:
             return None
@@ -152,7 +163,8 @@ def ending_of(answer: Answer, fault: Fault | None, framing: Framing | None, clie
         case Fault.STALL_STREAM if answer.events is not None:
             return Ending.STALLED
         case _:
-            return Ending.KEPT if framing is not None and client.keep_alive else Ending.CLOSED
+            has_end = framing is not None or answer.status == NO_CONTENT
+            return Ending.KEPT if has_end and client.keep_alive else Ending.CLOSED
 
 
 def told(answer: Answer, controls: Controls) -> Iterator[bytes]:

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 import gateway.simulator
 from gateway.simulator import controls
 from gateway.simulator.codings import CODINGS
-from gateway.simulator.controls import READERS, ControlError, Controls, Fault, Framing, Sse
+from gateway.simulator.controls import READERS, ControlError, Controls, Fault, Framing, Outcome, Sse
 
 
 def test_every_control_and_every_value_is_in_the_package_s_docstring() -> None:
     documented = gateway.simulator.__doc__
     assert documented is not None
-    for word in (*READERS, *Fault, *Framing, *Sse, *CODINGS):
+    for word in (*READERS, *Outcome, *Fault, *Framing, *Sse, *CODINGS):
         assert word in documented, word
 
 

@@ -14,6 +14,7 @@ import pytest
 from openai import AsyncOpenAI, AuthenticationError
 
 from gateway.simulator.process import PACKAGES, SimulatorError, simulator
+from gateway.simulator.server import PROVIDERS
 from gateway.simulator.truth import read_truth
 from tests.gateway.simulator.simulated import CHAT, KEY, LIVENESS_S_MAX, Simulated, parsed
 
@@ -51,9 +52,11 @@ async def test_it_says_in_one_line_where_it_listens(tmp_path: Path) -> None:
         "event": "simulator_listening",
         "host": "127.0.0.1",
         "port": port,
-        "base_urls": {"openai": f"http://127.0.0.1:{port}/openai"},
-        "credentials": {"openai": {"api_key": "simulator-openai-key"}},
+        "base_urls": {provider.name: f"http://127.0.0.1:{port}/{provider.mount}" for provider in PROVIDERS},
+        "credentials": {provider.name: dict(provider.default_credential) for provider in PROVIDERS},
     }
+    assert ready["base_urls"]["openai"] == f"http://127.0.0.1:{port}/openai"
+    assert ready["credentials"]["sendgrid"] == {"api_key": "SG.simulator.sendgrid-key"}
     assert rest == b""
 
 

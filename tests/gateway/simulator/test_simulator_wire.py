@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.simulator import wire
 from gateway.simulator.api import SSE, Answer
-from gateway.simulator.controls import Controls, Fault, Framing, Sse
+from gateway.simulator.controls import Controls, Fault, Framing, Outcome, Sse
 from gateway.simulator.wire import Client, Ending
 
 CLIENT = Client("POST", {}, http_1_1=True, keep_alive=True)
@@ -72,5 +73,26 @@ def test_only_a_whole_answer_ends_its_chunks() -> None:
 def test_an_error_is_answered_whole_where_a_stream_was_to_break() -> None:
     error = Answer(status=429, body=b"{}")
     for fault in (Fault.CUT_STREAM, Fault.NO_DONE, Fault.STALL_STREAM, Fault.RESPONSE_FAILED):
-        assert wire.objection(error, fault) is None
+        assert wire.objection(error, Controls(fault=fault)) is None
         assert wire.plan(error, Controls(fault=fault), CLIENT, "now").ending is Ending.KEPT
+
+
+@pytest.mark.parametrize("controls", [Controls(), Controls(framing=Framing.CHUNKED), Controls(encoding="gzip")])
+def test_an_answer_without_content_ends_with_its_head(controls: Controls) -> None:
+    plan = wire.plan(Answer(status=204, content_type=""), controls, CLIENT, "now")
+    assert b"".join(plan.pieces) + plan.last == b""
+    assert plan.head == b"HTTP/1.1 204 No Content\r\nDate: now\r\n\r\n"
+    assert plan.ending is Ending.KEPT
+
+
+@pytest.mark.parametrize("fault", [Fault.CUT_BODY, Fault.CUT_CHUNKED, Fault.CLOSE_DELIMITED])
+def test_a_body_that_is_not_there_cannot_be_spoilt(fault: Fault) -> None:
+    assert fault in str(wire.objection(Answer(status=204), Controls(fault=fault)))
+    assert wire.objection(Answer(status=200), Controls(fault=fault)) is None
+
+
+def test_only_what_lives_can_be_told_how() -> None:
+    for controls in (Controls(outcome=Outcome.SENT), Controls(seconds=1), Controls(step_ms=1)):
+        assert controls.of_life in str(wire.objection(Answer(), controls))
+        assert wire.objection(Answer(lives=True), controls) is None
+        assert wire.objection(Answer(status=400), controls) is None
