@@ -5,7 +5,8 @@ One call, and the module of each step:
 1. `listener`   bytes from a client become a request
 2. `callers`    whose is it: key → tenant, scopes, from the `snapshot`
 3. `routing`    which provider and endpoint, and `sharing`: may it, on an account that several tenants share
-4. `providers`  what each provider's request and answer say; `proxy` holds the path of the call and is the place to begin
+4. `providers`  what each provider's request and answer say; `proxy` holds the path of the call and is the place to begin;
+                `request_body` is looked through on its way, `account_alias` names the account on each side
 5. `recorder`   the intent goes into the spool before the first byte leaves
 6. `upstream`   one attempt at the provider
 7. `proxy`      relays the answer past the endpoint's meter
@@ -13,5 +14,6 @@ One call, and the module of each step:
 9. `shipper`    spools → ledger: event, charge and daily sums in one transaction
 10. `api`       answers questions from ledger and sums; `commands` ask them on the command line
 
-`app` constructs all of it. `simulator` stands in for providers, and shares nothing with the rest.
+`app` constructs all of it, in one process or, under a `supervisor`, in several: workers do 1 to 8 and the back office 9
+and 10. `simulator` stands in for providers, and shares nothing with the rest.
 """

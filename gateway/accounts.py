@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import fcntl
 import hmac
+import os
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -35,7 +37,7 @@ from gateway.tables import (
     installation,
     tenants,
 )
-from metering.columns import Moment
+from metering.columns import Moment, Text, to_the_millisecond
 from metering.database import Database
 from pricing.plans import plans, resolve_plan
 from pricing.tables import tenant_plans
@@ -64,6 +66,9 @@ FIRST_ADMIN = "admin"
 
 GATEWAY = "gateway"
 """The actor of changes that nobody asked for by name: the first admin key, tenants created at first sight."""
+
+LOCK = 0x7A11_0002
+"""Held in Postgres while accounts are changed. SQLite has one writer anyway."""
 
 AnyRow: TypeAlias = Row[*tuple[Any, ...]]
 
@@ -221,9 +226,17 @@ class Accounts:
         Raises DatabaseUnavailable if it could not be kept, and OSError if it is kept and could not be published;
         publishing again, by whatever change comes next, then puts it in force.
         """
-        async with self._database.transaction() as connection:
-            yield Change(connection, self._secrets, _to_the_millisecond(self._now()), actor)
+        async with self._one_at_a_time() as connection:
+            yield Change(connection, self._secrets, to_the_millisecond(self._now()), actor)
         await self.publish()
+
+    @asynccontextmanager
+    async def _one_at_a_time(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction beside which accounts are not changed, from whatever host: what it looked up is so when it writes."""
+        async with self._database.transaction() as connection:
+            if connection.dialect.name == "postgresql":
+                await connection.execute(select(func.pg_advisory_xact_lock(LOCK)))
+            yield connection
 
     async def publish(self) -> None:
         """Write the snapshot as the database is now. Who waits while somebody else writes is served by one more write."""
@@ -233,7 +246,8 @@ class Accounts:
             if self._published >= asked:
                 return
             covered = self._asked
-            write(self._snapshot_path, await self._snapshot())
+            async with _alone(self._snapshot_path.with_suffix(".lock")):
+                write(self._snapshot_path, await self._snapshot())
             self._published = covered
             self.when_published()
 
@@ -277,7 +291,7 @@ class Accounts:
 
     async def check_secret(self) -> None:
         """Remember the secret's fingerprint, or raise SecretChanged if it is another one than remembered."""
-        async with self._database.transaction() as connection:
+        async with self._one_at_a_time() as connection:
             known = select(installation.c.value).where(installation.c.name == SECRET_FINGERPRINT)
             value = (await connection.execute(known)).scalar()
             if value is None:
@@ -355,7 +369,7 @@ class Accounts:
         order = (gateway_keys.c.created_at, gateway_keys.c.key_id)
         statement = select(*_KEY_COLUMNS).where(gateway_keys.c.tenant_id == tenant_id).order_by(*order)
         if after is not None:
-            statement = statement.where(tuple_(*order) > tuple_(literal(after[0], Moment), literal(after[1])))
+            statement = statement.where(tuple_(*order) > tuple_(literal(after[0], Moment), literal(after[1], Text)))
         return [_key(row) for row in await self._rows(statement.limit(limit))]
 
     async def key(self, tenant_id: str | None, key_id: str) -> Key:
@@ -388,7 +402,9 @@ class Accounts:
         at, audit_id = audit_log.c.at, audit_log.c.audit_id
         statement = select(audit_log).order_by(at.desc(), audit_id.desc()).limit(limit)
         if after is not None:
-            statement = statement.where(tuple_(at, audit_id) < tuple_(literal(after[0], Moment), literal(after[1])))
+            statement = statement.where(
+                tuple_(at, audit_id) < tuple_(literal(after[0], Moment), literal(after[1], Text))
+            )
         if tenant_id is not None:
             statement = statement.where(audit_log.c.tenant_id == tenant_id)
         if start is not None:
@@ -527,7 +543,7 @@ class Change:
                 scopes=tuple(dict.fromkeys(scopes)),
                 category=category,
                 tags=dict(tags or {}),
-                expires_at=None if expires_at is None else _to_the_millisecond(expires_at),
+                expires_at=None if expires_at is None else to_the_millisecond(expires_at),
                 revoked_at=None,
                 created_at=self._now,
             )
@@ -661,6 +677,24 @@ class Change:
         await self._connection.execute(insert(audit_log).values(row))
 
 
+@asynccontextmanager
+async def _alone(path: Path) -> AsyncIterator[None]:
+    """While no other process of this machine is in here: else an older snapshot could take the place of a newer one."""
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                await asyncio.sleep(LOCK_LOOK_S)
+        yield
+    finally:
+        os.close(lock)
+
+
+LOCK_LOOK_S = 0.01
+
 _KEY_COLUMNS = [column for column in gateway_keys.c if column.name != "digest"]
 
 
@@ -693,8 +727,3 @@ def _plan_id(name: str) -> str:
         return resolve_plan(name).id
     except ValueError:
         raise NotAcceptable("plan", f"must be one of {', '.join(plan.id for plan in plans())}") from None
-
-
-def _to_the_millisecond(moment: dt.datetime) -> dt.datetime:
-    """As the database keeps it."""
-    return moment.astimezone(dt.UTC).replace(microsecond=moment.microsecond // 1000 * 1000)

@@ -11,14 +11,15 @@ import asyncio
 import datetime as dt
 import os
 import signal
+import socket
 import ssl
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
-from typing import TypeVar
 
 from aiohttp import web
 
@@ -29,9 +30,9 @@ from gateway.api.server import ControlRunner
 from gateway.call_ids import new_call_id
 from gateway.callers import Callers
 from gateway.idempotency import Claims
-from gateway.keys import Secrets
-from gateway.listener import Listener
-from gateway.objects import LedgerObjects
+from gateway.keys import Secrets, reference
+from gateway.listener import Listener, bound
+from gateway.objects import BOOKED_S, LedgerObjects
 from gateway.providers import PROVIDERS
 from gateway.proxy import Proxy, Rules
 from gateway.recorder import Recorder
@@ -39,14 +40,14 @@ from gateway.routing import Routes
 from gateway.settings import LogFormat, OnDisconnect, Settings, Unlisted
 from gateway.shipper import Shipper
 from gateway.snapshot import SnapshotFile
+from gateway.supervisor import Facts, Role, StartRefused, Supervisor
 from gateway.telemetry import AccessLog, configure, log
 from gateway.upstream import Origin, Upstream
 from metering import spool_reader
 from metering.database import Database, DatabaseInUse, DatabaseUnavailable
+from metering.database_sqlite import SqliteDatabase
 from metering.spool import Spool, SpoolFull
-from pricing.catalogue import Books, load_books
-
-T = TypeVar("T")
+from pricing.catalogue import load_books
 
 SNAPSHOT_LOOK_S = 0.25
 """Between two looks at the snapshot file: a change by another process is in force within a second."""
@@ -56,10 +57,6 @@ GRACE_S = 30
 
 BACKLOG_AGE_MAX_S = 60
 """With events older than this that the ledger does not have, the gateway says it is not ready; calls go on."""
-
-
-class StartRefused(Exception):
-    """The gateway can not start; the message says why, and what to do."""
 
 
 class LedgerInUse(StartRefused):
@@ -90,17 +87,46 @@ def now_ms() -> int:
 
 
 async def serve(settings: Settings) -> None:
-    """Run the gateway until SIGTERM or SIGINT. Raises StartRefused."""
+    """Run the gateway in this one process until SIGTERM or SIGINT. Raises StartRefused."""
     async with running(settings) as gateway:
         await gateway.stopped.wait()
+
+
+def supervise(settings: Settings, role: str, new_event_loop: Callable[[], asyncio.AbstractEventLoop] | None) -> None:
+    """Run the gateway, or one role of it, in processes of their own until SIGTERM or SIGINT. Raises StartRefused."""
+    _prepared(settings)
+    stages: list[list[Role]] = []
+    listening: socket.socket | None = None
+    if role != "backoffice":
+        listening = _bound(settings)
+    if role != "proxy":
+        stages.append([Role("backoffice", partial(_backoffice, settings, listening))])
+    if listening is not None:
+        stages.append(
+            [
+                Role(f"worker-{number}", partial(_worker, settings, number, listening))
+                for number in range(settings.workers)
+            ]
+        )
+
+    def serving(facts: Facts) -> None:
+        at = {} if listening is None else {"proxy": _address(settings.proxy.host, listening)}
+        _say_serving(settings, {**at, **facts}, workers=settings.workers)
+
+    def stopping() -> None:
+        if listening is not None:
+            listening.close()
+
+    Supervisor(stages, serving, stopping, new_event_loop).run()
 
 
 async def upgrade(settings: Settings) -> str:
     """Bring the database to this release's schema; return the revision. Raises StartRefused."""
     database = await _opened(settings)
     try:
-        return await schema.upgrade(database)
-    except schema.SchemaMismatch as error:
+        async with _owned(settings, database) as owner:
+            return await schema.upgrade(database, owner)
+    except (schema.SchemaMismatch, DatabaseUnavailable) as error:
         raise StartRefused(str(error)) from error
     finally:
         await database.close()
@@ -149,7 +175,11 @@ class Gateway:
 
 async def _opened(settings: Settings) -> Database:
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    database = Database(settings.database_file)
+    database: Database
+    if settings.database_file is None:
+        database = _postgres(settings.postgres_url)
+    else:
+        database = SqliteDatabase(settings.database_file)
     try:
         await database.open()
     except DatabaseInUse as error:
@@ -157,6 +187,27 @@ async def _opened(settings: Settings) -> Database:
     except OSError as error:
         raise StartRefused(f"{settings.database_file} can not be opened: {error.strerror}.") from error
     return database
+
+
+def _postgres(url: str | None, *, migrates: bool = False) -> Database:
+    from metering.database_postgres import STATEMENT_S_MAX, PostgresDatabase  # noqa: PLC0415 - SQLite does without
+
+    assert url is not None
+    return PostgresDatabase(url, statement_s_max=None if migrates else STATEMENT_S_MAX)
+
+
+@asynccontextmanager
+async def _owned(settings: Settings, database: Database) -> AsyncIterator[Database]:
+    """The database as the role opens it that may change its schema."""
+    if settings.database_file is not None:
+        yield database
+        return
+    owner = _postgres(settings.postgres_owner_url, migrates=True)
+    await owner.open()
+    try:
+        yield owner
+    finally:
+        await owner.close()
 
 
 @asynccontextmanager
@@ -168,15 +219,36 @@ async def _office(settings: Settings) -> AsyncIterator[Office]:
     database = await _opened(settings)
     _, snapshot_path = installation.paths(settings)
     try:
-        await schema.prepare(database)
         accounts = Accounts(database, secrets, snapshot_path, now)
-        await accounts.check_secret()
         snapshot = SnapshotFile(snapshot_path)
         accounts.when_published = snapshot.refresh
-        await accounts.publish()
+        try:
+            async with _owned(settings, database) as owner:
+                await schema.prepare(database, owner)
+            await accounts.check_secret()
+            await accounts.publish()
+        except (schema.SchemaMismatch, SecretChanged, DatabaseUnavailable) as error:
+            raise StartRefused(str(error)) from error
         yield Office(settings, secrets, database, accounts, snapshot)
-    except (schema.SchemaMismatch, SecretChanged) as error:
+    finally:
+        await database.close()
+
+
+@asynccontextmanager
+async def _outpost(settings: Settings) -> AsyncIterator[Office]:
+    """An installation that another process has opened and checked."""
+    try:
+        secrets = installation.installation_secrets(settings)
+    except installation.SecretMissing as error:
         raise StartRefused(str(error)) from error
+    _, snapshot_path = installation.paths(settings)
+    database = await _opened(settings)
+    try:
+        accounts = Accounts(database, secrets, snapshot_path, now)
+        snapshot = SnapshotFile(snapshot_path)
+        accounts.when_published = snapshot.refresh
+        snapshot.refresh()
+        yield Office(settings, secrets, database, accounts, snapshot)
     finally:
         await database.close()
 
@@ -195,18 +267,21 @@ async def _control(office: Office, healthy: Health, host: str, port: int) -> Asy
     await runner.setup()
     try:
         site = web.TCPSite(runner, host, port)
-        await _listening(site.start(), "control", host, port)
+        try:
+            await site.start()
+        except OSError as error:
+            raise _not_listening(error, "control", host, port) from error
         yield runner.addresses[0][1]
     finally:
         await runner.cleanup()
 
 
 @asynccontextmanager
-async def _proxy(office: Office, spool: Spool) -> AsyncIterator[int]:
+async def _proxy(office: Office, spool: Spool, listening: socket.socket) -> AsyncIterator[None]:
     settings = office.settings
     as_json = _as_json(settings)
     access_log = AccessLog(sys.stdout.fileno(), as_json=as_json)
-    objects = LedgerObjects(office.database)
+    objects = LedgerObjects(office.database, BOOKED_S if settings.postgres_url is not None else 0)
     upstream = Upstream()
 
     async def create_tenant(tenant_id: str) -> None:
@@ -224,9 +299,9 @@ async def _proxy(office: Office, spool: Spool) -> AsyncIterator[int]:
         callers=Callers(office.snapshot, office.secrets, create_tenant if settings.auto_create_tenants else None),
         objects=objects,
         claims=Claims(office.database, now),
-        recorder=Recorder(spool, objects, now_ms),
+        recorder=Recorder(spool, objects, now_ms, partial(reference, office.secrets.reference)),
         upstream=upstream,
-        origins={name: Origin.parsed(provider.base_url) for name, provider in settings.providers.items()},
+        origins=_origins(settings),
         credentials={
             name: {field: secret.get_secret_value() for field, secret in provider.credential.items()}
             for name, provider in settings.providers.items()
@@ -242,9 +317,9 @@ async def _proxy(office: Office, spool: Spool) -> AsyncIterator[int]:
     )
     listener = Listener(proxy)
     await upstream.open()
-    opening = listener.open(settings.proxy.host, settings.proxy.port, _tls(settings))
+    await listener.open(listening, _tls(settings))
     try:
-        yield await _listening(opening, "proxy", settings.proxy.host, settings.proxy.port)
+        yield
         if not await listener.close(GRACE_S):
             log.warning("calls_cut", reason="still under way after the grace period")
     finally:
@@ -253,79 +328,156 @@ async def _proxy(office: Office, spool: Spool) -> AsyncIterator[int]:
 
 
 @asynccontextmanager
+async def _shipping(office: Office, stopped: asyncio.Event) -> AsyncIterator[Shipper]:
+    """Books what the spools hold; at the end, all of it. Raises StartRefused if booking has failed for good."""
+    spool_directory, _ = installation.paths(office.settings)
+    shipper = Shipper(spool_directory, office.database, await asyncio.to_thread(load_books), now)
+    task = asyncio.create_task(shipper.run())
+    # Without its shipper the gateway would take calls and book none: it stops, and what it recorded waits.
+    task.add_done_callback(lambda _: stopped.set())
+    try:
+        yield shipper
+    finally:
+        shipper.stop()
+        try:
+            await task
+        except Exception as error:
+            log.critical("shipper_failed", error=type(error).__name__, exc_info=True)
+            raise StartRefused(
+                "booking has failed; the log says why. What was recorded is kept: start again."
+            ) from error
+
+
+@contextmanager
+def _spool(settings: Settings, number: int) -> Iterator[Spool]:
+    spool_directory, _ = installation.paths(settings)
+    spool = Spool(spool_directory, f"w{number}-{new_call_id()}", fsync=settings.durability == "fsync")
+    try:
+        spool.open()
+    except (OSError, SpoolFull) as error:
+        raise StartRefused(f"the spool in {spool_directory} can not be written: {error}") from error
+    try:
+        yield spool
+    finally:
+        spool.close()
+
+
+@asynccontextmanager
+async def _watching(snapshot: SnapshotFile) -> AsyncIterator[None]:
+    task = asyncio.create_task(_watch(snapshot))
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+async def _first_admin(office: Office) -> None:
+    given = office.settings.admin_key
+    new_admin_key = await office.accounts.ensure_admin_key(None if given is None else given.get_secret_value())
+    if new_admin_key is not None:
+        # Shown once, and kept nowhere: not a log line, which would be kept.
+        sys.stderr.write(f"Admin key, shown this once: {new_admin_key}\n")
+
+
+def _health(shipper: Shipper, stopped: asyncio.Event, spool: Spool | None) -> Health:
+    async def healthy() -> list[str]:
+        reasons = []
+        if shipper.failing is not None:
+            reasons.append(f"the ledger can not be written: {shipper.failing}")
+        behind_s = (now() - shipper.last_shipped).total_seconds()
+        if behind_s > BACKLOG_AGE_MAX_S:
+            reasons.append(f"the ledger is {behind_s:.0f} s behind")
+        if spool is not None and spool.failed:
+            reasons.append("the spool can not be written")
+        if stopped.is_set():
+            reasons.append("stopping")
+        return reasons
+
+    return healthy
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The processes
+
+
+@asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Gateway]:
     """Everything in one process, from start to stop."""
+    _prepared(settings)
+    stopped = asyncio.Event()
+    listening = _bound(settings)
+    async with AsyncExitStack() as stack:
+        office = await stack.enter_async_context(_office(settings))
+        await _first_admin(office)
+        shipper = await stack.enter_async_context(_shipping(office, stopped))
+        spool = stack.enter_context(_spool(settings, 0))
+        await stack.enter_async_context(_watching(office.snapshot))
+        health = _health(shipper, stopped, spool)
+        control_port = await stack.enter_async_context(
+            _control(office, health, settings.control.host, settings.control.port)
+        )
+        await stack.enter_async_context(_proxy(office, spool, listening))
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, _told_to_stop, stopped)
+        at = {"proxy": _address(settings.proxy.host, listening), "control": f"{settings.control.host}:{control_port}"}
+        _say_serving(settings, at, workers=1)
+        yield Gateway(office, listening.getsockname()[1], control_port, stopped)
+        log.info("stopping")
+    log.info("stopped")
+
+
+async def _backoffice(
+    settings: Settings, proxy: socket.socket | None, ready: Callable[[Facts], None], stopped: asyncio.Event
+) -> None:
+    """The back office, in a process of its own."""
+    if proxy is not None:
+        proxy.close()
+    async with AsyncExitStack() as stack:
+        office = await stack.enter_async_context(_office(settings))
+        await _first_admin(office)
+        shipper = await stack.enter_async_context(_shipping(office, stopped))
+        health = _health(shipper, stopped, None)
+        port = await stack.enter_async_context(_control(office, health, settings.control.host, settings.control.port))
+        ready({"control": f"{settings.control.host}:{port}"})
+        await stopped.wait()
+
+
+async def _worker(
+    settings: Settings,
+    number: int,
+    listening: socket.socket,
+    ready: Callable[[Facts], None],
+    stopped: asyncio.Event,
+) -> None:
+    """One worker of the proxy, in a process of its own. It asks the database nothing unless a call makes it."""
+    async with AsyncExitStack() as stack:
+        office = await stack.enter_async_context(_outpost(settings))
+        spool = stack.enter_context(_spool(settings, number))
+        await stack.enter_async_context(_watching(office.snapshot))
+        await stack.enter_async_context(_proxy(office, spool, listening))
+        ready({})
+        await stopped.wait()
+
+
+def _prepared(settings: Settings) -> None:
+    """What is the same for every process. Raises StartRefused."""
     configure(as_json=_as_json(settings), level=settings.log_level)
     try:
         http1.check_parsers()
     except RuntimeError as error:
         raise StartRefused(str(error)) from error
-    spool_directory, _ = installation.paths(settings)
-    async with AsyncExitStack() as stack:
-        loading = asyncio.ensure_future(asyncio.to_thread(load_books))
-        office = await stack.enter_async_context(_office(settings))
-        given = settings.admin_key
-        new_admin_key = await office.accounts.ensure_admin_key(None if given is None else given.get_secret_value())
-        if new_admin_key is not None:
-            # Shown once, and kept nowhere: not a log line, which would be kept.
-            sys.stderr.write(f"Admin key, shown this once: {new_admin_key}\n")
-        books: Books = await loading
-        shipper = Shipper(spool_directory, office.database, books, now)
-        spool = Spool(spool_directory, f"w0-{new_call_id()}", fsync=settings.durability == "fsync")
-        try:
-            spool.open()
-        except (OSError, SpoolFull) as error:
-            raise StartRefused(f"the spool in {spool_directory} can not be written: {error}") from error
-        stopped = asyncio.Event()
-        shipping = asyncio.create_task(shipper.run())
-        # Without its shipper the gateway would take calls and book none: it stops, and what it recorded waits.
-        shipping.add_done_callback(lambda _: stopped.set())
-        stack.push_async_callback(_finished, shipper, shipping)
-        stack.callback(spool.close)
-        watching = asyncio.create_task(_watch(office.snapshot))
-        stack.callback(watching.cancel)
-
-        async def healthy() -> list[str]:
-            reasons = []
-            if shipper.failing is not None:
-                reasons.append(f"the ledger can not be written: {shipper.failing}")
-            behind_s = (now() - shipper.last_shipped).total_seconds()
-            if behind_s > BACKLOG_AGE_MAX_S:
-                reasons.append(f"the ledger is {behind_s:.0f} s behind")
-            if spool.failed:
-                reasons.append("the spool can not be written")
-            if stopped.is_set():
-                reasons.append("stopping")
-            return reasons
-
-        control_port = await stack.enter_async_context(
-            _control(office, healthy, settings.control.host, settings.control.port)
-        )
-        proxy_port = await stack.enter_async_context(_proxy(office, spool))
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, _told_to_stop, stopped)
-        log.info(
-            "serving",
-            proxy=f"{settings.proxy.host}:{proxy_port}",
-            control=f"{settings.control.host}:{control_port}",
-            data_dir=str(settings.data_dir),
-            providers={name: provider.base_url for name, provider in settings.providers.items()},
-            durability=settings.durability,
-        )
-        yield Gateway(office, proxy_port, control_port, stopped)
-        log.info("stopping")
-    log.info("stopped")
 
 
-async def _finished(shipper: Shipper, shipping: asyncio.Task[None]) -> None:
-    """Have everything booked. Raises StartRefused if booking has failed for good."""
-    shipper.stop()
-    try:
-        await shipping
-    except Exception as error:
-        log.critical("shipper_failed", error=type(error).__name__, exc_info=True)
-        raise StartRefused("booking has failed; the log says why. What was recorded is kept: start again.") from error
+def _say_serving(settings: Settings, at: Mapping[str, object], *, workers: int) -> None:
+    log.info(
+        "serving",
+        **at,
+        workers=workers,
+        data_dir=str(settings.data_dir),
+        providers={name: provider.base_url for name, provider in settings.providers.items()},
+        durability=settings.durability,
+    )
 
 
 async def _watch(snapshot: SnapshotFile) -> None:
@@ -344,14 +496,35 @@ def _told_to_stop(stopped: asyncio.Event) -> None:
     stopped.set()
 
 
-async def _listening(opening: Awaitable[T], name: str, host: str, port: int) -> T:
+def _bound(settings: Settings) -> socket.socket:
+    host, port = settings.proxy.host, settings.proxy.port
     try:
-        return await opening
+        return bound(host, port)
     except OSError as error:
-        raise StartRefused(
-            f"{host}:{port} can not be listened on ({os.strerror(error.errno or 0)}): free the port, or choose another with "
-            f"TOLLKEEPER_{name.upper()}__PORT."
-        ) from error
+        raise _not_listening(error, "proxy", host, port) from error
+
+
+def _not_listening(error: OSError, name: str, host: str, port: int) -> StartRefused:
+    reason = os.strerror(error.errno) if error.errno and error.errno > 0 else "no such address"
+    return StartRefused(
+        f"{host}:{port} can not be listened on ({reason}): free the port, or choose another with "
+        f"TOLLKEEPER_{name.upper()}__PORT."
+    )
+
+
+def _address(host: str, listening: socket.socket) -> str:
+    return f"{host}:{listening.getsockname()[1]}"
+
+
+def _origins(settings: Settings) -> dict[tuple[str, str], Origin]:
+    """Every host that calls are sent to, by provider and product. No request can reach another."""
+    return {
+        (provider.name, product): Origin.parsed(
+            settings.providers[provider.name].base_url.replace("{product}", product)
+        )
+        for provider in PROVIDERS
+        for product in provider.products
+    }
 
 
 def _tls(settings: Settings) -> ssl.SSLContext | None:

@@ -223,7 +223,8 @@ def _document(body: bytes) -> Any:
 @asynccontextmanager
 async def _own_listener(settings: Settings) -> AsyncIterator[str]:
     # Imported here: it brings the whole gateway along, which a command that finds a server running does not need.
-    from gateway.app import LedgerInUse, StartRefused, control_listener  # noqa: PLC0415
+    from gateway.app import LedgerInUse, control_listener  # noqa: PLC0415
+    from gateway.supervisor import StartRefused  # noqa: PLC0415
 
     try:
         async with control_listener(settings) as base_url:

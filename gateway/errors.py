@@ -91,6 +91,11 @@ class ObjectMissing(Refusal):
         self.object_id = object_id
 
 
+class NoSuchProduct(Refusal):
+    status = 404
+    code = "unknown_product"
+
+
 class BadHeader(Refusal):
     status = 400
     code = "invalid_header"

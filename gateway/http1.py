@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from aiohttp import http_parser
-from aiohttp.base_protocol import BaseProtocol
+from aiohttp import base_protocol, http_parser
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_writer import HttpVersion10, HttpVersion11
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
@@ -31,6 +30,18 @@ __all__ = [
     "request_parser",
     "response_parser",
 ]
+
+
+class BaseProtocol(base_protocol.BaseProtocol):
+    """What the parsers need of a connection: flow control in both directions."""
+
+    __slots__ = ()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002  The interface is aiohttp's.
+        """Read on after a pause. Bodies ask for it at every reading of theirs; where there was no pause, nothing waits."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
 
 Body = StreamReader
 """A body as it arrives: `await readany()` gives what is there, or waits; `at_eof()` when all was read."""

@@ -20,14 +20,15 @@ class SecretMissing(Exception):
 def installation_secret(settings: Settings) -> str:
     """The secret of the settings, or the generated one in the data directory, made now if there is no ledger yet.
 
-    Raises SecretMissing if there is one: with another secret no key in it would be recognised.
+    Raises SecretMissing if there is one: with another secret no key in it would be recognised. A ledger in Postgres is
+    not looked at here; it knows its secret's fingerprint, and whoever comes with another is refused there.
     """
     if settings.secret_key is not None:
         return settings.secret_key.get_secret_value()
     settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = settings.data_dir / SECRET_FILE
     if not path.exists():
-        if settings.database_file.exists():
+        if settings.database_file is not None and settings.database_file.exists():
             raise SecretMissing(
                 f"{path} is missing, and the ledger beside it was made with what it held: "
                 "put it back, or give the secret as TOLLKEEPER_SECRET_KEY."

@@ -14,7 +14,7 @@ import struct
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any
 
 from gateway import http1
 from gateway.messages import RequestHead
@@ -399,6 +399,16 @@ class Connection(http1.BaseProtocol):
                 self.transport.close()
 
 
+BACKLOG_MAX = 1024
+"""Connections that the system has accepted and we have not; beyond them it lets clients try again."""
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket on this address; 0 lets the system choose the port. Raises OSError."""
+    (family, _, _, _, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return socket.create_server(address[:2], family=family, backlog=BACKLOG_MAX)
+
+
 class Listener:
     """Accepts connections and hands their requests to the handler."""
 
@@ -412,12 +422,11 @@ class Listener:
         self._server: asyncio.Server
         self._sweeper: asyncio.Task[None]
 
-    async def open(self, host: str, port: int, tls: ssl.SSLContext | None) -> int:
-        """Listen; return the port. Raises OSError."""
+    async def open(self, bound: socket.socket, tls: ssl.SSLContext | None) -> None:
+        """Accept connections on a socket, which other processes may accept on as well."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._accept, host, port, ssl=tls, backlog=1024)
+        self._server = await loop.create_server(self._accept, sock=bound, ssl=tls, backlog=BACKLOG_MAX)
         self._sweeper = asyncio.create_task(self._sweep())
-        return cast(int, self._server.sockets[0].getsockname()[1])
 
     def _accept(self) -> Connection:
         return Connection(self, asyncio.get_running_loop())

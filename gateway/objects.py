@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from typing import Protocol
 
@@ -24,11 +25,21 @@ class Objects(Protocol):
         """True if this tenant made this object through the gateway. Raises DatabaseUnavailable."""
 
 
+LOOK_S = 0.05
+"""Between two questions after an object that another worker may just have made."""
+
+BOOKED_S = 1.0
+"""So long the ledger is given to have what another worker recorded; it takes it a few tenths of a second."""
+
+
 class LedgerObjects:
     """What was made lately, and before that what the ledger says. Not on the path of a call that names no object."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, patience_s: float) -> None:
+        """`patience_s` is how long an object that the ledger does not have is asked for again; 0 where there is no other
+        process that could have made it."""
         self._database = database
+        self._patience_s = patience_s
         self._recent: OrderedDict[tuple[str, str, str], None] = OrderedDict()
 
     def made(self, tenant_id: str, source: str, object_id: str) -> None:
@@ -39,6 +50,15 @@ class LedgerObjects:
     async def owns(self, tenant_id: str, source: str, object_id: str) -> bool:
         if (tenant_id, source, object_id) in self._recent:
             return True
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._patience_s
+        while not await self._in_ledger(tenant_id, source, object_id):
+            if loop.time() >= deadline:
+                return False
+            await asyncio.sleep(LOOK_S)
+        return True
+
+    async def _in_ledger(self, tenant_id: str, source: str, object_id: str) -> bool:
         question = (
             select(usage_events.c.event_id)
             .where(

@@ -16,19 +16,23 @@ import asyncio
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache, partial
 from http import HTTPStatus
 from typing import Any
 
-from gateway import errors, upstream
+from gateway import errors, headers, upstream
+from gateway.account_alias import AccountAlias, Restoring
 from gateway.call_ids import new_call_id
-from gateway.callers import GATEWAY_PREFIX, TENANT_HEADER, Caller, Callers
+from gateway.callers import GATEWAY_PREFIX, Caller, Callers
 from gateway.idempotency import Claims
 from gateway.keys import NotSealedHere, Secrets
 from gateway.listener import ClientGone, Exchange
 from gateway.messages import RawHeaders, RequestHead
 from gateway.objects import Objects
 from gateway.providers.api import Meter, Prepared, as_it_came
+from gateway.providers.decoding import UndecodableAnswer
 from gateway.recorder import Recorder, Recording
+from gateway.request_body import RequestBody
 from gateway.routing import Route, Routes
 from gateway.sharing import References, named_objects
 from gateway.telemetry import AccessLog, log
@@ -40,28 +44,9 @@ from metering.usage import UsageEvent
 BODY_BYTES_MAX = 8 << 20
 """A request body up to this size is held where it must be read or changed; a larger one is forwarded as it comes."""
 
-LOOK_BYTES = 64 << 10
-"""So much of a body is looked through for other tenants' objects at once."""
-
 DRAIN_BYTES_MAX = 64 << 20
 DRAIN_S = 600
 """A call whose client has left is followed so far for its usage, then given up."""
-
-HOP_BY_HOP = frozenset(
-    {
-        b"connection",  # RFC 9110 section 7.6.1, with all that it names.
-        b"keep-alive",
-        b"proxy-authenticate",  # These two are between us and a proxy in front of us.
-        b"proxy-authorization",
-        b"proxy-connection",  # Never a standard, still sent.
-        b"te",
-        b"trailer",  # Trailers are not relayed.
-        b"transfer-encoding",  # Each side has its own framing.
-        b"upgrade",
-    }
-)
-REQUEST_CUT = HOP_BY_HOP | {TENANT_HEADER, b"host", b"content-length", b"expect"}
-ANSWER_CUT = HOP_BY_HOP | {b"content-length", b"x-tollkeeper-call-id", b"x-tollkeeper-error"}
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -84,10 +69,12 @@ class Outgoing:
     origin: Origin
     data: bytes
     """Its head, and of its body what is held."""
+    body: RequestBody
+    """Where its rest comes from."""
     whole: bool
-    """True if that is all of it; else the rest follows as it comes."""
-    references: References | None
-    """What looks for other tenants' objects in the rest; None where the account is not shared."""
+    """True if nothing is left to come."""
+    alias: AccountAlias | None
+    """What names the account on the way, None where the application knows the real one."""
 
 
 class _Line:
@@ -116,7 +103,7 @@ class Proxy:
         claims: Claims,
         recorder: Recorder,
         upstream: Upstream,
-        origins: Mapping[str, Origin],
+        origins: Mapping[tuple[str, str], Origin],
         credentials: Mapping[str, Mapping[str, str]],
         secrets: Secrets,
         rules: Rules,
@@ -170,24 +157,30 @@ class Proxy:
         route = line.route = self._routes.match(head.method, head.target)
         caller = line.caller = await self._callers.identify(route.provider, head.headers)
         credential, shared = self._credential(route, caller)
-        references = None
+        own = partial(self._own, caller, route)
         if shared:
-            await self._own(caller, route, named_objects(route, head.method))
-            references = References(route.provider)
+            await own(named_objects(route, head, caller.tenant.account_sid))
+            if "?" in route.target:
+                await own(References(route.provider).feed(route.target.encode()))
         if not route.listed and not self._rules.unlisted_forwarded:
             raise errors.UnlistedDenied(
                 "This path is not in the gateway's list, and the operator has set `unlisted = deny`."
             )
         claim_key = head.headers.get("X-Gateway-Idempotency-Key")
-        must_hold = route.endpoint.prepare is not None or references is not None or claim_key is not None
-        body, whole = (
-            await self._held_body(exchange, caller, route, references) if must_hold else (b"", exchange.body_read)
-        )
-        prepared = route.endpoint.prepare(body) if whole and route.endpoint.prepare is not None else as_it_came(body)
-        recording = Recording(call_id, line.arrived_ms, caller, route, replace(prepared, body=b""))
-        origin = self._origins[route.provider.name]
-        outgoing = Outgoing(origin, _request(head, route, origin, credential, prepared, whole=whole), whole, references)
-        del prepared
+        endpoint = route.endpoint
+        watch = None if endpoint.watch is None else endpoint.watch()
+        incoming = RequestBody(exchange, References(route.provider) if shared else None, own, watch)
+        body = b""
+        if endpoint.prepare is not None or shared or claim_key is not None:
+            body = await _held(incoming)
+        whole = incoming.ended
+        prepared = endpoint.prepare(body) if whole and endpoint.prepare is not None else as_it_came(body)
+        recording = Recording(call_id, line.arrived_ms, caller, route, incoming.learnt or replace(prepared, body=b""))
+        alias = _alias(route, caller, credential)
+        origin = self._origins[route.provider.name, route.product]
+        data = _request(head, route, origin, credential, alias, prepared, whole=whole)
+        outgoing = Outgoing(origin, data, incoming, whole, alias)
+        del prepared, data
         if claim_key is None:
             del body
             await self._recorded(exchange, line, recording, outgoing)
@@ -211,12 +204,12 @@ class Proxy:
         except errors.UpstreamUnreachable:
             self._recorder.nothing(recording, "unreachable")
             raise
-        except (ClientGone, errors.ObjectMissing, errors.OwnerUnknown):
+        except (ClientGone, errors.ObjectMissing, errors.OwnerUnknown, errors.EncodedBody):
             self._recorder.nothing(recording, "request not sent whole")
             raise
         except upstream.TooSlow as error:
             raise errors.UpstreamTooSlow(f"{name} did not answer in time. It may have acted.") from error
-        except (upstream.NoAnswer, upstream.BrokenAnswer) as error:
+        except (upstream.NoAnswer, upstream.BrokenAnswer, UndecodableAnswer) as error:
             raise errors.UpstreamBroke(f"{name} broke the connection off. It may have acted.") from error
         finally:
             line.event = self._recorder.lost(recording) or line.event
@@ -254,29 +247,6 @@ class Proxy:
             if not owned:
                 raise errors.ObjectMissing(name)
 
-    async def _held_body(
-        self, exchange: Exchange, caller: Caller, route: Route, references: References | None
-    ) -> tuple[bytes, bool]:
-        """What of the request body is held, and whether that is all of it."""
-        if exchange.body_read:
-            return b"", True
-        codings = exchange.head.headers.getall("Content-Encoding", [])
-        if references is not None and any(coding.lower() != "identity" for coding in codings):
-            raise errors.EncodedBody("On the platform's shared account, request bodies must come uncompressed.")
-        chunks: list[bytes] = []
-        size = 0
-        while not exchange.body_read and size < BODY_BYTES_MAX:
-            chunk = await exchange.read()
-            if references is not None:
-                for start in range(0, len(chunk), LOOK_BYTES):
-                    await self._own(caller, route, references.feed(chunk[start : start + LOOK_BYTES]))
-                    if size:
-                        # Looking through a large body takes longer than other calls should wait.
-                        await asyncio.sleep(0)
-            chunks.append(chunk)
-            size += len(chunk)
-        return b"".join(chunks), exchange.body_read
-
     # -- forward and relay
 
     async def _forward(self, exchange: Exchange, line: _Line, recording: Recording, outgoing: Outgoing) -> None:
@@ -289,7 +259,8 @@ class Proxy:
                 if method not in IDEMPOTENT:
                     outgoing.data = b""  # It is not sent twice, and a model may think for minutes.
                 if not outgoing.whole:
-                    await self._upload(exchange, connection, recording, outgoing.references)
+                    await self._upload(exchange, connection, outgoing.body)
+                    recording = recording._replace(prepared=outgoing.body.learnt or recording.prepared)
                 answer = await connection.answer()
             except upstream.TooSlow:
                 raise
@@ -303,9 +274,9 @@ class Proxy:
                 answer = await connection.answer()
             line.upstream_s = time.perf_counter() - began
             if answer.head.succeeded:
-                await self._relay(exchange, line, recording, answer)
+                await self._relay(exchange, line, recording, answer, outgoing.alias)
             else:
-                await self._relay_failure(exchange, recording, answer)
+                await self._relay_failure(exchange, recording, answer, outgoing.alias)
         finally:
             self._upstream.release(connection)
 
@@ -320,37 +291,37 @@ class Proxy:
             exchange.when_gone(connection.give_up)
         return connection
 
-    async def _upload(
-        self, exchange: Exchange, connection: Connection, recording: Recording, references: References | None
-    ) -> None:
+    async def _upload(self, exchange: Exchange, connection: Connection, body: RequestBody) -> None:
         """Send the body as it comes, until its end or an early answer."""
         chunked = "Content-Length" not in exchange.head.headers
         while not connection.answering.done():
-            reading = asyncio.ensure_future(exchange.read())
+            reading = asyncio.ensure_future(body.read())
             await asyncio.wait((reading, connection.answering), return_when=asyncio.FIRST_COMPLETED)
             if not reading.done():
                 reading.cancel()
                 return
             chunk = reading.result()
-            if references is not None:
-                await self._own(recording.caller, recording.route, references.feed(chunk))
-            last = exchange.body_read
+            last = body.ended
             if chunked:
                 chunk = (_chunk(chunk) if chunk else b"") + (b"0\r\n\r\n" if last else b"")
             await connection.send_more(chunk, last=last)
             if last:
                 return
 
-    async def _relay(self, exchange: Exchange, line: _Line, recording: Recording, answer: Answer) -> None:
+    async def _relay(
+        self, exchange: Exchange, line: _Line, recording: Recording, answer: Answer, alias: AccountAlias | None
+    ) -> None:
         """Pass a successful answer on, and record what it used before the client can conclude that it succeeded."""
         head, endpoint, prepared = answer.head, recording.route.endpoint, recording.prepared
+        restoring = None if alias is None else Restoring(alias, head.headers)
         meter = endpoint.meter(head, prepared)
         streamed = head.media_type == "text/event-stream"
         if not endpoint.billable:
             # Nothing in the body matters, and its end may look like success to a client before it is over.
             line.event = await self._outcome(recording, meter, head.status)
-        length = None if prepared.usage_injected and streamed else _length(head.headers)
-        exchange.start(head.status, head.reason, _answer_headers(head.raw_headers, recording), length=length)
+        kept_length = not (prepared.usage_injected and streamed) and (restoring is None or restoring.keeps_length)
+        length = _length(head.headers) if kept_length else None
+        exchange.start(head.status, head.reason, _answer_headers(head.raw_headers, recording, restoring), length=length)
         if streamed and not answer.arrived:
             await exchange.write(b"")
         held = b""
@@ -359,6 +330,8 @@ class Proxy:
             while not answer.ended:
                 chunk = await self._next(answer, line)
                 passed = meter.feed(chunk)
+                if restoring is not None:
+                    passed = restoring.feed(passed)
                 if meter.concluded and line.event is None:
                     line.event = await self._outcome(recording, meter, head.status)
                 if not streamed or length is not None:
@@ -371,7 +344,7 @@ class Proxy:
                         raise upstream.BrokenAnswer("nobody waits for the rest")
                 elif passed:
                     await exchange.write(passed)
-        except upstream.BrokenAnswer:
+        except (upstream.BrokenAnswer, UndecodableAnswer):
             line.error = "client_gone" if exchange.gone else "upstream_broke"
             if line.event is None:
                 _, usage = meter.finish(whole=False)
@@ -384,6 +357,8 @@ class Proxy:
         if line.event is None:
             line.event = self._recorder.outcome(recording, usage, head.status)
             await self._recorder.durable()
+        if restoring is not None:
+            rest = restoring.feed(rest) + restoring.finish()
         if exchange.gone:
             line.error = "client_gone"
         exchange.finish(held + rest)
@@ -395,7 +370,9 @@ class Proxy:
         await self._recorder.durable()
         return event
 
-    async def _relay_failure(self, exchange: Exchange, recording: Recording, answer: Answer) -> None:
+    async def _relay_failure(
+        self, exchange: Exchange, recording: Recording, answer: Answer, alias: AccountAlias | None
+    ) -> None:
         """Pass on an answer that is no success; it used nothing."""
         self._recorder.nothing(recording, f"status {answer.head.status}")
         if answer.head.status == 401 and not recording.caller.brings_credential:
@@ -404,16 +381,17 @@ class Proxy:
                 "Ask the operator to replace it."
             )
         head = answer.head
-        exchange.start(
-            head.status, head.reason, _answer_headers(head.raw_headers, recording), length=_length(head.headers)
-        )
+        restoring = None if alias is None else Restoring(alias, head.headers)
+        length = _length(head.headers) if restoring is None or restoring.keeps_length else None
+        exchange.start(head.status, head.reason, _answer_headers(head.raw_headers, recording, restoring), length=length)
         try:
             while not answer.ended and not exchange.gone:
-                await exchange.write(await answer.read())
-        except upstream.BrokenAnswer:
+                chunk = await answer.read()
+                await exchange.write(chunk if restoring is None else restoring.feed(chunk))
+        except (upstream.BrokenAnswer, UndecodableAnswer):
             exchange.abort()
             return
-        exchange.finish()
+        exchange.finish(b"" if restoring is None else restoring.finish())
 
     async def _next(self, answer: Answer, line: _Line) -> bytes:
         if answer.arrived:
@@ -430,20 +408,20 @@ class Proxy:
         if exchange.started:
             exchange.abort()
             return
-        # A path without a provider gets the first one's error shape: any is as good, and SDKs understand it.
-        provider = self._routes.providers[0] if route is None else route.provider
+        provider = self._routes.nearest(exchange.head.target) if route is None else route.provider
+        path = "" if route is None else route.target.partition("?")[0]
         if isinstance(refusal, errors.ObjectMissing):
-            body = provider.missing(refusal.object_id)
-            headers = [(b"Content-Type", b"application/json")]
+            media_type, body = provider.missing(path, refusal.object_id)
+            told = [(b"Content-Type", media_type)]
         else:
-            body = provider.refusal(refusal.status, refusal.code, refusal.message)
-            headers = [(b"Content-Type", b"application/json"), (b"x-tollkeeper-error", refusal.code.encode())]
+            media_type, body = provider.refusal(path, refusal.status, refusal.code, refusal.message)
+            told = [(b"Content-Type", media_type), (b"x-tollkeeper-error", refusal.code.encode())]
             if refusal.retry_pointless:
-                headers.append((b"x-should-retry", b"false"))
+                told.append((b"x-should-retry", b"false"))
             elif refusal.status == 503:
-                headers.append((b"Retry-After", b"1"))
-        headers.append((b"x-tollkeeper-call-id", call_id.encode()))
-        exchange.answer(refusal.status, REASONS[refusal.status], headers, body)
+                told.append((b"Retry-After", b"1"))
+        told.append((b"x-tollkeeper-call-id", call_id.encode()))
+        exchange.answer(refusal.status, REASONS[refusal.status], told, body)
 
     def _log(self, exchange: Exchange, line: _Line, call_id: str) -> None:
         took = time.perf_counter() - line.began
@@ -473,26 +451,20 @@ def _request(
     route: Route,
     origin: Origin,
     credential: Mapping[str, str] | None,
+    alias: AccountAlias | None,
     prepared: Prepared,
     *,
     whole: bool,
 ) -> bytes:
     """The bytes of the request to the provider: as it came, with the documented changes; all of it if the body is held."""
-    cut = REQUEST_CUT
+    rewritten = prepared.usage_injected or alias is not None
+    target = route.target if alias is None else alias.sent(route.target)
+    lines = [f"{head.method} {origin.prefix}{target} HTTP/1.1\r\nHost: ".encode() + origin.authority + b"\r\n"]
+    cut = _request_cut(route.provider.credential_headers if credential is not None else frozenset(), rewritten)
+    lines += [b"%b: %b\r\n" % pair for pair in cut.crossing(head.raw_headers)]
     if credential is not None:
-        cut = cut | route.provider.credential_headers
-    if prepared.usage_injected:
-        cut = cut | {b"accept-encoding"}
-    named = _named_by_connection(head.raw_headers)
-    lines = [f"{head.method} {origin.prefix}{route.target} HTTP/1.1\r\nHost: ".encode() + origin.authority + b"\r\n"]
-    for name, value in head.raw_headers:
-        lowered = name.lower()
-        if lowered not in cut and lowered not in named and not lowered.startswith(GATEWAY_PREFIX):
-            lines.append(name + b": " + value + b"\r\n")
-    if credential is not None:
-        for name, value in route.provider.authorize(credential):
-            lines.append(name + b": " + value + b"\r\n")
-    if prepared.usage_injected:
+        lines += [b"%b: %b\r\n" % pair for pair in route.provider.authorize(credential)]
+    if rewritten:
         lines.append(b"Accept-Encoding: identity\r\n")
     if whole:
         if prepared.body or head.method not in IDEMPOTENT:
@@ -509,26 +481,43 @@ def _chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def _named_by_connection(raw_headers: RawHeaders) -> frozenset[bytes]:
-    """The headers that Connection declares to be hop-by-hop. None of ours are among them: those are cut anyway."""
-    named: set[bytes] = set()
-    for name, value in raw_headers:
-        if len(name) == 10 and name.lower() == b"connection":
-            named.update(token.strip().lower() for token in value.split(b","))
-    return frozenset(named)
+@cache
+def _request_cut(credential_headers: frozenset[bytes], rewritten: bool) -> headers.Cut:  # noqa: FBT001  A key of a table.
+    coding = frozenset({b"accept-encoding"} if rewritten else ())
+    return headers.Cut(headers.OF_REQUESTS | credential_headers | coding, GATEWAY_PREFIX)
 
 
-def _answer_headers(raw_headers: RawHeaders, recording: Recording) -> list[tuple[bytes, bytes]]:
+@cache
+def _answer_cut(account_headers: frozenset[bytes], restored: frozenset[bytes]) -> headers.Cut:
+    return headers.Cut(headers.OF_ANSWERS | account_headers | restored)
+
+
+def _alias(route: Route, caller: Caller, credential: Mapping[str, str] | None) -> AccountAlias | None:
+    """The names of the account, where the provider has accounts in its paths and the application knows ours."""
+    field = route.provider.account_field
+    if field is None or credential is None:
+        return None
+    return AccountAlias(caller.tenant.account_sid.encode(), credential[field].encode())
+
+
+async def _held(body: RequestBody) -> bytes:
+    """What of a body is held: all of it, or its beginning."""
+    chunks: list[bytes] = []
+    size = 0
+    while not body.ended and size < BODY_BYTES_MAX:
+        chunks.append(await body.read())
+        size += len(chunks[-1])
+    return b"".join(chunks)
+
+
+def _answer_headers(
+    raw_headers: RawHeaders, recording: Recording, restoring: Restoring | None
+) -> list[tuple[bytes, bytes]]:
     """The headers of the answer to the client: as they came, less those that are not the client's business."""
-    cut = ANSWER_CUT
-    if not recording.caller.brings_credential:
-        cut = cut | recording.route.provider.account_headers
-    named = _named_by_connection(raw_headers)
-    kept = []
-    for pair in raw_headers:
-        lowered = pair[0].lower()
-        if lowered not in cut and lowered not in named:
-            kept.append(pair)
+    of_account = frozenset() if recording.caller.brings_credential else recording.route.provider.account_headers
+    kept = _answer_cut(of_account, frozenset() if restoring is None else restoring.cut).crossing(raw_headers)
+    if restoring is not None:
+        kept = [(name, restoring.header(value)) for name, value in kept]
     kept.append((b"x-tollkeeper-call-id", recording.call_id.encode()))
     return kept
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -15,7 +15,7 @@ from gateway.routing import Route
 from metering.intents import Closed, Intent
 from metering.spool import Spool, SpoolFailed, SpoolFull
 from metering.spool_records import HEADER_BYTES, RECORD_BYTES_MAX, RecordKind
-from metering.usage import UsageEvent
+from metering.usage import EVENT_TYPES, OTHER, UsageEvent
 
 PAYLOAD_BYTES_MAX = RECORD_BYTES_MAX - HEADER_BYTES
 
@@ -35,10 +35,14 @@ class Recording(NamedTuple):
 class Recorder:
     """Writes records. Each billable call that began is ended exactly once, by `outcome`, `nothing` or `lost`."""
 
-    def __init__(self, spool: Spool, objects: Objects, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self, spool: Spool, objects: Objects, now_ms: Callable[[], int], reference: Callable[[str], str]
+    ) -> None:
+        """`reference` makes the keyed hash that stands in records for a number or an address."""
         self._spool = spool
         self._objects = objects
         self._now_ms = now_ms
+        self._reference = reference
         self._open: set[str] = set()
 
     async def begin(self, call: Recording) -> None:
@@ -46,7 +50,7 @@ class Recorder:
         if not call.route.endpoint.billable:
             return
         try:
-            self._spool.admit(_encode(_intent(call)))
+            self._spool.admit(_encode(self._intent(call)))
             self._open.add(call.call_id)
             try:
                 await self.durable()
@@ -67,21 +71,23 @@ class Recorder:
         """Record what the call used. Raises SpoolFailed or SpoolFull."""
         endpoint = call.route.endpoint
         asked, source = call.prepared.resource, call.route.provider.name
+        event_type = usage.event_type or call.prepared.event_type or endpoint.event_type
         event = UsageEvent(
             event_id=call.call_id,
             tenant_id=call.caller.tenant.tenant_id,
             source=source,
-            event_type=usage.event_type or endpoint.event_type,
+            event_type=event_type,
             endpoint=endpoint.name,
             occurred_at_ms=call.arrived_ms,
             completeness=usage.completeness,
             quantities=dict(usage.quantities),
             resource=usage.resource,
             external_id=usage.external_id,
+            direction=EVENT_TYPES.get(event_type, OTHER).direction,
             category=call.caller.category,
             tags=dict(call.caller.tags),
             description=f"{asked or usage.resource or source} {endpoint.describes or endpoint.name}",
-            metadata=dict(usage.metadata),
+            metadata={**usage.metadata, **self._hashed(usage.parties or call.prepared.parties)},
             key_id=call.caller.key.key_id,
             call_id=call.call_id,
             status=status,
@@ -113,7 +119,7 @@ class Recorder:
         """
         if call.call_id not in self._open:
             return None
-        event = msgspec.structs.replace(_intent(call).unknown(), description="no answer came")
+        event = msgspec.structs.replace(self._intent(call).unknown(), description="no answer came")
         self._settle(call, RecordKind.OUTCOME, _encode(event))
         return event
 
@@ -121,18 +127,23 @@ class Recorder:
         self._open.discard(call.call_id)
         self._spool.settle(kind, payload)
 
+    def _intent(self, call: Recording) -> Intent:
+        event_type = call.prepared.event_type or call.route.endpoint.event_type
+        return Intent(
+            call_id=call.call_id,
+            tenant_id=call.caller.tenant.tenant_id,
+            source=call.route.provider.name,
+            event_type=event_type,
+            endpoint=call.route.endpoint.name,
+            occurred_at_ms=call.arrived_ms,
+            direction=EVENT_TYPES.get(event_type, OTHER).direction,
+            resource=call.prepared.resource,
+            category=call.caller.category,
+            tags=dict(call.caller.tags),
+            key_id=call.caller.key.key_id,
+            metered=call.caller.metered,
+            metadata=self._hashed(call.prepared.parties),
+        )
 
-def _intent(call: Recording) -> Intent:
-    return Intent(
-        call_id=call.call_id,
-        tenant_id=call.caller.tenant.tenant_id,
-        source=call.route.provider.name,
-        event_type=call.route.endpoint.event_type,
-        endpoint=call.route.endpoint.name,
-        occurred_at_ms=call.arrived_ms,
-        resource=call.prepared.resource,
-        category=call.caller.category,
-        tags=dict(call.caller.tags),
-        key_id=call.caller.key.key_id,
-        metered=call.caller.metered,
-    )
+    def _hashed(self, parties: Mapping[str, str]) -> dict[str, object]:
+        return {role: self._reference(party) for role, party in parties.items()}

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gateway.errors import NoSuchProvider
+from gateway.errors import NoSuchProduct, NoSuchProvider
 from gateway.providers.api import Endpoint, Provider
 
 
@@ -16,10 +16,14 @@ class Route(NamedTuple):
     provider: Provider
     endpoint: Endpoint
     listed: bool
+    product: str
+    """Which of the provider's hosts."""
     target: str
     """Path and query as they go to the provider, without what its base URL puts before them; byte for byte as they came."""
     path: str
-    """The path alone."""
+    """The path to decide by (see :class:`gateway.providers.api.Place`)."""
+    names_nothing: bool = False
+    """True for a path that is an endpoint's to the letter, and so in plain form and without any object's name."""
 
 
 _ID = r"[A-Za-z0-9_~@+][A-Za-z0-9._~:@+-]*"
@@ -33,6 +37,8 @@ class Routes:
         self.providers = tuple(providers)
         self._providers = {provider.name: provider for provider in providers}
         self._exact: dict[tuple[str, str, str], Endpoint] = {}
+        self._ready: dict[tuple[str, str], Route] = {}
+        """The routes of targets that are all told by themselves."""
         self._patterns: dict[tuple[str, str], list[tuple[re.Pattern[str], Endpoint]]] = {}
         for provider in providers:
             for endpoint in provider.endpoints:
@@ -41,10 +47,20 @@ class Routes:
                     self._patterns.setdefault((provider.name, endpoint.method), []).append((pattern, endpoint))
                 else:
                     self._exact[provider.name, endpoint.method, endpoint.path] = endpoint
+        for provider in providers:
+            for endpoint in provider.endpoints:
+                if "{" not in endpoint.path:
+                    target = f"/{provider.name}{endpoint.path}"
+                    self._ready[endpoint.method, target] = self.match(endpoint.method, target)._replace(
+                        names_nothing=True
+                    )
 
     def match(self, method: str, target: str) -> Route:
-        """Find the route of a request. Raises NoSuchProvider."""
-        _, slash, rest = target.partition("/")
+        """Find the route of a request. Raises NoSuchProvider and NoSuchProduct."""
+        ready = self._ready.get((method, target))
+        if ready is not None:
+            return ready
+        _, _, rest = target.partition("/")
         name, slash, rest = rest.partition("/")
         provider = self._providers.get(name) if slash else None
         if provider is None or not target.startswith("/"):
@@ -52,8 +68,12 @@ class Routes:
             raise NoSuchProvider(
                 f"No provider answers at this path. Begin it with one of {mounts}, then the provider's own path."
             )
-        rest = "/" + rest
-        path = rest.partition("?")[0]
+        place = provider.place("/" + rest)
+        if place is None:
+            raise NoSuchProduct(
+                f"The gateway forwards to no such host of {name}. Check the base URL: what follows /{name} names the host."
+            )
+        product, target, path = place
         endpoint = self._exact.get((name, method, path))
         if endpoint is None:
             for pattern, candidate in self._patterns.get((name, method), ()):
@@ -61,5 +81,9 @@ class Routes:
                     endpoint = candidate
                     break
         if endpoint is None:
-            return Route(provider, provider.unlisted(method), False, rest, path)
-        return Route(provider, endpoint, True, rest, path)
+            return Route(provider, provider.unlisted(method), False, product, target, path)
+        return Route(provider, endpoint, True, product, target, path)
+
+    def nearest(self, target: str) -> Provider:
+        """The provider whose error shape fits a target; the first one's where it names none: SDKs understand it."""
+        return self._providers.get(target[1:].partition("/")[0], self.providers[0])

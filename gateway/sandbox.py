@@ -6,11 +6,13 @@ speaks their protocols over sockets. A tenant `demo` gets a new key at each star
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import os
 import shlex
 import shutil
 import sys
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from gateway.providers.api import FirstSteps
 from gateway.setting_values import Secret
 from gateway.settings import Origin, ProviderSettings, Settings, environment_name
 from gateway.simulator.process import SimulatorError, simulator
+from gateway.supervisor import StartRefused
 
 TENANT = "demo"
 KEY_NAME = "sandbox"
@@ -37,7 +40,7 @@ async def sandbox(settings: Settings) -> None:
                 # Its truth log is for tests; here nobody reads it, and it would grow.
                 running = await stack.enter_async_context(simulator(Path(os.devnull)))
             except SimulatorError as error:
-                raise app.StartRefused(f"the simulator can not be started: {error}") from error
+                raise StartRefused(f"the simulator can not be started: {error}") from error
             if settings.data_dir == Settings().data_dir:
                 # A ledger is for ever: what was only simulated does not go into the one that `serve` opens.
                 settings = dataclasses.replace(settings, data_dir=SANDBOX_DATA_DIR)
@@ -50,7 +53,8 @@ async def sandbox(settings: Settings) -> None:
             settings = dataclasses.replace(settings, providers=providers)
         gateway = await stack.enter_async_context(app.running(settings))
         key = await _demo_key(gateway.office.accounts)
-        sys.stdout.write(_greeting(gateway, key, [provider.name for provider in simulated]))
+        account_sid = (await gateway.office.accounts.tenant(TENANT)).account_sid
+        sys.stdout.write(_greeting(gateway, key, account_sid, [provider.name for provider in simulated]))
         sys.stdout.flush()
         await gateway.stopped.wait()
 
@@ -70,7 +74,7 @@ async def _demo_key(accounts: Accounts) -> str:
     return made.secret
 
 
-def _greeting(gateway: app.Gateway, key: str, simulated: list[str]) -> str:
+def _greeting(gateway: app.Gateway, key: str, account_sid: str, simulated: list[str]) -> str:
     settings = gateway.office.settings
     proxy = f"http://{_reachable(settings.proxy.host)}:{gateway.proxy_port}"
     control = f"http://{_reachable(settings.control.host)}:{gateway.control_port}"
@@ -80,23 +84,34 @@ def _greeting(gateway: app.Gateway, key: str, simulated: list[str]) -> str:
     ]
     for provider in PROVIDERS:
         state = "simulated, nothing is sent to it" if provider.name in simulated else "LIVE, calls cost money"
-        blocks.append(f"{provider.name} ({state}):\n" + _first_steps(provider.first_steps, proxy, key))
+        made = {"proxy": proxy, "key": key, "account_sid": account_sid}
+        blocks.append(f"{provider.name} ({state}):\n" + _first_steps(provider.first_steps, made))
     blocks.append(
         f"What it used:\n  {_command(settings)} usage --tenant {TENANT}\n  {_command(settings)} usage --tenant {TENANT} --events"
     )
     if simulated:
-        names = ", ".join(f"{environment_name(f'providers.{name}.{_field(name)}')}" for name in simulated)
+        names = ", ".join(
+            environment_name(f"providers.{provider.name}.{field}")
+            for provider in PROVIDERS
+            if provider.name in simulated
+            for field in provider.credential_fields
+        )
         blocks.append(f"For the real thing, stop with Ctrl-C, set {names}, and start again.")
     return "\n" + "\n\n".join(blocks) + "\n"
 
 
-def _first_steps(steps: FirstSteps, proxy: str, key: str) -> str:
+def _first_steps(steps: FirstSteps, made: Mapping[str, str]) -> str:
     """Lines that work when pasted on a machine that has a shell and Python, and that use curl where it is there."""
-    url = steps.path.format(proxy=proxy)
-    if shutil.which("curl"):
-        call = f"curl -s {url} -H 'Authorization: Bearer {key}' \\\n    -H 'Content-Type: application/json' -d '{steps.body}'"
+    url = steps.path.format_map(made)
+    if steps.user is None:
+        authorization, given = f"Bearer {made['key']}", f"-H 'Authorization: Bearer {made['key']}'"
     else:
-        headers = f"{{'Authorization': 'Bearer {key}', 'Content-Type': 'application/json'}}"
+        pair = f"{steps.user.format_map(made)}:{made['key']}"
+        authorization, given = f"Basic {base64.b64encode(pair.encode()).decode()}", f"-u {pair}"
+    if shutil.which("curl"):
+        call = f"curl -s {url} {given} \\\n    -H 'Content-Type: {steps.media_type}' -d '{steps.body}'"
+    else:
+        headers = f"{{'Authorization': '{authorization}', 'Content-Type': '{steps.media_type}'}}"
         body = steps.body.replace('"', '\\"')
         call = (
             f'python3 -c "from urllib.request import *; '
@@ -105,13 +120,9 @@ def _first_steps(steps: FirstSteps, proxy: str, key: str) -> str:
     return (
         f"  {call}\n"
         f"  # The official SDK, once you have it (pip install {steps.sdk_package}):\n"
-        f"  export {steps.exports.format(proxy=proxy, key=key)}\n"
-        f'  python3 -c "{steps.sdk_call}"'
+        f"  export {steps.exports.format_map(made)}\n"
+        f'  python3 -c "{steps.sdk_call.format_map(made)}"'
     )
-
-
-def _field(name: str) -> str:
-    return next(provider.credential_fields[0] for provider in PROVIDERS if provider.name == name)
 
 
 def _command(settings: Settings) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 MASK: Final = "***"
 
@@ -89,10 +89,7 @@ def port(value: object) -> int:
 
 
 def workers(value: object) -> int:
-    number = _whole(value, range(1, 1000), "give 1, or leave it out")
-    if number > 1:
-        raise Wrong(f"is {number}, but the ledger is SQLite, which has one process", "give 1, or leave it out")
-    return number
+    return _whole(value, range(1, 1000), "give how many processes share the proxy's port")
 
 
 def _whole(value: object, allowed: range, cure: str) -> int:
@@ -164,18 +161,54 @@ def base_url(value: object) -> str:
     return url
 
 
+POSTGRES = re.compile(r"postgres(ql)?://")
+
+POSTGRES_PARAMETERS: Final = frozenset(
+    {"host", "port", "application_name", "sslmode", "sslrootcert", "sslcert", "sslkey", "sslpassword", "sslcrl"}
+)
+"""What may follow the `?` of a Postgres URL; a name that is none of these would be told to the server as a setting."""
+
+
 def database_url(value: object) -> Secret:
     url = text(value)
-    cure = "leave it out, or give sqlite:///ABSOLUTE/PATH/ledger.db"
-    if re.match(r"postgres(ql)?(\+\w+)?:", url):
-        raise Wrong("names a Postgres database, but this release keeps its ledger in SQLite", cure)
+    if POSTGRES.match(url):
+        return postgres_url(url)
+    cure = "give postgresql://ROLE:PASSWORD@HOST/DATABASE, or sqlite:///ABSOLUTE/PATH/ledger.db, or leave it out"
+    if url.startswith("postgres"):
+        raise Wrong("names a driver or lacks the two slashes", cure)
     if not re.fullmatch(r"sqlite:///[^?#\0]+", url):
-        raise Wrong("is not the URL of an SQLite file", cure)
+        raise Wrong("is the URL of neither a Postgres database nor an SQLite file", cure)
     around = database_file(url).parent
     if around == Path("/") or not around.is_dir():
         raise Wrong(
             "names a file in a directory that is not there", "give an absolute path, and make the directory first"
         )
+    return Secret(url)
+
+
+def postgres_url(value: object) -> Secret:
+    """The URL of a Postgres database, as libpq takes it. It is not quoted: it holds a password."""
+    url = text(value)
+    cure = "give postgresql://ROLE:PASSWORD@HOST/DATABASE, what is special in the password as %XX"
+    if not POSTGRES.match(url):
+        raise Wrong("is not the URL of a Postgres database", cure)
+    if not re.fullmatch(r"[\x21-\x7e]+", url) or "#" in url:
+        raise Wrong("holds a space, a # or a character that no URL has", cure)
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - reading it is what checks it
+        query = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query), max_num_fields=len(POSTGRES_PARAMETERS)))
+    except ValueError:
+        raise Wrong("is not a URL", cure) from None
+    if unknown := sorted(set(query) - POSTGRES_PARAMETERS):
+        raise Wrong(
+            f"has a parameter that is not known: {_quoted(unknown[0])}",
+            f"give none but {', '.join(sorted(POSTGRES_PARAMETERS))}",
+        )
+    if not re.fullmatch(r"/[^/]+", parts.path):
+        raise Wrong("names no database", cure)
+    if parts.netloc.count("@") > 1 or not (parts.hostname or query.get("host")):
+        raise Wrong("names no host", f"{cure}; or for a Unix socket postgresql:///DATABASE?host=/DIRECTORY")
     return Secret(url)
 
 

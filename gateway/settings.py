@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeGuard, TypeVar
 
 from gateway import setting_values as values_of
 from gateway.setting_values import MASK, Secret, Wrong
@@ -196,13 +196,20 @@ class Settings:
     database_url: Secret | None = setting(
         values_of.database_url,
         None,
-        "The ledger: sqlite:///ABSOLUTE/PATH.",
+        "The ledger: postgresql://ROLE:PASSWORD@HOST/DATABASE, or sqlite:///ABSOLUTE/PATH.",
         unset="ledger.db in the data directory",
+        secret=True,
+    )
+    database_migrate_url: Secret | None = setting(
+        values_of.postgres_url,
+        None,
+        "The same Postgres database for the role that owns it and makes its tables.",
+        unset="the same URL",
         secret=True,
     )
     proxy: ProxySettings = field(default_factory=ProxySettings)
     control: ControlSettings = field(default_factory=ControlSettings)
-    workers: int = setting(values_of.workers, 1, "Processes that share the proxy's port; with SQLite, one.")
+    workers: int = setting(values_of.workers, 1, "Processes that share the proxy's port; more than one with Postgres.")
     admin_key: Secret | None = setting(
         values_of.secret(ADMIN_KEY_CHARACTERS_MIN),
         None,
@@ -255,11 +262,24 @@ class Settings:
     """Every setting by itself, with the layer it came from."""
 
     @property
-    def database_file(self) -> Path:
-        """The SQLite file of the ledger."""
+    def database_file(self) -> Path | None:
+        """The SQLite file of the ledger; None where Postgres keeps it."""
         if self.database_url is None:
             return self.data_dir / "ledger.db"
-        return values_of.database_file(self.database_url.get_secret_value())
+        return (
+            None if _is_postgres(self.database_url) else values_of.database_file(self.database_url.get_secret_value())
+        )
+
+    @property
+    def postgres_url(self) -> str | None:
+        """The Postgres database of the ledger, for the role that uses it; None where SQLite keeps it."""
+        return self.database_url.get_secret_value() if _is_postgres(self.database_url) else None
+
+    @property
+    def postgres_owner_url(self) -> str | None:
+        """The same for the role that may change its schema."""
+        owner = self.database_migrate_url
+        return self.postgres_url if owner is None else owner.get_secret_value()
 
 
 def described(providers: Sequence[Provider] | None = None) -> list[Described]:
@@ -563,3 +583,18 @@ def _contradictions(
     if port and port == other_port and (host == other_host or {"0.0.0.0", "::"} & {host, other_host}):  # noqa: S104
         label = next(given[name].label for name in ("control.port", "proxy.port") if name in given)
         yield Problem(label, f"makes the proxy and the control API share port {port}", "give each a port of its own")
+
+    if "database_url" in values and not _is_postgres(values["database_url"]):
+        cure = f"give a Postgres database in {environment_name('database_url')}"
+        if values.get("workers", 1) > 1:
+            wrong = f"is {values['workers']}, but the ledger is SQLite, which has one process"
+            yield Problem(given["workers"].label, wrong, f"give 1, or {cure}")
+        if values.get("database_migrate_url") is not None:
+            label = given["database_migrate_url"].label
+            yield Problem(
+                label, "names the owner of a Postgres database, but the ledger is SQLite", f"leave it out, or {cure}"
+            )
+
+
+def _is_postgres(url: Secret | None) -> TypeGuard[Secret]:
+    return url is not None and values_of.POSTGRES.match(url.get_secret_value()) is not None

@@ -10,38 +10,72 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from itertools import zip_longest
+from urllib.parse import unquote
 
 from gateway.errors import NotOnSharedAccount
+from gateway.messages import RequestHead
 from gateway.providers.api import Provider
 from gateway.routing import Route
 
 _PLAIN_PATH = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~!$&'()*+,=:@-]+)*/?")
 """A path that can be read in one way only: no escapes, no empty or dot segments, no parameters."""
 
-_HIDDEN_CHARACTER = re.compile(rb"\\u00(2[dD]|3[0-9]|4[1-9a-fA-F]|5[0-9aAfF]|6[1-9a-fA-F]|7[0-9aA])")
-"""A letter, digit, hyphen or underscore written as a JSON escape, which no encoder does, and which would hide a name."""
+_HIDDEN_CHARACTER = re.compile(rb"\\u00(2[bBdDfF]|3[0-9dD]|4[1-9a-fA-F]|5[0-9aAfF]|6[1-9a-fA-F]|7[0-9aA])")
+"""A letter, digit or another character of ids, written as a JSON escape, which no encoder does, and which would hide it."""
+
+_HIDDEN_IN_FORM = re.compile(
+    rb"%(0[0-9a-fA-F]|1[0-9a-fA-F]|2[0dD]|3[0-9]|4[1-9a-fA-F]|5[0-9aAfF]|6[1-9a-fA-F]|7[0-9aA])"
+)
+"""The same, percent-encoded: a form means the character itself. Here also space and the controls before it, which some
+servers take off a value."""
+
+_PADDING = re.compile(rb"[\x00-\x20+]{16,}")
+"""So much space, as JSON and forms write it, is there to part an object from what it is called."""
+
+_OVERRIDES = ("X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override")
+"""Headers by which servers of several makes let a POST be another method; others read `_method` in the query."""
 
 
-def named_objects(route: Route, method: str) -> list[str]:
-    """The objects that a path names, each of which must be the tenant's own. Raises NotOnSharedAccount."""
+def _revealed(found: re.Match[bytes]) -> bytes:
+    return bytes((int(found[1], 16),))
+
+
+def named_objects(route: Route, head: RequestHead, account: str) -> list[str]:
+    """The objects that a path names besides the tenant's account, each of which must be its own.
+
+    Raises NotOnSharedAccount.
+    """
     provider = route.provider
+    for name in provider.speaks_for:
+        if name in head.headers:
+            raise NotOnSharedAccount(
+                f"{name} speaks for another account, and this one is shared. Leave it out, or use provider credentials of "
+                "your own."
+            )
+    asked = route.target.partition("?")[2]
+    if any(name in head.headers for name in _OVERRIDES) or (asked and "_method" in unquote(asked).lower()):
+        raise NotOnSharedAccount(
+            "On the platform's shared account a request is judged by its method: send it with the one that is meant."
+        )
+    if route.names_nothing and not route.endpoint.lists:
+        return []
     if not _PLAIN_PATH.fullmatch(route.path):
         raise NotOnSharedAccount(
             "On the platform's shared account, a path may not hold escapes, empty or dot segments. Send it in plain form."
         )
-    for prefix in provider.administration:
-        if route.path == prefix or route.path.startswith(prefix + "/"):
-            raise NotOnSharedAccount(
-                "This endpoint administers the account or hands out its credentials, and the account is shared. "
-                "It works with provider credentials of your own (ask the operator, or send X-Gateway-Key beside them)."
-            )
+    if provider.administration.fullmatch(route.path):
+        raise NotOnSharedAccount(
+            "On the platform's shared account this path is closed: it administers the account, hands out what is everybody's, "
+            "or does not name an object by its id. It works with provider credentials of your own (ask the operator, or send X-Gateway-Key beside them)."
+        )
     places = route.endpoint.path.split("/") if route.listed else ()
     found = [
         segment
         for segment, place in zip_longest(route.path.split("/"), places, fillvalue="")
-        if place.startswith("{") or provider.object_id.fullmatch(segment)
+        if place != "{part}" and (place.startswith("{") or provider.object_id.fullmatch(segment)) and segment != account
     ]
-    if not found and not route.listed and method != "POST":
+    shows_all = route.endpoint.lists or (not route.listed and head.method != "POST")
+    if not found and shows_all:
         raise NotOnSharedAccount(
             "This would read or change what everybody on the shared account made. Name an object that was made through "
             "this gateway, use provider credentials of your own, or ask the operator for `shared_reads`."
@@ -59,12 +93,18 @@ class References:
     def feed(self, chunk: bytes) -> Iterable[str]:
         """Return what is referred to up to here and was not told before, or was: asking twice does no harm."""
         seen = self._tail + chunk if self._tail else chunk
+        if b"%" in seen:
+            seen = _HIDDEN_IN_FORM.sub(_revealed, seen)
         if b"\0" in seen:
             seen = seen.replace(b"\0", b"")  # JSON in UTF-16, which some servers read, hides names between zeros.
         if b"\\u00" in seen:
-            seen = _HIDDEN_CHARACTER.sub(lambda found: bytes((int(found[1], 16),)), seen)
+            seen = _HIDDEN_CHARACTER.sub(_revealed, seen)
+        if b"\\/" in seen:
+            seen = seen.replace(b"\\/", b"/")
         self._tail = seen[-REFERENCE_BYTES_MAX:]
-        return [found.decode() for found in dict.fromkeys(self._pattern.findall(seen))]
+        if len(seen) > REFERENCE_BYTES_MAX and _PADDING.search(self._tail):
+            self._tail = _PADDING.sub(b" ", seen)[-REFERENCE_BYTES_MAX:]
+        return [found.decode("latin-1") for found in dict.fromkeys(self._pattern.findall(seen))]
 
 
 REFERENCE_BYTES_MAX = 2048

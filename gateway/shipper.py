@@ -19,15 +19,14 @@ from pathlib import Path
 
 import msgspec
 from sqlalchemy import select
-from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.telemetry import log
-from metering import ledger_sqlite, spool_reader
+from metering import ledger, spool_reader
 from metering.database import Database, DatabaseUnavailable
 from metering.intents import Closed, Intent
-from metering.ledger_sqlite import Aside, Fact
+from metering.ledger import Aside, Fact, Moved
+from metering.months import Months
 from metering.spool_reader import BEGINNING, Position
 from metering.spool_records import Record, RecordKind
 from metering.tables import spool_positions
@@ -101,6 +100,7 @@ class Shipper:
         self._database = database
         self._books = books
         self._now = now
+        self._months = Months(database)
         self._spools: dict[str, _Spool] = {}
         self._unreadable: set[str] = set()
         """Spools that could not be read the last time; said once."""
@@ -183,6 +183,7 @@ class Shipper:
                 await asyncio.to_thread(spool_reader.discard, self._directory, needed, RETENTION_S)
             except OSError as error:
                 log.error("spool_not_discarded", reason=os.strerror(error.errno or 0))
+            await self._months.ensure_ahead(self._now())
 
     async def _fill(self, batch: _Batch) -> None:
         """Read from every spool while there is room, beginning after the one that was read last: each gets its turn."""
@@ -266,6 +267,7 @@ class Shipper:
         try:
             await self._booked(batch.facts, batch.aside, batch.moved)
         except NOT_BOOKABLE:
+            self._months.forget()
             await self._book_apart(batch.facts, batch.aside)
             await self._booked([], batch.aside, batch.moved)
 
@@ -281,24 +283,22 @@ class Shipper:
                 else:
                     reason = type(error).__name__
                     log.error("event_not_bookable", event_id=part[0].event.event_id, reason=reason)
-                    aside.append(ledger_sqlite.aside(part[0], f"an event that can not be booked: {reason}"))
+                    aside.append(ledger.aside(part[0], f"an event that can not be booked: {reason}"))
 
     async def _booked(self, facts: Sequence[Fact], aside: Sequence[Aside] = (), moved: Iterable[str] = ()) -> None:
         now = self._now()
+        await self._months.ensure(fact.event.event_day for fact in facts)
         async with self._database.transaction() as connection:
             if facts:
                 appended = await book(connection, facts, self._books, now)
                 for fact in appended.conflicting:
                     log.error("event_conflict", event_id=fact.event.event_id, tenant_id=fact.event.tenant_id)
-            await ledger_sqlite.set_aside(connection, aside, now)
-            for spool_id in sorted(moved):
-                await self._move(connection, spool_id, now)
+            await ledger.set_aside(connection, aside, now)
+            await ledger.move(connection, [self._moved(spool_id) for spool_id in moved], now)
 
-    async def _move(self, connection: AsyncConnection, spool_id: str, now: dt.datetime) -> None:
+    def _moved(self, spool_id: str) -> Moved:
         spool = self._spools[spool_id]
-        values = {"segment": spool.needed, "sequence": max(spool.booked, spool.seen), "updated_at": now}
-        statement = insert(spool_positions).values(spool_id=spool_id, **values)
-        await connection.execute(statement.on_conflict_do_update(index_elements=["spool_id"], set_=values))
+        return Moved(spool_id, spool.needed, max(spool.booked, spool.seen))
 
 
 def _fact(event: UsageEvent) -> Fact:

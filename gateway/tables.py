@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Index, Table, Text
+from sqlalchemy import Column, Index, Table
 
-from metering.columns import Json, Moment
+from metering.columns import Json, Moment, Text
 from metering.tables import STRICT, metadata
 
 tenants = Table(
@@ -107,8 +107,17 @@ idempotent_calls = Table(
     Column("call_id", Text, nullable=False),
     Column("request_digest", Text, nullable=False),
     Column("created_at", Moment, nullable=False),
+    Index(None, "created_at"),
     **STRICT,
 )
 """The calls that came with `X-Gateway-Idempotency-Key`: a repetition is told the first one's id."""
 
 APPEND_ONLY = (audit_log,)
+CHANGES = {
+    tenants: ("UPDATE",),
+    gateway_keys: ("UPDATE",),
+    credentials: ("DELETE",),
+    admin_keys: ("DELETE",),
+    idempotent_answers: ("DELETE",),
+    idempotent_calls: ("DELETE",),
+}

@@ -90,7 +90,9 @@ class AccessLog:
         try:
             # A pipe that is ready takes so much without waiting (POSIX, write); one that is not would stop every call.
             while rest and select.select((), (self._fd,), (), 0)[1]:
-                rest = rest[os.write(self._fd, rest[: select.PIPE_BUF]) :]
+                piece = bytes(rest[: select.PIPE_BUF])
+                # Whole lines, since other workers write to the same pipe, which takes so much in one piece.
+                rest = rest[os.write(self._fd, piece[: piece.rfind(b"\n") + 1] or piece) :]
         except OSError:
             rest = rest[:0]  # Nobody reads the log any more; the calls go on.
         self._lines = [bytes(rest)] if rest else []

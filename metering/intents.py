@@ -22,6 +22,8 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tags: dict[str, str] = {}
     key_id: str | None = None
     metered: bool = True
+    metadata: dict[str, object] = {}
+    """What a later search for the call at the provider needs: keyed hashes of who took part."""
 
     def unknown(self) -> UsageEvent:
         """The event of a call whose outcome never came: the provider may have acted, and nobody said how much."""
@@ -41,6 +43,7 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             key_id=self.key_id,
             call_id=self.call_id,
             metered=self.metered,
+            metadata=self.metadata,
         )
 
 

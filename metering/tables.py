@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Column, Index, MetaData, Table, Text
+from sqlalchemy import Column, Index, MetaData, Table
 
-from metering.columns import BigInt, Flag, Json, Moment
+from metering.columns import BigInt, Flag, Json, Moment, Text
 
 metadata = MetaData(
     naming_convention={
@@ -18,6 +18,9 @@ metadata = MetaData(
 )
 
 STRICT: dict[str, Any] = {"sqlite_strict": True}
+
+MONTHLY: dict[str, Any] = {"postgresql_partition_by": "RANGE (event_day)"}
+"""In Postgres, a table for each month, named after it. SQLite keeps all months in one."""
 
 usage_events = Table(
     "usage_events",
@@ -53,8 +56,23 @@ usage_events = Table(
     Index(None, "tenant_id", "external_id"),
     Index(None, "occurred_at", "event_id"),
     **STRICT,
+    **MONTHLY,
 )
 """The append-only ledger of use. `digest` tells a repetition of an event from another event under the same key."""
+
+dedupe = Table(
+    "dedupe",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("event_day", Text, nullable=False),
+    Column("event_id", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("recorded_at", Moment, nullable=False),
+    **STRICT,
+)
+"""What facts without a call are known by, each with the event it was booked as. Not by month, as the events are: what is
+heard of again a month later, under another moment, is still the same."""
 
 spool_positions = Table(
     "spool_positions",
@@ -80,5 +98,8 @@ quarantine = Table(
 )
 """Records that could not be booked, kept and counted until somebody has looked at them."""
 
-APPEND_ONLY = (usage_events, quarantine)
+APPEND_ONLY = (usage_events, dedupe, quarantine)
 """The tables that refuse UPDATE and DELETE, whoever asks."""
+
+CHANGES = {spool_positions: ("UPDATE",)}
+"""What the product does with rows of the other tables, besides reading and adding: its role in Postgres may do no more."""

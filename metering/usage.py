@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from functools import lru_cache
 from typing import NamedTuple
+from uuid import UUID, uuid5
 
 import msgspec
 
@@ -56,6 +57,8 @@ class EventType(NamedTuple):
     """The column of the dashboards it belongs to: ai, sms, voice, email, whatsapp or other."""
     units: tuple[str, ...]
     """The dimensions whose sum is the headline number, `units`."""
+    direction: str | None = None
+    """`inbound` or `outbound`, where all events of the type go one way."""
 
 
 EVENT_TYPES: Mapping[str, EventType] = {
@@ -67,21 +70,21 @@ EVENT_TYPES: Mapping[str, EventType] = {
     "moderation": EventType("ai", ("requests",)),
     "realtime": EventType("ai", TOKENS),
     "batch": EventType("ai", TOKENS),
-    "sms_outbound": EventType("sms", ("segments",)),
-    "sms_inbound": EventType("sms", ("segments",)),
-    "mms_outbound": EventType("sms", ("messages",)),
-    "mms_inbound": EventType("sms", ("messages",)),
-    "whatsapp_outbound": EventType("whatsapp", ("messages",)),
-    "whatsapp_inbound": EventType("whatsapp", ("messages",)),
-    "call_outbound": EventType("voice", ("requests",)),
-    "call_inbound": EventType("voice", ("requests",)),
+    "sms_outbound": EventType("sms", ("segments",), "outbound"),
+    "sms_inbound": EventType("sms", ("segments",), "inbound"),
+    "mms_outbound": EventType("sms", ("messages",), "outbound"),
+    "mms_inbound": EventType("sms", ("messages",), "inbound"),
+    "whatsapp_outbound": EventType("whatsapp", ("messages",), "outbound"),
+    "whatsapp_inbound": EventType("whatsapp", ("messages",), "inbound"),
+    "call_outbound": EventType("voice", ("requests",), "outbound"),
+    "call_inbound": EventType("voice", ("requests",), "inbound"),
     "call_minutes": EventType("voice", ("seconds",)),
     "call_forwarded": EventType("voice", ("requests",)),
     "ivr_step": EventType("voice", ("requests",)),
     "recording": EventType("voice", ("seconds",)),
     "verification": EventType("other", ("requests",)),
     "lookup": EventType("other", ("requests",)),
-    "email_outbound": EventType("email", ("recipients",)),
+    "email_outbound": EventType("email", ("recipients",), "outbound"),
     "email_validation": EventType("email", ("requests",)),
     "api_call": EventType("other", ("requests",)),
     "system": EventType("other", ("requests",)),
@@ -163,11 +166,15 @@ class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     duration_ms: int | None = None
     metered: bool = True
     """False where the application asked for `X-Gateway-Metering: off`: kept, but without charge and outside totals."""
+    dedupe_key: str | None = None
+    """What a fact without a call is known by, and booked once for its tenant however often it is heard of: the
+    provider's object and the phase it is in (`provider:id:final`)."""
 
     @property
     def occurred_at(self) -> dt.datetime:
         """When it happened, aware, in UTC."""
-        return dt.datetime.fromtimestamp(self.occurred_at_ms / 1000, dt.UTC)
+        # Not by way of a float, which is exact only for the next two centuries.
+        return EPOCH + dt.timedelta(milliseconds=self.occurred_at_ms)
 
     @property
     def event_day(self) -> str:
@@ -187,7 +194,8 @@ class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return sum(known) if known else None
 
 
-EPOCH_DAY = dt.date(1970, 1, 1).toordinal()
+EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+EPOCH_DAY = EPOCH.toordinal()
 DAY_MS = 86_400_000
 
 MOMENT_MS_END = (dt.date.max.toordinal() + 1 - EPOCH_DAY) * DAY_MS
@@ -197,9 +205,22 @@ AMOUNT_MAX = 1 << 53
 """What every reader of JSON holds exactly, and sums hold a thousand times over."""
 
 
+DEDUPE_KEY_CHARACTERS_MAX = 512
+"""No provider's ids are a tenth as long, and an index does not take texts of any length."""
+
+
 @lru_cache(maxsize=64)
 def _day(days: int) -> str:
     return dt.date.fromordinal(EPOCH_DAY + days).isoformat()
+
+
+FACTS_WITHOUT_A_CALL = UUID("8f3f5b4e-5d1e-4c55-9a0b-6f1c7a2d9e10")
+"""The namespace of their ids. Another one would book again what is booked."""
+
+
+def event_id_of(dedupe_key: str) -> str:
+    """The id of the fact that is known by this key."""
+    return str(uuid5(FACTS_WITHOUT_A_CALL, dedupe_key))
 
 
 def validated(event: UsageEvent) -> UsageEvent:
@@ -208,6 +229,8 @@ def validated(event: UsageEvent) -> UsageEvent:
         raise ValueError("event_id, tenant_id and source must not be empty")
     if "\0" in event.event_id or "\0" in event.tenant_id:
         raise ValueError("event_id and tenant_id must not hold NUL, where databases end a text")
+    if event.dedupe_key is not None and not 0 < len(event.dedupe_key) <= DEDUPE_KEY_CHARACTERS_MAX:
+        raise ValueError("dedupe_key must have 1 to 512 characters")
     if not 0 < event.occurred_at_ms < MOMENT_MS_END:
         raise ValueError("occurred_at_ms must lie between the years 1970 and 10000")
     for name, amount in event.quantities.items():

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from metering import ledger_sqlite
-from metering.ledger_sqlite import Appended, Fact
+from metering import ledger
+from metering.ledger import Appended, Fact
 from metering.usage import UsageEvent
-from pricing import charges_sqlite
+from pricing import charges
 from pricing.catalogue import Books
 from pricing.rating import Rated, rate
 from pricing.rollups import fold
@@ -20,16 +20,14 @@ from pricing.tables import tenant_plans
 
 async def book(connection: AsyncConnection, facts: Sequence[Fact], books: Books, now: dt.datetime) -> Appended:
     """Book some facts inside the caller's transaction; those that the ledger has already change nothing."""
-    # Writers that take rows in one order never wait for each other in a circle.
-    in_order = sorted(facts, key=lambda fact: ledger_sqlite.key_of(fact.event))
-    appended = await ledger_sqlite.append(connection, in_order, now)
+    appended = await ledger.append(connection, facts, now)
     if appended.new:
         plans = await _plans(connection, {fact.event.tenant_id for fact in appended.new})
         judged = [(fact.event, _rated(fact.event, plans, books)) for fact in appended.new]
-        await charges_sqlite.append(connection, judged)
+        await charges.append(connection, judged)
         folded = fold(judged)
         if folded:
-            await charges_sqlite.add(connection, folded)
+            await charges.add(connection, folded)
     return appended
 
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
-from sqlalchemy import ColumnElement, Row, Table, and_, func, literal, select, tuple_
+from sqlalchemy import ColumnElement, Row, Table, and_, cast, func, literal, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from metering.columns import Moment
+from metering.columns import BigInt, Moment, Text, iso
 from metering.tables import usage_events
 from pricing.tables import ROLLUP_COUNTS, ROLLUP_KEY, ROLLUP_SUMS, charges, rollups
 
@@ -78,10 +78,15 @@ async def events(
         statement = statement.where(event.occurred_at >= wanted.start)
     if after is not None:
         # It lies before the end as well; given both bounds, SQLite would seek to the looser one and read from there.
-        last = tuple_(literal(after.occurred_at, Moment), literal(after.event_id), literal(after.tenant_id))
+        last = tuple_(literal(after.occurred_at, Moment), literal(after.event_id, Text), literal(after.tenant_id, Text))
         statement = statement.where(tuple_(event.occurred_at, event.event_id, event.tenant_id) < last)
     elif wanted.end is not None:
         statement = statement.where(event.occurred_at < wanted.end)
+    if connection.dialect.name == "postgresql":
+        # Months that can hold none are then not looked into. SQLite would think it a better way to the rows, and sort.
+        statement = statement.where(
+            *_days(event.event_day, wanted.start, wanted.end if after is None else after.occurred_at)
+        )
     return (await connection.execute(statement)).all()
 
 
@@ -94,7 +99,8 @@ async def summary(connection: AsyncConnection, wanted: EventFilter, group_by: Se
     keys = [func.substr(columns.day, 1, 7).label("month") if name == "month" else columns[name] for name in group_by]
     keys += [columns[name] for name in CURRENCIES]
     statement = (
-        select(*keys, *(func.sum(columns[name]).label(name) for name in (*ROLLUP_COUNTS, *ROLLUP_SUMS)))
+        # In Postgres a sum of integers is a decimal.
+        select(*keys, *(cast(func.sum(columns[name]), BigInt).label(name) for name in (*ROLLUP_COUNTS, *ROLLUP_SUMS)))
         .where(*_having(rollups, wanted))
         .group_by(*keys)
         .order_by(*keys)
@@ -116,6 +122,13 @@ def day_begun(moment: dt.datetime) -> str:
     if utc.time() != dt.time():
         raise ValueError(f"no UTC day begins at {utc}")
     return utc.date().isoformat()
+
+
+def _days(day: ColumnElement[str], start: dt.datetime | None, end: dt.datetime | None) -> Iterator[ColumnElement[bool]]:
+    if start is not None:
+        yield day >= iso(start)[:10]
+    if end is not None:
+        yield day <= iso(end)[:10]
 
 
 def _having(table: Table, wanted: EventFilter) -> Iterator[ColumnElement[bool]]:

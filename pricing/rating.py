@@ -97,7 +97,9 @@ def rate(event: UsageEvent, price_book: Book, cost_book: Book, rated_from: Mappi
 
     # A price of the event as a whole covers the quantities that have none of their own, and so does a cost.
     whole_price, whole_cost = rates_of(EVENT)
-    known = bool(event.quantities) or event.kind in CHANGES
+    # A message whose segments the provider has not counted yet is no message without segments.
+    counted = event.completeness is not Completeness.PENDING or event.units is not None
+    known = (counted and bool(event.quantities)) or event.kind in CHANGES
     priced, costed = known or whole_price is not None, known or whole_cost is not None
     before = rated_from.get(EVENT, 1) if event.kind in CHANGES else 0
     after = 0 if event.kind is Kind.REVERSAL else 1

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Column, Index, Table, Text
+from sqlalchemy import Column, Index, Table
 
-from metering.columns import BigInt, Flag, Json, Moment
-from metering.tables import STRICT, metadata
+from metering.columns import BigInt, Flag, Json, Moment, Text
+from metering.tables import MONTHLY, STRICT, metadata
 from metering.usage import DIMENSIONS
 
 charges = Table(
@@ -24,6 +24,7 @@ charges = Table(
     Column("cost_book", Text, nullable=False),
     Column("lines", Json, nullable=False),
     **STRICT,
+    **MONTHLY,
 )
 """One row for each event: what the tenant owes for it and what it cost us, in 10⁻⁹ of the currency, with every line's
 quantity and rate, so that each can be checked by itself. Append-only."""
@@ -72,3 +73,4 @@ tenant_plans = Table(
 """Which plan a tenant has from when on. Append-only: a change of plan is a further row."""
 
 APPEND_ONLY = (charges, tenant_plans)
+CHANGES = {rollups: ("UPDATE",)}

@@ -1,40 +1,54 @@
-"""Fixtures of all tests: a ledger of this release's schema, copied for each test from one that was migrated once."""
+"""Fixtures of all tests: ledgers of this release's schema. A test that asks for one runs on SQLite and on Postgres."""
 
 from __future__ import annotations
 
-import asyncio
-import shutil
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
-from gateway import schema
-from metering.database import Database
+from tests import postgres
+from tests.ledgers import Ledgers, PostgresLedgers, SqliteLedgers
 
 
 @pytest.fixture(scope="session")
-def migrated(tmp_path_factory) -> Path:
-    """The file of an empty ledger, closed. Copy it."""
+def postgres_server() -> Iterator[postgres.Server]:
+    """A Postgres of these tests' own, started when the first of them needs it."""
+    with postgres.running() as server:
+        yield server
 
-    async def migrate(path: Path) -> None:
-        database = Database(path)
-        await database.open()
-        try:
-            await schema.prepare(database)
-        finally:
-            await database.close()
 
-    path = tmp_path_factory.mktemp("migrated") / "ledger.db"
-    asyncio.run(migrate(path))
-    return path
+@pytest.fixture(scope="session")
+def sqlite_ledgers(tmp_path_factory) -> SqliteLedgers:
+    return SqliteLedgers(lambda: tmp_path_factory.mktemp("ledger"))
+
+
+@pytest.fixture(scope="session")
+def postgres_ledgers(postgres_server) -> PostgresLedgers:
+    return PostgresLedgers(postgres_server)
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgres"])
+def ledgers(request) -> Ledgers:
+    """Both engines, one after the other."""
+    return request.getfixturevalue(f"{request.param}_ledgers")
 
 
 @pytest.fixture
-async def database(migrated, tmp_path):
+async def database(ledgers):
     """An empty ledger, open."""
-    path = tmp_path / "ledger.db"
-    shutil.copyfile(migrated, path)
-    database = Database(path)
-    await database.open()
-    yield database
-    await database.close()
+    async with ledgers.reused() as database:
+        yield database
+
+
+@pytest.fixture
+async def empty(ledgers):
+    """A database without a table, open."""
+    async with ledgers.blank() as database:
+        yield database
+
+
+@pytest.fixture
+async def owner(ledgers, database):
+    """The same ledger as who may change its schema opens it."""
+    async with ledgers.owned(database) as owner:
+        yield owner

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from gateway.commands.invocation import SECRETS_NOTE, Command, Invocation, Refused, told, write_settings
 from gateway.settings import FLAGS, Settings, described, environment_name
+
+if TYPE_CHECKING:
+    import asyncio
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -51,12 +56,18 @@ def settings_flags(function: F) -> F:
 def serve(invocation: Invocation, /, role: str, **flags: str | None) -> None:
     """Run the gateway: the proxy that applications call, and the control API.
 
-    With --json, log lines are JSON too.
+    With Postgres each role has processes of its own: `proxy`, as many workers as the settings say, and `backoffice`, one
+    that books, and answers the control API. Both roles of one gateway share its data directory. With --json, log lines
+    are JSON too.
     """
     settings = _settings(invocation, role, flags)
     from gateway import app  # noqa: PLC0415 - brings the whole gateway along
 
-    _run(app.serve, settings)
+    if settings.postgres_url is None:
+        _run(partial(app.serve, settings))
+    else:
+        with _refusing():
+            app.supervise(settings, role, _loop_factory())
 
 
 @click.command(cls=ServeCommand, short_help="Run it before simulated providers: no account needed.")
@@ -70,35 +81,45 @@ def sandbox(invocation: Invocation, /, role: str, **flags: str | None) -> None:
     settings = _settings(invocation, role, flags)
     from gateway.sandbox import sandbox as run_sandbox  # noqa: PLC0415 - brings the whole gateway along
 
-    _run(run_sandbox, settings)
+    _run(partial(run_sandbox, settings))
 
 
 def _settings(invocation: Invocation, role: str, flags: dict[str, str | None]) -> Settings:
-    if role != ROLE_ALL:
-        raise Refused(
-            "Role not available",
-            f"--role {role} needs a ledger that several processes can share, and this release keeps its ledger in SQLite; "
-            "leave --role out to run everything in one process.",
-        )
     given = {name.replace("__", "."): value for name, value in flags.items()}
     if invocation.as_json and given["log_format"] is None:
         given["log_format"] = "json"
-    return invocation.settings(given)
+    settings = invocation.settings(given)
+    if role != ROLE_ALL and settings.postgres_url is None:
+        raise Refused(
+            "Role not available",
+            f"--role {role} needs a ledger that several processes can share, and SQLite has one process: leave --role out, "
+            "or give a Postgres database in TOLLKEEPER_DATABASE_URL.",
+        )
+    return settings
 
 
-def _run(main: Callable[[Settings], Coroutine[Any, Any, None]], settings: Settings) -> None:
+def _run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     import asyncio  # noqa: PLC0415 - as above
 
-    from gateway.app import StartRefused  # noqa: PLC0415
+    with _refusing(), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(main())
 
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
         import uvloop  # noqa: PLC0415 - not on Windows, where asyncio's own loop does
-
-        loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = uvloop.new_event_loop
     except ImportError:
-        loop_factory = None
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """What keeps the gateway from starting, as a refusal of the command."""
+    from gateway.supervisor import StartRefused  # noqa: PLC0415 - as above
+
     try:
-        with asyncio.Runner(loop_factory=loop_factory) as runner:
-            runner.run(main(settings))
+        yield
     except StartRefused as error:
         raise Refused("Start refused", str(error)) from error

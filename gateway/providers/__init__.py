@@ -5,7 +5,7 @@ answer every field of :class:`gateway.providers.api.Provider`, and add it to the
 routed, being configured, and being tested.
 """
 
-from gateway.providers import openai
+from gateway.providers import openai, sendgrid, twilio
 from gateway.providers.api import Provider
 
-PROVIDERS: tuple[Provider, ...] = (openai.PROVIDER,)
+PROVIDERS: tuple[Provider, ...] = (openai.PROVIDER, twilio.PROVIDER, sendgrid.PROVIDER)

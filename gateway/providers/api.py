@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from gateway.messages import Headers, ResponseHead
 from metering.usage import Completeness
@@ -28,6 +28,8 @@ class Usage:
     """The provider's name for the object that this call made."""
     event_type: str | None = None
     """Set where the answer, and not the path, tells the type of event."""
+    parties: Mapping[str, str] = field(default_factory=dict)
+    """Who took part, `from` and `to`, as numbers and addresses. What is kept of them are keyed hashes."""
     metadata: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -58,6 +60,22 @@ class Prepared:
     stream: bool = False
     usage_injected: bool = False
     """True where we asked for usage that the application did not ask for, and must take it out of the answer again."""
+    event_type: str | None = None
+    """Set where the request, and not the path, tells the type of event."""
+    quantities: Mapping[str, int] | None = None
+    """What the request says will be used, where the answer does not say it; None where that could not be read."""
+    parties: Mapping[str, str] = field(default_factory=dict)
+    """As in :class:`Usage`: what a later search for the call at the provider needs."""
+
+
+class Watch(Protocol):
+    """Reads a request body as it goes by, whatever its size, in its plain form, cut anywhere. It never raises."""
+
+    def feed(self, chunk: bytes) -> None:
+        """See the next bytes."""
+
+    def finish(self, *, whole: bool) -> Prepared:
+        """What was learnt, with an empty body; `whole` is False where not all of the body was seen."""
 
 
 def as_it_came(body: bytes) -> Prepared:
@@ -73,27 +91,59 @@ class Endpoint:
     """The provider's own name for it, as its SDKs spell it: `chat.completions`."""
     method: str
     path: str
-    """What follows the provider's base URL; `{id}` stands for one segment."""
+    """As in :class:`Place`. `{account}`, `{part}` and any other name in braces stand for one segment: the account, a part
+    of what is named before it, which whoever owns that owns as well, and an object."""
     event_type: str
     describes: str = ""
     """What the event is called to people, after the resource: `chat completion`."""
     meter: Callable[[ResponseHead, Prepared], Meter]
     prepare: Callable[[bytes], Prepared] | None = None
     """Reads, and where it must changes, a body of up to BODY_BYTES_MAX; None where the body is of no interest."""
+    watch: Callable[[], Watch] | None = None
+    """Instead of `prepare`: reads a body that may be too large to be held, or compressed."""
     billable: bool = True
     """False where success costs nothing, whatever the answer repeats: reading something back, deleting it."""
+    lists: bool = False
+    """True where the answer shows what everybody on the account made: never on a shared one."""
+
+
+class Place(NamedTuple):
+    """Where at a provider a path leads."""
+
+    product: str
+    """Which of the provider's hosts; empty where there is one."""
+    target: str
+    """Path and query for that host, byte for byte as they came."""
+    path: str
+    """The path to decide by, of which there is one spelling for each endpoint: it begins with the product, if there are
+    several, and has none of the suffixes that only choose the form of an answer."""
+
+
+def one_host(rest: str) -> Place:
+    """What follows the provider's name is what it gets."""
+    return Place("", rest, rest.partition("?")[0])
+
+
+class ErrorBody(NamedTuple):
+    """An error as a provider writes it."""
+
+    media_type: bytes
+    body: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirstSteps:
-    """What somebody pastes into a shell to make a first call; {proxy} and {key} are filled in."""
+    """What somebody pastes into a shell to make a first call; {proxy}, {key} and {account_sid} are filled in."""
 
     exports: str
     """The environment variables that the provider's SDK reads."""
     path: str
     """What to POST to, with {proxy}."""
     body: str
-    """JSON, without apostrophes."""
+    """Without apostrophes."""
+    media_type: str = "application/json"
+    user: str | None = None
+    """The user name beside the key, where the provider takes Basic authentication; None where it takes a bearer token."""
     sdk_package: str
     sdk_call: str
     """One line of Python, without double quotes."""
@@ -106,7 +156,11 @@ class Provider:
     name: str
     """The first segment of the gateway's paths, the `source` of events, the name in the settings."""
     base_url: str
-    """The default of the setting; holds no version, for paths carry theirs."""
+    """The default of the setting; holds no version, for paths carry theirs. `{product}` stands for one of several hosts."""
+    products: tuple[str, ...] = ("",)
+    """The provider's hosts, by what stands for `{product}`; one without a name where there is one."""
+    place: Callable[[str], Place | None] = one_host
+    """Reads what follows the provider's name in a target; None where it names a host that is not the provider's."""
     credential_fields: tuple[str, ...]
     """What one credential consists of, by the names of the settings and of the control API."""
     endpoints: tuple[Endpoint, ...]
@@ -120,14 +174,20 @@ class Provider:
     """Request headers, in lower case, that belong to the application's idea of its account: replaced by ours."""
     account_headers: frozenset[bytes]
     """Answer headers, in lower case, that name the real account: cut."""
-    administration: tuple[str, ...]
-    """Path prefixes that administer an account or hand out its credentials: never on a shared one."""
+    account_field: str | None = None
+    """The credential's field that names the account, where paths hold it: to the application it is the tenant's account
+    with the gateway, and each is put in the place of the other on the way up and on the way back. Both are as long."""
+    speaks_for: frozenset[str] = frozenset()
+    """Request headers by which a call would speak for another account: never on a shared one."""
+    administration: re.Pattern[str]
+    """Matches, whole, the paths that administer an account or hand out its credentials: never on a shared one."""
     object_id: re.Pattern[str]
     """Matches, whole, a path segment that names one object of the account."""
     references: re.Pattern[bytes]
     """Finds, as group 1, objects of the account that a body refers to."""
-    refusal: Callable[[int, str, str], bytes]
-    """(status, code, message) → an error body from which the provider's SDK raises its natural exception."""
+    refusal: Callable[[str, int, str, str], ErrorBody]
+    """(path, status, code, message) → an error body from which the provider's SDK raises its natural exception."""
+    missing: Callable[[str, str], ErrorBody]
+    """(path, object) → the provider's own answer for an object that does not exist. Paths here are as sent: without the
+    gateway's part and the query."""
     first_steps: FirstSteps
-    missing: Callable[[str], bytes]
-    """The provider's own answer for an object that does not exist."""

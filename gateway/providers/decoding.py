@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import zlib
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
 
 import brotli
 
+from gateway.messages import ResponseHead
 from gateway.providers.api import Meter, Usage
 
 if sys.version_info >= (3, 14):
@@ -36,7 +37,7 @@ class Decoded:
         self.concluded = False
         self._meter = meter
         self._left = PLAIN_BYTES_MAX
-        self._decompress: Callable[[bytes, int], list[bytes]] | None = _DECODERS[encoding]()
+        self._decompress: Callable[[bytes, int], list[bytes]] | None = _DECODERS[encoding]().decompress
 
     def feed(self, chunk: bytes) -> bytes:
         if chunk and self._decompress is not None:
@@ -59,6 +60,62 @@ class Decoded:
         return b"", self._meter.finish(whole=whole and self._decompress is not None)[1]
 
 
+def gunzip(step_bytes: int) -> Callable[[bytes], Iterator[bytes]]:
+    """Decompress a gzip body of any number of members (RFC 1952 section 2.2), step by step. Raises zlib.error."""
+    decoder = zlib.decompressobj(16 + zlib.MAX_WBITS)
+
+    def decompress(chunk: bytes) -> Iterator[bytes]:
+        nonlocal decoder
+        while chunk:
+            if decoder.eof:
+                decoder = zlib.decompressobj(16 + zlib.MAX_WBITS)
+            plain = decoder.decompress(chunk, step_bytes)
+            chunk = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
+            yield plain
+            while len(plain) == step_bytes and not chunk and not decoder.eof:
+                # All input is in, and output may be left.
+                plain = decoder.decompress(b"", step_bytes)
+                yield plain
+
+    return decompress
+
+
+class Plain:
+    """A compressed answer turned into its plain form, where it must be changed on its way. Raises UndecodableAnswer."""
+
+    __slots__ = ("_begun", "_decoder", "_left")
+
+    def __init__(self, encoding: str) -> None:
+        if encoding not in _DECODERS:
+            raise UndecodableAnswer(encoding)
+        self._decoder = _DECODERS[encoding]()
+        self._left = PLAIN_BYTES_MAX
+        self._begun = False
+
+    def feed(self, chunk: bytes) -> bytes:
+        if not chunk:
+            return b""
+        self._begun = True
+        self._left += RATIO_MAX * len(chunk)
+        try:
+            plain = b"".join(self._decoder.decompress(chunk, self._left))
+        except (zlib.error, brotli.error, zstd.ZstdError, EOFError) as error:
+            raise UndecodableAnswer(type(error).__name__) from error
+        self._left -= len(plain)
+        if self._left <= 0:
+            raise UndecodableAnswer("it is too large")
+        return plain
+
+    def finish(self) -> None:
+        """The answer is over. What was cut before it was compressed must not look whole for having been unpacked."""
+        if self._begun and not self._decoder.ended():
+            raise UndecodableAnswer("it is not whole")
+
+
+class UndecodableAnswer(Exception):
+    """An answer that is not coded as it says, or in a way that nobody asked for."""
+
+
 class _Stepwise(Protocol):
     @property
     def needs_input(self) -> bool: ...
@@ -67,35 +124,43 @@ class _Stepwise(Protocol):
     def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
 
 
-def _zlib(window_bits: int) -> Callable[[bytes, int], list[bytes]]:
+class _Decoder(NamedTuple):
+    decompress: Callable[[bytes, int], list[bytes]]
+    ended: Callable[[], bool]
+
+
+def _zlib(window_bits: int) -> _Decoder:
     decoder = zlib.decompressobj(window_bits)
 
     def decompress(chunk: bytes, left: int) -> list[bytes]:
         pieces = []
-        while chunk and left > 0 and not decoder.eof:
-            pieces.append(decoder.decompress(chunk, min(left, STEP_BYTES_MAX)))
+        while left > 0 and not decoder.eof:
+            step = min(left, STEP_BYTES_MAX)
+            pieces.append(decoder.decompress(chunk, step))
             left -= len(pieces[-1])
             chunk = decoder.unconsumed_tail
+            if not chunk and len(pieces[-1]) < step:
+                break
         return pieces
 
-    return decompress
+    return _Decoder(decompress, lambda: decoder.eof)
 
 
-def _deflate() -> Callable[[bytes, int], list[bytes]]:
+def _deflate() -> _Decoder:
     """`deflate` is the zlib format (RFC 9110 section 8.4.1.2); some senders leave its header out."""
-    chosen: Callable[[bytes, int], list[bytes]] | None = None
+    chosen: _Decoder | None = None
 
     def decompress(chunk: bytes, left: int) -> list[bytes]:
         nonlocal chosen
         if chosen is None:
             has_header = chunk[:1] and chunk[0] & 0x0F == zlib.DEFLATED
             chosen = _zlib(zlib.MAX_WBITS if has_header else -zlib.MAX_WBITS)
-        return chosen(chunk, left)
+        return chosen.decompress(chunk, left)
 
-    return decompress
+    return _Decoder(decompress, lambda: chosen is not None and chosen.ended())
 
 
-def _brotli() -> Callable[[bytes, int], list[bytes]]:
+def _brotli() -> _Decoder:
     decoder: Any = brotli.Decompressor()
 
     def decompress(chunk: bytes, left: int) -> list[bytes]:
@@ -108,10 +173,10 @@ def _brotli() -> Callable[[bytes, int], list[bytes]]:
             left -= len(pieces[-1])
         return pieces
 
-    return decompress
+    return _Decoder(decompress, decoder.is_finished)
 
 
-def _zstd() -> Callable[[bytes, int], list[bytes]]:
+def _zstd() -> _Decoder:
     decoder: _Stepwise = zstd.ZstdDecompressor()
 
     def decompress(chunk: bytes, left: int) -> list[bytes]:
@@ -124,15 +189,22 @@ def _zstd() -> Callable[[bytes, int], list[bytes]]:
             left -= len(pieces[-1])
         return pieces
 
-    return decompress
+    return _Decoder(decompress, lambda: decoder.eof)
 
 
-_DECODERS: dict[str, Callable[[], Callable[[bytes, int], list[bytes]]]] = {
+_DECODERS: dict[str, Callable[[], _Decoder]] = {
     "gzip": lambda: _zlib(16 + zlib.MAX_WBITS),
     "x-gzip": lambda: _zlib(16 + zlib.MAX_WBITS),
     "deflate": _deflate,
     "br": _brotli,
     "zstd": _zstd,
 }
+
+
+def plain_for(meter: Meter, head: ResponseHead) -> Meter:
+    """The meter itself, or before an answer that is compressed one that feeds it the plain form."""
+    encoding = head.headers.get("Content-Encoding", "identity").strip().lower()
+    return Decoded(meter, encoding) if encoding in _DECODERS else meter
+
 
 ENCODINGS = frozenset(_DECODERS)

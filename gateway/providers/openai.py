@@ -9,12 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 
 import msgspec
 
-from gateway.messages import Headers, ResponseHead
+from gateway.messages import ResponseHead
 from gateway.providers import decoding, sse
-from gateway.providers.api import Endpoint, FirstSteps, Meter, Prepared, Provider, Usage
+from gateway.providers.api import Endpoint, ErrorBody, FirstSteps, Meter, Prepared, Provider, Usage
+from gateway.providers.bearer import authorize, presented_key
+from gateway.providers.free import reads_back
 from metering.usage import Completeness
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -32,23 +35,24 @@ def quantities(usage: Mapping[str, object]) -> dict[str, int]:
     found: dict[str, int] = {}
     whole = _count(usage, "prompt_tokens", "input_tokens")
     if whole is not None:
+        found["input_tokens"] = whole
         details = _mapping(
             usage, "prompt_tokens_details", "input_tokens_details", "prompt_token_details", "input_token_details"
         )
-        cached_kinds = _mapping(details, "cached_tokens_details")
-        cached_audio = _count(cached_kinds, "audio_tokens") or 0
-        cached_image = _count(cached_kinds, "image_tokens") or 0
-        parts = {
-            "input_tokens_audio_cached": cached_audio,
-            "input_tokens_image_cached": cached_image,
-            "input_tokens_cached": (_count(details, "cached_tokens") or 0) - cached_audio - cached_image,
-            "input_tokens_cache_write": _count(details, "cache_write_tokens") or 0,
-            "input_tokens_audio": (_count(details, "audio_tokens") or 0) - cached_audio,
-            "input_tokens_image": (_count(details, "image_tokens") or 0) - cached_image,
-        }
-        found |= _split("input_tokens", whole, parts)
+        if details:
+            kinds = _mapping(details, "cached_tokens_details")
+            cached_audio = (_count(kinds, "audio_tokens") or 0) if kinds else 0
+            cached_image = (_count(kinds, "image_tokens") or 0) if kinds else 0
+            cached = (_count(details, "cached_tokens") or 0) - cached_audio - cached_image
+            _take("input_tokens", "input_tokens_audio_cached", cached_audio, found)
+            _take("input_tokens", "input_tokens_image_cached", cached_image, found)
+            _take("input_tokens", "input_tokens_cached", cached, found)
+            _take("input_tokens", "input_tokens_cache_write", _count(details, "cache_write_tokens"), found)
+            _take("input_tokens", "input_tokens_audio", (_count(details, "audio_tokens") or 0) - cached_audio, found)
+            _take("input_tokens", "input_tokens_image", (_count(details, "image_tokens") or 0) - cached_image, found)
     whole = _count(usage, "completion_tokens", "output_tokens")
     if whole is not None:
+        found["output_tokens"] = whole
         details = _mapping(
             usage,
             "completion_tokens_details",
@@ -56,28 +60,24 @@ def quantities(usage: Mapping[str, object]) -> dict[str, int]:
             "completion_token_details",
             "output_token_details",
         )
-        parts = {
-            "output_tokens_reasoning": _count(details, "reasoning_tokens") or 0,
-            "output_tokens_audio": _count(details, "audio_tokens") or 0,
-            "output_tokens_image": _count(details, "image_tokens") or 0,
-        }
-        found |= _split("output_tokens", whole, parts)
+        if details:
+            _take("output_tokens", "output_tokens_reasoning", _count(details, "reasoning_tokens"), found)
+            _take("output_tokens", "output_tokens_audio", _count(details, "audio_tokens"), found)
+            _take("output_tokens", "output_tokens_image", _count(details, "image_tokens"), found)
     return found
 
 
-def _split(name: str, whole: int, parts: Mapping[str, int]) -> dict[str, int]:
-    """The parts that are not zero, and under the name what they leave of the whole.
+def _take(name: str, part: str, amount: int | None, found: dict[str, int]) -> None:
+    """Count a part by itself, and no longer in what it is a part of.
 
     Parts that together exceed the whole overlap in a way that the provider did not tell; each then gets what is left, so
     that the sum stays the provider's.
     """
-    found = {name: whole}
-    for part, amount in parts.items():
+    if amount is not None and amount > 0:
         taken = min(amount, found[name])
-        if taken > 0:
+        if taken:
             found[part] = taken
             found[name] -= taken
-    return found
 
 
 def _mapping(holder: Mapping[str, object], *names: str) -> Mapping[str, object]:
@@ -102,17 +102,24 @@ def _count(holder: Mapping[str, object], *names: str) -> int | None:
 
 
 _FIELD = re.compile(r"[a-z][a-z0-9_]{0,63}")
-"""The name of a field, as opposed to a text that stands in the place of one."""
 
 
-def numbers_only(value: object, depth: int = 4) -> object:
+@lru_cache(maxsize=1024)
+def _is_field(name: str) -> bool:
+    """True for the name of a field, as opposed to a text that stands in the place of one."""
+    return _FIELD.fullmatch(name) is not None
+
+
+def numbers_only(holder: Mapping[str, object], depth: int = 4) -> dict[str, object]:
     """The numbers of a usage object in their places, and nothing else: no text of a provider's can reach the ledger."""
-    if isinstance(value, dict) and depth:
-        kept = {key: numbers_only(item, depth - 1) for key, item in value.items() if _FIELD.fullmatch(key)}
-        return {key: item for key, item in kept.items() if item is not None}
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return value
-    return None
+    kept: dict[str, object] = {}
+    for name, value in holder.items():
+        kind = type(value)
+        if (kind is int or kind is float) and _is_field(name):
+            kept[name] = value
+        elif isinstance(value, dict) and depth > 1 and _is_field(name):
+            kept[name] = numbers_only(value, depth - 1)
+    return kept
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -416,26 +423,10 @@ class StreamMeter:
         return held, self._findings.result(whole=whole)
 
 
-class NothingToMeter:
-    """The meter of an endpoint whose success costs nothing, whatever its answer repeats."""
-
-    __slots__ = ("concluded",)
-
-    def __init__(self) -> None:
-        self.concluded = False
-
-    def feed(self, chunk: bytes) -> bytes:
-        return chunk
-
-    def finish(self, *, whole: bool) -> tuple[bytes, Usage]:
-        return b"", Usage(quantities={}, completeness=Completeness.REPORTED)
-
-
 def meter(head: ResponseHead, prepared: Prepared) -> Meter:
     """The meter for an answer, by what the answer says it is."""
     inner: Meter = StreamMeter(prepared) if head.media_type == "text/event-stream" else JsonMeter(prepared)
-    encoding = head.headers.get("Content-Encoding", "identity").strip().lower()
-    return decoding.Decoded(inner, encoding) if encoding in decoding.ENCODINGS else inner
+    return decoding.plain_for(inner, head)
 
 
 class ByShape:
@@ -462,23 +453,8 @@ def by_shape(head: ResponseHead, prepared: Prepared) -> Meter:
     return ByShape(meter(head, prepared))
 
 
-def free(head: ResponseHead, prepared: Prepared) -> Meter:
-    """The meter of what is read back, changed or deleted: never bills."""
-    return NothingToMeter()
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Who is asking, and what it may ask
-
-
-def presented_key(headers: Headers) -> str | None:
-    """The bearer token (RFC 6750 section 2.1), which is where the SDKs put the API key."""
-    scheme, _, token = headers.get("Authorization", "").partition(" ")
-    return token.strip() or None if scheme.lower() == "bearer" else None
-
-
-def authorize(credential: Mapping[str, str]) -> tuple[tuple[bytes, bytes], ...]:
-    return ((b"Authorization", b"Bearer " + credential["api_key"].encode()),)
 
 
 ERROR_TYPES = {
@@ -495,18 +471,14 @@ ERROR_TYPES = {
 }
 
 
-def refusal(status: int, code: str, message: str) -> bytes:
+def refusal(path: str, status: int, code: str, message: str) -> ErrorBody:
     error = {"message": message, "type": ERROR_TYPES.get(status, "server_error"), "param": None, "code": code}
-    return msgspec.json.encode({"error": error})
+    return ErrorBody(b"application/json", msgspec.json.encode({"error": error}))
 
 
-def missing(object_id: str) -> bytes:
+def missing(path: str, object_id: str) -> ErrorBody:
     error = {"message": f"No object found with id '{object_id}'.", "type": "invalid_request_error", "param": None}
-    return msgspec.json.encode({"error": {**error, "code": None}})
-
-
-def _reads_back(name: str, method: str, path: str) -> Endpoint:
-    return Endpoint(name=name, method=method, path=path, event_type="api_call", meter=free, billable=False)
+    return ErrorBody(b"application/json", msgspec.json.encode({"error": {**error, "code": None}}))
 
 
 def unlisted(method: str) -> Endpoint:
@@ -516,7 +488,7 @@ def unlisted(method: str) -> Endpoint:
     """
     if method == "POST":
         return Endpoint(name="unlisted", method=method, path="", event_type="api_call", meter=by_shape)
-    return _reads_back("unlisted", method, "")
+    return reads_back("unlisted", method, "")
 
 
 _OBJECTS = (
@@ -573,30 +545,22 @@ PROVIDER = Provider(
             meter=meter,
             prepare=read_model_request,
         ),
-        _reads_back("chat.completions.retrieve", "GET", "/v1/chat/completions/{id}"),
-        _reads_back("chat.completions.update", "POST", "/v1/chat/completions/{id}"),
-        _reads_back("chat.completions.delete", "DELETE", "/v1/chat/completions/{id}"),
-        _reads_back("chat.completions.messages", "GET", "/v1/chat/completions/{id}/messages"),
-        _reads_back("responses.retrieve", "GET", "/v1/responses/{id}"),
-        _reads_back("responses.delete", "DELETE", "/v1/responses/{id}"),
-        _reads_back("responses.cancel", "POST", "/v1/responses/{id}/cancel"),
-        _reads_back("responses.input_items", "GET", "/v1/responses/{id}/input_items"),
+        reads_back("chat.completions.retrieve", "GET", "/v1/chat/completions/{id}"),
+        reads_back("chat.completions.update", "POST", "/v1/chat/completions/{id}"),
+        reads_back("chat.completions.delete", "DELETE", "/v1/chat/completions/{id}"),
+        reads_back("chat.completions.messages", "GET", "/v1/chat/completions/{id}/messages"),
+        reads_back("responses.retrieve", "GET", "/v1/responses/{id}"),
+        reads_back("responses.delete", "DELETE", "/v1/responses/{id}"),
+        reads_back("responses.cancel", "POST", "/v1/responses/{id}/cancel"),
+        reads_back("responses.input_items", "GET", "/v1/responses/{id}/input_items"),
     ),
     unlisted=unlisted,
     presented_key=presented_key,
     authorize=authorize,
     credential_headers=frozenset({b"authorization", b"openai-organization", b"openai-project"}),
     account_headers=frozenset({b"openai-organization", b"openai-project"}),
-    # The last three hand out a key with which a client goes to the provider past the gateway.
-    administration=(
-        "/v1/organization",
-        "/v1/organizations",
-        "/v1/projects",
-        "/v1/dashboard",
-        "/v1/me",
-        "/v1/realtime",
-        "/v1/chatkit",
-    ),
+    # The last two hand out a key with which a client goes to the provider past the gateway.
+    administration=re.compile(r"/v1/(organizations?|projects|dashboard|me|realtime|chatkit)(/.*)?"),
     object_id=_OBJECT_ID,
     references=_REFERENCE,
     refusal=refusal,

@@ -8,8 +8,9 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from metering.columns import BigInt, Flag, Json, Moment
+from metering.columns import BigInt, Flag, Json, Moment, Text
 from migrations.guards import append_only
+from migrations.months import make_months
 
 revision = "0003"
 down_revision = "0002"
@@ -18,35 +19,36 @@ down_revision = "0002"
 def upgrade() -> None:
     op.create_table(
         "charges",
-        sa.Column("tenant_id", sa.Text(), nullable=False),
-        sa.Column("event_day", sa.Text(), nullable=False),
-        sa.Column("event_id", sa.Text(), nullable=False),
+        sa.Column("tenant_id", Text, nullable=False),
+        sa.Column("event_day", Text, nullable=False),
+        sa.Column("event_id", Text, nullable=False),
         sa.Column("priced", Flag, nullable=False),
-        sa.Column("currency", sa.Text(), nullable=False),
+        sa.Column("currency", Text, nullable=False),
         sa.Column("charge_nano", BigInt, nullable=True),
         sa.Column("credits", BigInt, nullable=True),
-        sa.Column("cost_currency", sa.Text(), nullable=False),
+        sa.Column("cost_currency", Text, nullable=False),
         sa.Column("cost_nano", BigInt, nullable=True),
-        sa.Column("price_book", sa.Text(), nullable=False),
-        sa.Column("cost_book", sa.Text(), nullable=False),
+        sa.Column("price_book", Text, nullable=False),
+        sa.Column("cost_book", Text, nullable=False),
         sa.Column("lines", Json(), nullable=False),
         sa.PrimaryKeyConstraint("tenant_id", "event_day", "event_id", name=op.f("pk_charges")),
         sqlite_strict=True,
+        postgresql_partition_by="RANGE (event_day)",
     )
     op.create_table(
         "rollups",
-        sa.Column("tenant_id", sa.Text(), nullable=False),
-        sa.Column("day", sa.Text(), nullable=False),
-        sa.Column("source", sa.Text(), nullable=False),
-        sa.Column("event_type", sa.Text(), nullable=False),
-        sa.Column("channel", sa.Text(), nullable=False),
-        sa.Column("direction", sa.Text(), nullable=False),
-        sa.Column("endpoint", sa.Text(), nullable=False),
-        sa.Column("resource", sa.Text(), nullable=False),
-        sa.Column("category", sa.Text(), nullable=False),
-        sa.Column("key_id", sa.Text(), nullable=False),
-        sa.Column("currency", sa.Text(), nullable=False),
-        sa.Column("cost_currency", sa.Text(), nullable=False),
+        sa.Column("tenant_id", Text, nullable=False),
+        sa.Column("day", Text, nullable=False),
+        sa.Column("source", Text, nullable=False),
+        sa.Column("event_type", Text, nullable=False),
+        sa.Column("channel", Text, nullable=False),
+        sa.Column("direction", Text, nullable=False),
+        sa.Column("endpoint", Text, nullable=False),
+        sa.Column("resource", Text, nullable=False),
+        sa.Column("category", Text, nullable=False),
+        sa.Column("key_id", Text, nullable=False),
+        sa.Column("currency", Text, nullable=False),
+        sa.Column("cost_currency", Text, nullable=False),
         sa.Column("events", BigInt, nullable=False),
         sa.Column("unknown_events", BigInt, nullable=False),
         sa.Column("unpriced_events", BigInt, nullable=False),
@@ -96,14 +98,15 @@ def upgrade() -> None:
     op.create_index(op.f("ix_rollups_day"), "rollups", ["day"], unique=False)
     op.create_table(
         "tenant_plans",
-        sa.Column("tenant_id", sa.Text(), nullable=False),
+        sa.Column("tenant_id", Text, nullable=False),
         sa.Column("effective_at", Moment(), nullable=False),
-        sa.Column("plan", sa.Text(), nullable=True),
+        sa.Column("plan", Text, nullable=True),
         sa.PrimaryKeyConstraint("tenant_id", "effective_at", name=op.f("pk_tenant_plans")),
         sqlite_strict=True,
     )
     append_only("charges")
     append_only("tenant_plans")
+    make_months()
 
 
 def downgrade() -> None:

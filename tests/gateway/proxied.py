@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import msgspec
 from gateway import keys, snapshot
 from gateway.callers import Callers
 from gateway.keys import Secrets
-from gateway.listener import Listener
+from gateway.listener import Listener, bound
 from gateway.providers import PROVIDERS
 from gateway.proxy import Proxy, Rules
 from gateway.recorder import Recorder
@@ -33,13 +35,32 @@ SECRETS = Secrets.derived("the secret of these tests")
 PLATFORM_KEY = "sk-platform-0123456789"
 OWN_KEY = "sk-of-the-tenant-itself"
 
-ACME_ID, ACME = keys.new_gateway_key()
-OTHER_ID, OTHER = keys.new_gateway_key()
-OWN_ID, OWN = keys.new_gateway_key()
-SERVICE_ID, SERVICE = keys.new_gateway_key()
-UNMETERED_ID, UNMETERED = keys.new_gateway_key()
-EXPIRED_ID, EXPIRED = keys.new_gateway_key()
-SUSPENDED_ID, SUSPENDED = keys.new_gateway_key()
+REAL_SID = "AC" + "5eed" * 8
+"""The platform's account with the provider, which no tenant may ever see."""
+REAL_TOKEN = "the-auth-token-of-the-platform"
+OWN_SID = "AC" + "0cafe0" * 5 + "00"
+PLATFORM_MAIL_KEY = "SG.of-the-platform"
+OWN_MAIL_KEY = "SG.of-the-tenant-itself"
+
+
+def sid_of(tenant_id: str) -> str:
+    """The account that a tenant knows."""
+    return "AC" + tenant_id.encode().hex().rjust(32, "1")
+
+
+def made_up_key(name: str) -> tuple[str, str]:
+    """A key of the form that they have, the same in each run: its id, and the whole key."""
+    told = hashlib.sha256(name.encode()).hexdigest()
+    return told[:12], f"tk_{told[:12]}_{told[-43:]}"
+
+
+ACME_ID, ACME = made_up_key("acme")
+OTHER_ID, OTHER = made_up_key("other")
+OWN_ID, OWN = made_up_key("own")
+SERVICE_ID, SERVICE = made_up_key("service")
+UNMETERED_ID, UNMETERED = made_up_key("unmetered")
+EXPIRED_ID, EXPIRED = made_up_key("expired")
+SUSPENDED_ID, SUSPENDED = made_up_key("suspended")
 ALL_KEYS = (ACME, OTHER, OWN, SERVICE, UNMETERED, EXPIRED, SUSPENDED)
 
 CHAT = "/openai/v1/chat/completions"
@@ -63,7 +84,7 @@ def held() -> Snapshot:
         )
 
     def tenant(tenant_id: str, status: str = "active", **credentials: str) -> TenantRecord:
-        return TenantRecord(tenant_id=tenant_id, status=status, account_sid="AC" + "0" * 32, credentials=credentials)
+        return TenantRecord(tenant_id=tenant_id, status=status, account_sid=sid_of(tenant_id), credentials=credentials)
 
     records = (
         key(ACME_ID, ACME, "acme"),
@@ -77,7 +98,12 @@ def held() -> Snapshot:
     tenants = (
         tenant("acme"),
         tenant("other"),
-        tenant("own", openai=SECRETS.seal({"api_key": OWN_KEY}, owner="own")),
+        tenant(
+            "own",
+            openai=SECRETS.seal({"api_key": OWN_KEY}, owner="own"),
+            twilio=SECRETS.seal({"account_sid": OWN_SID, "auth_token": "its-token"}, owner="own"),
+            sendgrid=SECRETS.seal({"api_key": OWN_MAIL_KEY}, owner="own"),
+        ),
         tenant("moved", openai=SECRETS.seal({"api_key": OWN_KEY}, owner="own")),
         tenant("suspended", "suspended"),
     )
@@ -102,6 +128,10 @@ class Remembered:
         if self.unavailable:
             raise DatabaseUnavailable("down")
         return (tenant_id, source, object_id) in self.owned
+
+
+hashed = partial(keys.reference, SECRETS.reference)
+"""What stands in records for a number or an address."""
 
 
 class WatchedSpool:
@@ -225,6 +255,7 @@ async def proxied(
     shared_reads: bool = False,
     segment_bytes: int = 1 << 20,
     credentials: bool = True,
+    account_sid: str = REAL_SID,
     port: int | None = None,
 ) -> AsyncIterator[Proxied]:
     """A proxy before the provider; or before a port on which nobody listens."""
@@ -243,16 +274,28 @@ async def proxied(
         callers=Callers(snapshot_in(directory), SECRETS, None),
         objects=made.objects,
         claims=None,  # type: ignore[arg-type]  No test of this folder's claims a call.
-        recorder=Recorder(made.spool, made.objects, now_ms),  # type: ignore[arg-type]
+        recorder=Recorder(made.spool, made.objects, now_ms, hashed),  # type: ignore[arg-type]
         upstream=pool,
-        origins={"openai": Origin.parsed(f"http://127.0.0.1:{port or provider.port}")},
-        credentials={"openai": {"api_key": PLATFORM_KEY}} if credentials else {},
+        origins={
+            (known.name, product): Origin.parsed(f"http://127.0.0.1:{port or provider.port}")
+            for known in PROVIDERS
+            for product in known.products
+        },
+        credentials={
+            "openai": {"api_key": PLATFORM_KEY},
+            "twilio": {"account_sid": account_sid, "auth_token": REAL_TOKEN},
+            "sendgrid": {"api_key": PLATFORM_MAIL_KEY},
+        }
+        if credentials
+        else {},
         secrets=SECRETS,
         rules=Rules(unlisted_forwarded=unlisted, drain_on_disconnect=drain, shared_reads=shared_reads),
         access_log=made,  # type: ignore[arg-type]
     )
     made.listener = Listener(made.proxy)
-    made.port = await made.listener.open("127.0.0.1", 0, None)
+    listening = bound("127.0.0.1", 0)
+    made.port = listening.getsockname()[1]
+    await made.listener.open(listening, None)
     try:
         yield made
     finally:

@@ -7,16 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from gateway import errors, keys, snapshot
+from gateway import errors, snapshot
 from gateway.callers import Callers
 from gateway.keys import Secrets
 from gateway.providers import openai
 from gateway.snapshot import KeyRecord, Snapshot, SnapshotFile, TenantRecord
+from tests.gateway.proxied import made_up_key
 
 SECRETS = Secrets.derived("one installation")
-KEY_ID, KEY = keys.new_gateway_key()
-SERVICE_ID, SERVICE = keys.new_gateway_key()
-UNPUBLISHED_ID, UNPUBLISHED = keys.new_gateway_key()
+KEY_ID, KEY = made_up_key("key")
+SERVICE_ID, SERVICE = made_up_key("service")
+UNPUBLISHED_ID, UNPUBLISHED = made_up_key("unpublished")
 NOW_S = 1_700_000_000.0
 
 

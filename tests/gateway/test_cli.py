@@ -208,12 +208,15 @@ def test_wrong_settings_are_all_reported_before_anything_is_done(command, tollke
     assert in_words.stderr.splitlines() == [
         "tollkeeper: 2 settings are wrong:",
         "  TOLLKEEPER_PROXY__PORT is not a whole number: 'http'; give a port from 0 to 65535, where 0 lets the system choose.",
-        "  TOLLKEEPER_WORKERS is 4, but the ledger is SQLite, which has one process; give 1, or leave it out.",
+        (
+            "  TOLLKEEPER_WORKERS is 4, but the ledger is SQLite, which has one process; "
+            "give 1, or give a Postgres database in TOLLKEEPER_DATABASE_URL."
+        ),
     ]
     assert json.loads(in_json.stderr)["problems"][1] == {
         "name": "TOLLKEEPER_WORKERS",
         "wrong": "is 4, but the ledger is SQLite, which has one process",
-        "cure": "give 1, or leave it out",
+        "cure": "give 1, or give a Postgres database in TOLLKEEPER_DATABASE_URL",
     }
     assert in_words.stdout == in_json.stdout == ""
     assert list(tmp_path.iterdir()) == []
@@ -228,13 +231,13 @@ def test_a_wrong_flag_of_serve_is_reported_with_the_wrong_environment(tollkeeper
 
 
 @pytest.mark.parametrize("role", ["proxy", "backoffice"])
-def test_a_role_that_this_release_does_not_have_alone_is_refused_in_a_sentence(role, tollkeeper):
+def test_a_role_alone_is_refused_beside_sqlite_in_a_sentence(role, tollkeeper):
     result = tollkeeper("serve", "--role", role)
 
     assert result.exit_code == 1
     assert result.stderr == (
-        f"tollkeeper: --role {role} needs a ledger that several processes can share, and this release keeps its ledger in "
-        "SQLite; leave --role out to run everything in one process.\n"
+        f"tollkeeper: --role {role} needs a ledger that several processes can share, and SQLite has one process: "
+        "leave --role out, or give a Postgres database in TOLLKEEPER_DATABASE_URL.\n"
     )
 
 

@@ -58,6 +58,24 @@ def test_processes_that_start_together_agree_on_one_secret(settings):
         assert found[0]
 
 
+def test_a_secret_that_is_gone_is_not_made_anew_beside_the_ledger_it_belongs_to(settings):
+    """Guards the look at the SQLite file: with another secret, no key in it would be recognised."""
+    settings.data_dir.mkdir()
+    (settings.data_dir / "ledger.db").touch()
+
+    with pytest.raises(installation.SecretMissing, match="put it back"):
+        installation.installation_secret(settings)
+
+
+def test_beside_a_ledger_in_postgres_a_secret_is_made_whatever_lies_in_the_directory(settings):
+    """What guards that ledger is the fingerprint in it, and a file of SQLite's has nothing to do with it."""
+    settings = replace(settings, database_url=Secret("postgresql://role:password@db/ledger"))
+    settings.data_dir.mkdir()
+    (settings.data_dir / "ledger.db").touch()
+
+    assert installation.installation_secret(settings)
+
+
 def test_nothing_but_the_secret_is_left_behind(settings):
     installation.installation_secret(settings)
 

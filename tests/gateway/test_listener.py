@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from gateway import http1, listener
-from gateway.listener import BAD_REQUEST, ClientGone, Listener
+from gateway.listener import BAD_REQUEST, ClientGone, Listener, bound
 from tests.gateway.peers import chunked, client, eventually, sending_without_end, settled, soon, stalled_client
 
 GET = b"GET /%d HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -55,7 +55,9 @@ class Serving:
 async def serving(monkeypatch):
     monkeypatch.setattr(listener, "SWEEP_S", 0.01)
     made = Serving()
-    made.port = await made.listener.open("127.0.0.1", 0, None)
+    listening = bound("127.0.0.1", 0)
+    made.port = listening.getsockname()[1]
+    await made.listener.open(listening, None)
     yield made
     await made.listener.close(0)
 
@@ -797,7 +799,9 @@ async def secure(certificate):
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
     made = Serving()
-    made.port = await made.listener.open("127.0.0.1", 0, context)
+    listening = bound("127.0.0.1", 0)
+    made.port = listening.getsockname()[1]
+    await made.listener.open(listening, context)
     yield made
     await made.listener.close(0)
 

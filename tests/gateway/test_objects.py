@@ -1,22 +1,24 @@
 """Who made what on a shared account."""
 
+import asyncio
+
 import pytest
 
 from gateway import objects
 from gateway.objects import LedgerObjects
-from metering import ledger_sqlite
-from metering.database import Database, DatabaseUnavailable
+from metering import ledger
+from metering.database import DatabaseUnavailable
 from tests.builders import NOON, fact, usage_event
 
 
 @pytest.fixture
 def made_here(database):
-    return LedgerObjects(database)
+    return LedgerObjects(database, 0)
 
 
 async def in_the_ledger(database, **event):
     async with database.transaction() as connection:
-        await ledger_sqlite.append(connection, [fact(usage_event(**event))], NOON)
+        await ledger.append(connection, [fact(usage_event(**event))], NOON)
 
 
 async def test_what_a_tenant_has_just_made_is_its_own(made_here):
@@ -60,16 +62,32 @@ async def test_what_is_remembered_has_a_bound(made_here, monkeypatch):
     assert [number for number in range(10) if await made_here.owns("acme", "openai", f"file-{number}")] == [7, 8, 9]
 
 
-async def test_where_the_ledger_can_not_be_asked_nobody_owns_what_is_not_remembered(tmp_path):
-    (tmp_path / "ledger.db").touch()
-    database = Database(tmp_path / "ledger.db")
-    await database.open()
-    made_here = LedgerObjects(database)
+class CutOff:
+    """A database that can not be reached."""
+
+    def reading(self):
+        raise DatabaseUnavailable("the line is cut")
+
+
+async def test_where_the_ledger_can_not_be_asked_nobody_owns_what_is_not_remembered():
+    made_here = LedgerObjects(CutOff(), 0)
     made_here.made("acme", "openai", "file-1")
 
-    try:
-        assert await made_here.owns("acme", "openai", "file-1")
-        with pytest.raises(DatabaseUnavailable):
-            await made_here.owns("acme", "openai", "file-2")
-    finally:
-        await database.close()
+    assert await made_here.owns("acme", "openai", "file-1")
+    with pytest.raises(DatabaseUnavailable):
+        await made_here.owns("acme", "openai", "file-2")
+
+
+async def test_what_another_worker_has_just_made_is_waited_for_until_the_ledger_has_it(database):
+    """Guards the second question: sabotaged (patience taken for 0) an object made through one worker is missing in the next."""
+    here = LedgerObjects(database, 30)
+
+    asking = asyncio.create_task(here.owns("acme", "openai", "resp_1"))
+    await asyncio.sleep(0.01)
+    await in_the_ledger(database, tenant_id="acme", source="openai", external_id="resp_1")
+
+    assert await asking
+
+
+async def test_what_nobody_made_is_not_waited_for_longer_than_its_patience(database):
+    assert not await LedgerObjects(database, 0.1).owns("acme", "openai", "resp_1")

@@ -5,7 +5,7 @@ import pytest
 
 from gateway.callers import Caller
 from gateway.errors import NotRecordable
-from gateway.providers import openai
+from gateway.providers import PROVIDERS
 from gateway.providers.api import Prepared, Usage
 from gateway.recorder import Recorder, Recording
 from gateway.routing import Routes
@@ -15,7 +15,7 @@ from metering.spool import Spool, SpoolFailed, segment_path
 from metering.spool_records import RECORD_BYTES_MAX, RecordKind, scan
 from metering.usage import Completeness, UsageEvent, validated
 
-ROUTES = Routes((openai.PROVIDER,))
+ROUTES = Routes(PROVIDERS)
 ARRIVED_MS = 1_795_176_000_000
 CALLER = Caller(
     key=KeyRecord(key_id="k1", digest="", tenant_id="acme", scopes=frozenset()),
@@ -32,6 +32,15 @@ USAGE = Usage(
     external_id="chatcmpl-1",
     metadata={"usage": {"prompt_tokens": 3}},
 )
+
+
+MESSAGES = "/twilio/2010-04-01/Accounts/AC1/Messages.json"
+TO, FROM = "+12025550143", "whatsapp:+12025550199"
+
+
+def hashed(party):
+    """Stands for the keyed hash: the same for the same, and without a digit of it."""
+    return "h" + party.translate(str.maketrans("0123456789+:", "abcdefghijkl"))
 
 
 class Remembering:
@@ -60,7 +69,7 @@ class Recorded:
         self.spool = Spool(directory, "s", **{"fsync": False, "segment_bytes": 1 << 20} | how)
         self.spool.open()
         self.objects = Remembering()
-        self.recorder = Recorder(self.spool, self.objects, lambda: ARRIVED_MS + 812)
+        self.recorder = Recorder(self.spool, self.objects, lambda: ARRIVED_MS + 812, hashed)
 
     @property
     def records(self):
@@ -184,6 +193,94 @@ async def test_the_answer_may_tell_the_type_of_an_event(made):
     assert event.event_type == "llm_call"
 
 
+async def test_the_request_may_tell_the_type_of_an_event(made):
+    recorded = made()
+    call = recording(path=MESSAGES, resource="US:whatsapp", event_type="whatsapp_outbound")
+
+    await recorded.recorder.begin(call)
+    event = recorded.recorder.outcome(call, Usage(quantities={}, completeness=Completeness.UNKNOWN), 201)
+
+    assert [record.event_type for record in recorded.records] == ["whatsapp_outbound"] * 2
+    assert event.description == "US:whatsapp message"
+
+
+async def test_what_the_answer_tells_of_the_type_counts_before_what_the_request_told(made):
+    recorded = made()
+    call = recording(path=MESSAGES, event_type="sms_outbound")
+    usage = Usage(quantities={"media": 1}, completeness=Completeness.PENDING, event_type="mms_outbound")
+    await recorded.recorder.begin(call)
+
+    assert recorded.recorder.outcome(call, usage, 201).event_type == "mms_outbound"
+
+
+async def test_of_numbers_and_addresses_only_keyed_hashes_are_kept(made):
+    """Guards the hashing in both records: a number in a spool is a number in the ledger, and its erasure breaks that."""
+    recorded = made()
+    call = recording(path=MESSAGES, resource="US:long_code", parties={"to": TO, "from": FROM})
+    usage = Usage(
+        quantities={"messages": 1},
+        completeness=Completeness.PENDING,
+        parties={"to": TO, "from": FROM},
+        metadata={"num_segments": "1"},
+    )
+
+    await recorded.recorder.begin(call)
+    recorded.recorder.outcome(call, usage, 201)
+
+    parties = {"to": hashed(TO), "from": hashed(FROM)}
+    assert [record.metadata for record in recorded.records] == [parties, {"num_segments": "1"} | parties]
+    kept = b"".join(path.read_bytes() for path in recorded.directory.glob("*.spool"))
+    assert TO[1:].encode() not in kept
+    assert FROM[-11:].encode() not in kept
+
+
+async def test_where_the_answer_tells_nobody_the_request_s_parties_are_kept(made):
+    recorded = made()
+    call = recording(path="/sendgrid/v3/mail/send", parties={"from": "toll@example.com"})
+    await recorded.recorder.begin(call)
+
+    event = recorded.recorder.outcome(call, Usage(quantities={}, completeness=Completeness.REPORTED), 202)
+
+    assert event.metadata == {"from": hashed("toll@example.com")}
+
+
+async def test_a_call_of_which_nothing_was_heard_can_be_looked_for_by_its_parties(made):
+    recorded = made()
+    call = recording(path=MESSAGES, parties={"to": TO})
+    await recorded.recorder.begin(call)
+
+    event = recorded.recorder.lost(call)
+
+    assert (event.metadata, event.direction) == ({"to": hashed(TO)}, "outbound")
+
+
+@pytest.mark.parametrize(
+    ("path", "direction"),
+    [
+        ("/openai/v1/chat/completions", None),
+        (MESSAGES, "outbound"),
+        ("/twilio/2010-04-01/Accounts/AC1/Calls.json", "outbound"),
+        ("/sendgrid/v3/mail/send", "outbound"),
+        ("/sendgrid/v3/templates", None),
+    ],
+)
+async def test_both_records_say_which_way_it_went(made, path, direction):
+    recorded = made()
+    call = recording(path=path)
+    await recorded.recorder.begin(call)
+    recorded.recorder.outcome(call, Usage(quantities={}, completeness=Completeness.REPORTED), 200)
+
+    assert [record.direction for record in recorded.records] == [direction] * 2
+
+
+async def test_a_type_that_is_not_in_the_table_goes_no_way(made):
+    recorded = made()
+    call = recording(event_type="something_else")
+    await recorded.recorder.begin(call)
+
+    assert recorded.recorder.lost(call).direction is None
+
+
 async def test_what_was_made_is_remembered_for_its_tenant(made):
     recorded = made()
     await recorded.recorder.begin(recording())
@@ -287,7 +384,7 @@ async def test_a_call_that_is_not_metered_says_so_in_both_records(made):
 
 async def test_the_clock_may_go_backwards(made):
     recorded = made()
-    early = Recorder(recorded.spool, recorded.objects, lambda: ARRIVED_MS - 5)
+    early = Recorder(recorded.spool, recorded.objects, lambda: ARRIVED_MS - 5, hashed)
     await early.begin(recording())
 
     assert early.outcome(recording(), USAGE, 200).duration_ms == 0

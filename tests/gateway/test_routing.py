@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.errors import NoSuchProvider
-from gateway.providers import PROVIDERS, openai
+from gateway.errors import NoSuchProduct, NoSuchProvider
+from gateway.providers import PROVIDERS, openai, sendgrid, twilio
 from gateway.routing import Routes
 
 ROUTES = Routes(PROVIDERS)
@@ -99,3 +99,79 @@ def test_the_names_of_two_providers_tell_their_paths_apart():
 
     assert routes.match("POST", "/other/v1/embeddings").provider.name == "other"
     assert routes.match("POST", "/openai/v1/embeddings").provider.name == "openai"
+
+
+SID = "0a" * 16
+ACCOUNT = f"/Accounts/AC{SID}"
+
+
+@pytest.mark.parametrize("begin", ["/twilio/2010-04-01", "/twilio/api/2010-04-01"])
+@pytest.mark.parametrize("suffix", ["", ".json", ".xml", ".csv"])
+@pytest.mark.parametrize("query", ["", "?PageSize=5&DateSent%3E=2026-01-01", "?a.json"])
+@pytest.mark.parametrize(
+    ("method", "path", "endpoint"),
+    [
+        ("POST", f"{ACCOUNT}/Messages", "messages.create"),
+        ("GET", f"{ACCOUNT}/Messages", "messages.list"),
+        ("POST", f"{ACCOUNT}/Messages/SM{SID}", "messages.update"),
+        ("DELETE", f"{ACCOUNT}/Messages/SM{SID}/Media/ME{SID}", "messages.media.delete"),
+        ("POST", f"{ACCOUNT}/Calls", "calls.create"),
+    ],
+)
+def test_an_endpoint_is_found_in_every_spelling_and_forwarded_in_the_one_that_came(
+    begin, suffix, query, method, path, endpoint
+):
+    """Guards the one spelling: an endpoint that is listed for `.json` alone, a curl user's messages bill nothing."""
+    route = ROUTES.match(method, f"{begin}{path}{suffix}{query}")
+
+    assert (route.endpoint.name, route.listed) == (endpoint, True)
+    assert route.product == "api"
+    assert route.target == f"/2010-04-01{path}{suffix}{query}"
+    assert route.path == f"/api/2010-04-01{path}"
+
+
+@pytest.mark.parametrize("product", twilio.PRODUCTS)
+def test_each_product_has_a_host_of_its_own(product):
+    route = ROUTES.match("POST", f"/twilio/{product}/v1/Services?a")
+
+    assert (route.product, route.target, route.path) == (product, "/v1/Services?a", f"/{product}/v1/Services")
+
+
+@pytest.mark.parametrize("provider", PROVIDERS, ids=lambda provider: provider.name)
+def test_a_provider_with_one_host_has_a_product_without_a_name(provider):
+    if provider is not twilio.PROVIDER:
+        assert ROUTES.match("POST", f"/{provider.name}/v3/x").product == ""
+
+
+@pytest.mark.parametrize(
+    "rest", ["", "evil/v1", "API/2010-04-01/x", "api.evil.example/", "2010-04-02/Accounts", "..", "%61pi/x"]
+)
+def test_a_host_that_is_not_the_provider_s_is_refused(rest):
+    with pytest.raises(NoSuchProduct, match="/twilio"):
+        ROUTES.match("POST", f"/twilio/{rest}")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [f"{ACCOUNT}/Messages.JSON", f"{ACCOUNT}/Messages.json/", f"{ACCOUNT}/Messages.", f"{ACCOUNT}/messages", f"{ACCOUNT}/SMS/Messages", f"{ACCOUNT}/Messages%2Ejson"],
+)  # fmt: skip
+def test_what_twilio_may_take_for_an_endpoint_and_we_do_not_is_billed_by_its_answer(path):
+    route = ROUTES.match("POST", f"/twilio/2010-04-01{path}")
+
+    assert not route.listed
+    assert route.endpoint.billable
+
+
+@pytest.mark.parametrize(
+    ("target", "provider"),
+    [
+        ("/twilio/evil/x", twilio.PROVIDER),
+        ("/sendgrid", sendgrid.PROVIDER),
+        ("/sendgrid?x", openai.PROVIDER),
+        ("/azure/x", openai.PROVIDER),
+        ("/", openai.PROVIDER),
+        ("", openai.PROVIDER),
+    ],
+)
+def test_what_goes_nowhere_is_refused_in_the_shape_of_the_provider_it_names(target, provider):
+    assert ROUTES.nearest(target) is provider

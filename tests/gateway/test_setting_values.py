@@ -22,6 +22,7 @@ class Size(StrEnum):
         (values_of.port, 0, 0),
         (values_of.port, " 65535 ", 65535),
         (values_of.workers, "1", 1),
+        (values_of.workers, "16", 16),
         (values_of.switch, "Yes", True),
         (values_of.switch, False, False),
         (values_of.switch, "off", False),
@@ -54,7 +55,6 @@ def test_what_people_write_is_understood(read, value, expected):
         (values_of.port, "٣", "not a whole number"),
         (values_of.port, 80.0, "not a whole number"),
         (values_of.workers, "0", "out of its range"),
-        (values_of.workers, "4", "SQLite, which has one process"),
         (values_of.switch, "perhaps", "neither true nor false"),
         (values_of.one_of(Size), "medium", "no such value: 'medium'"),
         (values_of.host, "http://localhost", "not an address to listen on"),
@@ -83,11 +83,25 @@ def test_what_people_write_is_understood(read, value, expected):
         (values_of.secret(1), "hünter2", "outside ASCII"),
         (values_of.secret(20), "hunter2", "shorter than 20 characters"),
         (values_of.secret(1), 12345678, "is not text"),
-        (values_of.database_url, "postgresql://u:hunter2@db/tollkeeper", "keeps its ledger in SQLite"),
-        (values_of.database_url, "postgres://u:hunter2@db/tollkeeper", "keeps its ledger in SQLite"),
-        (values_of.database_url, "postgresql+asyncpg://u:hunter2@db/t", "keeps its ledger in SQLite"),
-        (values_of.database_url, "mysql://u:hunter2@db/t", "not the URL of an SQLite file"),
-        (values_of.database_url, "sqlite://", "not the URL of an SQLite file"),
+        (values_of.database_url, "postgresql+asyncpg://u:hunter2@db/t", "names a driver"),
+        (values_of.database_url, "postgresql:u:hunter2@db/t", "names a driver or lacks the two slashes"),
+        (values_of.database_url, "postgresql://u:hunter2@db", "names no database"),
+        (values_of.database_url, "postgresql://u:hunter2@db/", "names no database"),
+        (values_of.database_url, "postgresql://u:hunter2@db/a/b", "names no database"),
+        (values_of.database_url, "postgresql://u:hunter2@/t", "names no host"),
+        (values_of.database_url, "postgresql:///t", "names no host"),
+        (values_of.database_url, "postgresql://u:hunter2@x@db/t", "names no host"),
+        (values_of.database_url, "postgresql://u:hunter2@db:port/t", "is not a URL"),
+        (values_of.database_url, "postgresql://u:hunter2@[::1/t", "is not a URL"),
+        (values_of.database_url, "postgresql://u:hunter2#x@db/t", "holds a space, a #"),
+        (values_of.database_url, "postgresql://u:hunter2@db/t ", "holds a space"),
+        (values_of.database_url, "postgresql://u:hünter2@db/t", "a character that no URL has"),
+        (values_of.database_url, "postgresql://u:hunter2@db/t?password=hunter2", "not known: 'password'"),
+        (values_of.database_url, "postgresql://u:hunter2@db/t?fsync=off", "not known: 'fsync'"),
+        (values_of.database_url, "postgresql://u:hunter2@db/t?sslmode", "is not a URL"),
+        (values_of.postgres_url, "sqlite:////tmp/ledger.db", "not the URL of a Postgres database"),
+        (values_of.database_url, "mysql://u:hunter2@db/t", "of neither a Postgres database nor an SQLite file"),
+        (values_of.database_url, "sqlite://", "of neither a Postgres database nor an SQLite file"),
         (values_of.database_url, "sqlite:///ledger.db", "a directory that is not there"),
         (values_of.database_url, "sqlite:////no/such/place/ledger.db", "a directory that is not there"),
     ],
@@ -114,6 +128,20 @@ def test_the_path_of_an_sqlite_url_is_absolute_with_three_slashes_and_with_four(
 
     assert values_of.database_url(url) == Secret(url)
     assert values_of.database_file(url) == tmp_path / "ledger.db"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://tollkeeper:hunter2@db.example/ledger",
+        "postgres://tollkeeper@db:6432/ledger",
+        "postgresql://tollkeeper:h%40nter2@[::1]:5432/my-ledger?sslmode=verify-full&sslrootcert=/etc/ca.pem",
+        "postgresql://one:hunter2@/ledger?host=/run/postgresql",
+        "postgresql:///ledger?host=/run/postgresql&port=6432",
+    ],
+)
+def test_a_postgres_database_is_named_as_libpq_names_it(url):
+    assert values_of.database_url(url) == values_of.postgres_url(url) == Secret(url)
 
 
 def test_a_secret_shows_nowhere_but_where_it_is_asked_for():

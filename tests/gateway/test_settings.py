@@ -20,6 +20,8 @@ from gateway.settings import (
 
 ADMIN_KEY = "an-admin-key-of-enough-characters"
 SECRET_KEY = "a-secret-key-of-enough-characters-too"
+SERVICE_URL = "postgresql://service:hunter2@db/ledger"
+OWNER_URL = "postgresql://owner:hunter2@db/ledger"
 
 FIRST = PROVIDERS[0]
 TWO_FIELDS = replace(FIRST, name="twofold", base_url="https://twofold.test", credential_fields=("account", "token"))
@@ -77,17 +79,17 @@ def a_value_for(name, tmp_path):
     """For each setting, one that is not its default: (as the environment holds it, as it then is)."""
     pem = tmp_path / "some.pem"
     pem.touch()
-    database = f"sqlite:///{tmp_path}/other.db"
     return {
         "TOLLKEEPER_DATA_DIR": ("elsewhere", Path("elsewhere")),
-        "TOLLKEEPER_DATABASE_URL": (database, Secret(database)),
+        "TOLLKEEPER_DATABASE_URL": (SERVICE_URL, Secret(SERVICE_URL)),
+        "TOLLKEEPER_DATABASE_MIGRATE_URL": (OWNER_URL, Secret(OWNER_URL)),
         "TOLLKEEPER_PROXY__HOST": ("0.0.0.0", "0.0.0.0"),
         "TOLLKEEPER_PROXY__PORT": ("9000", 9000),
         "TOLLKEEPER_PROXY__TLS_CERT": (str(pem), pem),
         "TOLLKEEPER_PROXY__TLS_KEY": (str(pem), pem),
         "TOLLKEEPER_CONTROL__HOST": ("::1", "::1"),
         "TOLLKEEPER_CONTROL__PORT": ("9001", 9001),
-        "TOLLKEEPER_WORKERS": ("1", 1),
+        "TOLLKEEPER_WORKERS": ("4", 4),
         "TOLLKEEPER_ADMIN_KEY": (ADMIN_KEY, Secret(ADMIN_KEY)),
         "TOLLKEEPER_SECRET_KEY": (SECRET_KEY, Secret(SECRET_KEY)),
         "TOLLKEEPER_DURABILITY": ("fsync", "fsync"),
@@ -225,8 +227,9 @@ def test_every_secret_may_be_in_a_file(tmp_path):
         for row in load_settings({}, {}, None, [TWO_FIELDS]).resolved
         if row.name.endswith(("_key", "_url", "t", "n"))
     ]
-    names = ["database_url", "admin_key", "secret_key", "providers.twofold.account", "providers.twofold.token"]
-    contents = [f"sqlite:///{tmp_path}/ledger.db", ADMIN_KEY, SECRET_KEY, "AC1", "t1"]
+    names = ["database_url", "database_migrate_url", "admin_key", "secret_key"]
+    names += ["providers.twofold.account", "providers.twofold.token"]
+    contents = [SERVICE_URL, OWNER_URL, ADMIN_KEY, SECRET_KEY, "AC1", "t1"]
     environment = {}
     for name, content in zip(names, contents, strict=True):
         (tmp_path / name).write_text(content)
@@ -264,7 +267,8 @@ def test_no_secret_shows_in_what_the_settings_print(tmp_path):
     secrets = {
         "TOLLKEEPER_ADMIN_KEY": "hunter2-admin-key-of-enough-characters",
         "TOLLKEEPER_SECRET_KEY": "hunter2-secret-key-of-enough-characters",
-        "TOLLKEEPER_DATABASE_URL": f"sqlite:///{tmp_path}/hunter2.db",
+        "TOLLKEEPER_DATABASE_URL": SERVICE_URL,
+        "TOLLKEEPER_DATABASE_MIGRATE_URL": OWNER_URL,
         f"TOLLKEEPER_PROVIDERS__{FIRST.name.upper()}__{FIRST.credential_fields[0].upper()}": "hunter2-provider-key",
     }
 
@@ -281,7 +285,7 @@ def test_no_secret_shows_in_what_is_said_of_wrong_settings(tmp_path):
     problems = problems_of(
         {
             "TOLLKEEPER_SECRET_KEY": "hunter2",
-            "TOLLKEEPER_DATABASE_URL": "postgresql://tollkeeper:hunter2@db/ledger",
+            "TOLLKEEPER_DATABASE_URL": "postgresql://tollkeeper:hunter2@db",
             "TOLLKEEPER_ADMIN_KEYS": "hunter2",
             provider + "BASE_URL": "https://user:hunter2@example.com",
             provider + FIRST.credential_fields[0].upper(): "hunter2\n",
@@ -304,10 +308,10 @@ def test_all_problems_are_in_one_report_each_under_the_name_it_was_given_by(tmp_
     problems = problems_of(
         {
             "TOLLKEEPER_CONTROL__PORT": "http",
-            "TOLLKEEPER_DATABASE_URL": "postgresql://db/ledger",
+            "TOLLKEEPER_DATABASE_URL": "postgres:ledger",
             "TOLLKEEPER_LOG_LEVLE": "debug",
         },
-        {"proxy.port": "99999", "workers": "2"},
+        {"proxy.port": "99999", "workers": "0"},
         file,
     )
 
@@ -315,8 +319,8 @@ def test_all_problems_are_in_one_report_each_under_the_name_it_was_given_by(tmp_
         f"prxy.port in {file} is no setting; perhaps proxy.port was meant.",
         "TOLLKEEPER_LOG_LEVLE is no setting; perhaps TOLLKEEPER_LOG_LEVEL was meant.",
         (
-            "TOLLKEEPER_DATABASE_URL names a Postgres database, but this release keeps its ledger in SQLite; "
-            "leave it out, or give sqlite:///ABSOLUTE/PATH/ledger.db."
+            "TOLLKEEPER_DATABASE_URL names a driver or lacks the two slashes; "
+            "give postgresql://ROLE:PASSWORD@HOST/DATABASE, or sqlite:///ABSOLUTE/PATH/ledger.db, or leave it out."
         ),
         "--port is 99999, which is out of its range; give a port from 0 to 65535, where 0 lets the system choose.",
         f"proxy.tls_cert in {file} names no file: no.pem; give the path of a file that is there.",
@@ -324,7 +328,7 @@ def test_all_problems_are_in_one_report_each_under_the_name_it_was_given_by(tmp_
             "TOLLKEEPER_CONTROL__PORT is not a whole number: 'http'; "
             "give a port from 0 to 65535, where 0 lets the system choose."
         ),
-        "--workers is 2, but the ledger is SQLite, which has one process; give 1, or leave it out.",
+        "--workers is 0, which is out of its range; give how many processes share the proxy's port.",
         f"durability in {file} has no such value: 'never'; give flush or fsync.",
         f"proxy.tls_cert in {file} cannot be used without TOLLKEEPER_PROXY__TLS_KEY; give them together, or not at all.",
     ]
@@ -416,6 +420,42 @@ def test_a_credential_is_whole_or_not_there():
             "give them together, or not at all."
         )
     ]
+
+
+GIVE_POSTGRES = "give a Postgres database in TOLLKEEPER_DATABASE_URL"
+
+
+@pytest.mark.parametrize("url", [None, "sqlite:////tmp/ledger.db"])
+def test_what_needs_postgres_is_refused_beside_sqlite_with_the_cure(url):
+    """Watches the rule between settings: alone, each of these is right."""
+    ledger = {} if url is None else {"TOLLKEEPER_DATABASE_URL": url}
+
+    assert problems_of({**ledger, "TOLLKEEPER_WORKERS": "4", "TOLLKEEPER_DATABASE_MIGRATE_URL": OWNER_URL}) == [
+        f"TOLLKEEPER_WORKERS is 4, but the ledger is SQLite, which has one process; give 1, or {GIVE_POSTGRES}.",
+        (
+            "TOLLKEEPER_DATABASE_MIGRATE_URL names the owner of a Postgres database, but the ledger is SQLite; "
+            f"leave it out, or {GIVE_POSTGRES}."
+        ),
+    ]
+    assert load_settings({**ledger, "TOLLKEEPER_WORKERS": "1"}, {}, None).workers == 1
+
+
+def test_one_setting_puts_the_ledger_into_postgres():
+    settings = load_settings({"TOLLKEEPER_DATABASE_URL": SERVICE_URL, "TOLLKEEPER_WORKERS": "4"}, {}, None)
+
+    assert (settings.database_file, settings.postgres_url, settings.postgres_owner_url) == (
+        None,
+        SERVICE_URL,
+        SERVICE_URL,
+    )
+
+
+def test_the_owner_of_the_database_may_be_another_role():
+    given = {"TOLLKEEPER_DATABASE_URL": SERVICE_URL, "TOLLKEEPER_DATABASE_MIGRATE_URL": OWNER_URL}
+
+    settings = load_settings(given, {}, None)
+
+    assert (settings.postgres_url, settings.postgres_owner_url) == (SERVICE_URL, OWNER_URL)
 
 
 @pytest.mark.parametrize("hosts", [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("127.0.0.1", "::")])

@@ -7,9 +7,11 @@ from urllib.parse import quote
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from multidict import CIMultiDict, CIMultiDictProxy
 
-from gateway.errors import NotOnSharedAccount
-from gateway.providers import PROVIDERS, openai
+from gateway.errors import NoSuchProduct, NotOnSharedAccount
+from gateway.messages import RequestHead
+from gateway.providers import PROVIDERS, openai, sendgrid, twilio
 from gateway.routing import Routes
 from gateway.sharing import References, named_objects
 
@@ -18,12 +20,31 @@ RESPONSE = "resp_68af4030592c81938ec0a5fbab4a3e9f05438e46b5f69a3b"
 FILE = "file-BK7bzQj3FfZFXr7DbL6xJwfo"
 
 
-def named(method, target):
-    return named_objects(ROUTES.match(method, "/openai" + target), method)
+ADMINISTRATION = (
+    "/v1/organization",
+    "/v1/organizations",
+    "/v1/projects",
+    "/v1/dashboard",
+    "/v1/me",
+    "/v1/realtime",
+    "/v1/chatkit",
+)
 
 
-def referred(*chunks):
-    references = References(openai.PROVIDER)
+SID = "0a" * 16
+ACCOUNT = "AC" + "1b" * 16
+TEMPLATE = "d-" + SID
+BATCH = "NGY5NmM0/TMt+NzQ4Yi00="
+"""Base64, as SendGrid makes it."""
+
+
+def named(method, target, *, of="openai", **headers):
+    head = RequestHead(method, target, CIMultiDictProxy(CIMultiDict(headers)), ())
+    return named_objects(ROUTES.match(method, f"/{of}{target}"), head, ACCOUNT)
+
+
+def referred(*chunks, of=openai):
+    references = References(of.PROVIDER)
     return {name for chunk in chunks for name in references.feed(chunk)}
 
 
@@ -55,7 +76,7 @@ def encodings(path):
     yield f"{first}/{last}%2e"
 
 
-@pytest.mark.parametrize("prefix", openai.PROVIDER.administration)
+@pytest.mark.parametrize("prefix", ADMINISTRATION)
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "PUT", "HEAD"])
 def test_administration_is_refused_in_every_spelling_of_its_path(method, prefix):
     """Guards the plain form of paths: an escape or a dot segment that is let through finds a server that undoes it."""
@@ -188,3 +209,291 @@ def test_the_same_object_named_often_is_asked_for_once():
     body = json.dumps({"file_ids": [FILE] * 1000}).encode()
 
     assert list(References(openai.PROVIDER).feed(body)) == [FILE]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Twilio
+
+CLOSED_AT_TWILIO = (
+    f"/2010-04-01/Accounts/{ACCOUNT}",
+    "/2010-04-01/Accounts",
+    f"/2010-04-01/Accounts/{ACCOUNT}/Keys",
+    f"/2010-04-01/Accounts/{ACCOUNT}/SigningKeys",
+    f"/2010-04-01/Accounts/{ACCOUNT}/Tokens",
+    f"/2010-04-01/Accounts/{ACCOUNT}/IncomingPhoneNumbers",
+    f"/2010-04-01/Accounts/{ACCOUNT}/IncomingPhoneNumbers/PN{SID}",
+    f"/2010-04-01/Accounts/{ACCOUNT}/AvailablePhoneNumbers/US/Local",
+    f"/2010-04-01/Accounts/{ACCOUNT}/Usage/Records",
+    f"/2010-04-01/Accounts/{ACCOUNT}/OutgoingCallerIds",
+    f"/2010-04-01/Accounts/{ACCOUNT}/SMS/Messages",
+    f"/2010-04-01/Accounts/{ACCOUNT}/Notifications",
+    f"/2010-04-01/Accounts/{ACCOUNT}/Balance",
+    "/iam/v1/Keys",
+    "/accounts/v1/AuthTokens/Promote",
+    "/accounts/v1/Credentials/PublicKeys",
+    "/oauth/v2/token",
+    "/preview-iam/Organizations",
+    "/events/v1/Sinks",
+    "/monitor/v1/Events",
+    "/bulkexports/v1/Exports/Messages",
+    "/numbers/v2/RegulatoryCompliance",
+    "/trunking/v1/Trunks",
+    "/trusthub/v1/CustomerProfiles",
+    "/voice/v1/DialingPermissions/Countries",
+    "/messaging/v1/a2p/BrandRegistrations",
+    "/verify/v2/Templates",
+    "/conversations/v1/Conversations",
+    "/conversations/v1/Configuration",
+    "/proxy/v1/Services",
+    "/wireless/v1/Sims",
+)
+
+
+@pytest.mark.parametrize("path", CLOSED_AT_TWILIO)
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_what_administers_a_twilio_account_is_refused_in_every_spelling(method, path):
+    """Guards _OPEN: everything that is not open is closed, and what is open is known by one spelling."""
+    for spelling in (path + ".json", path + ".xml", path.replace("/2010-04-01", "/api/2010-04-01"), *encodings(path)):
+        try:
+            with pytest.raises(NotOnSharedAccount):
+                named(method, spelling, of="twilio")
+        except NoSuchProduct:
+            continue  # It leads nowhere.
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"/2010-04-01/Accounts/{ACCOUNT}/Messages.json",
+        f"/2010-04-01/Accounts/{ACCOUNT}/Messages",
+        f"/2010-04-01/Accounts/{ACCOUNT}/Messages.csv?To=x",
+        f"/2010-04-01/Accounts/{ACCOUNT}/Messages/",
+        f"/api/2010-04-01/Accounts/{ACCOUNT}/Calls.json",
+        f"/2010-04-01/Accounts/{ACCOUNT}/Recordings.json",
+        f"/2010-04-01/Accounts/{ACCOUNT}/Recordings.json?CallSid=CA{SID}",
+        f"/2010-04-01/Accounts/{ACCOUNT}/Conferences.json",
+        "/messaging/v1/Services",
+        "/verify/v2/Services?PageSize=1",
+        "/sync/v1/Services",
+        "/video/v1/Rooms",
+        "/lookups/v2/PhoneNumbers/+12025550143",
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
+def test_lists_of_a_twilio_account_show_everybody_s_and_are_refused(method, path):
+    with pytest.raises(NotOnSharedAccount):
+        named(method, path, of="twilio")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        f"/2010-04-01/Accounts/{ACCOUNT}/Conferences/standup/Participants.json",
+        f"/2010-04-01/Accounts/{ACCOUNT}/Queues/support.json",
+        f"/2010-04-01/Accounts/{ACCOUNT}/Messages/SM1.json",
+        f"/2010-04-01/Accounts/{ACCOUNT}/Messages/SM{SID}.JSON",
+        f"/2010-04-01/Accounts/{ACCOUNT}/Messages/sm{SID}.json",
+        "/video/v1/Rooms/daily",
+        "/sync/v1/Services/default/Documents/settings",
+        "/sync/v1/Services/default",
+        f"/video/v1/Rooms/RM{SID}0",
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_what_goes_by_another_name_than_its_sid_is_refused(method, path):
+    """Guards the SIDs of _OPEN: a POST to a conference by its name, which anybody may have chosen, let one listen in."""
+    with pytest.raises(NotOnSharedAccount):
+        named(method, path, of="twilio")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "objects"),
+    [
+        ("POST", f"/2010-04-01/Accounts/{ACCOUNT}/Messages.json", []),
+        ("POST", f"/2010-04-01/Accounts/{ACCOUNT}/Calls", []),
+        ("POST", f"/2010-04-01/Accounts/{ACCOUNT}/Applications.json", []),
+        ("POST", "/verify/v2/Services", []),
+        ("GET", f"/2010-04-01/Accounts/{ACCOUNT}/Messages/SM{SID}.json", [f"SM{SID}"]),
+        ("DELETE", f"/2010-04-01/Accounts/{ACCOUNT}/Messages/SM{SID}", [f"SM{SID}"]),
+        ("GET", f"/2010-04-01/Accounts/{ACCOUNT}/Messages/SM{SID}/Media.json", [f"SM{SID}"]),
+        ("GET", f"/2010-04-01/Accounts/{ACCOUNT}/Messages/SM{SID}/Media/ME{SID}.json", [f"SM{SID}"]),
+        ("GET", f"/2010-04-01/Accounts/{ACCOUNT}/Calls/CA{SID}/Recordings/RE{SID}.mp3", [f"CA{SID}", f"RE{SID}"]),
+        ("GET", f"/2010-04-01/Accounts/{ACCOUNT}/Recordings/RE{SID}.wav", [f"RE{SID}"]),
+        ("POST", f"/2010-04-01/Accounts/{ACCOUNT}/Conferences/CF{SID}/Participants.json", [f"CF{SID}"]),
+        ("POST", f"/2010-04-01/Accounts/{ACCOUNT}/Calls/CA{SID}/Recordings/RE{SID}.JSON", [f"CA{SID}", f"RE{SID}.JSON"]),
+        ("POST", f"/2010-04-01/Accounts/{ACCOUNT}/Calls/CA{SID}/Recordings/re{SID}", [f"CA{SID}", f"re{SID}"]),
+        ("GET", f"/messaging/v1/Services/MG{SID}", [f"MG{SID}"]),
+        ("POST", f"/verify/v2/Services/VA{SID}/Verifications", [f"VA{SID}"]),
+        ("GET", f"/verify/v2/Services/VA{SID}/Entities/ada/Factors", [f"VA{SID}"]),
+    ],
+)  # fmt: skip
+def test_every_object_of_a_twilio_path_is_found_besides_the_account_and_parts_of_what_is_owned(method, path, objects):
+    """Guards `{part}` and the account: asked for as objects, nothing that a tenant has could be read."""
+    assert named(method, path, of="twilio") == objects
+
+
+@pytest.mark.parametrize("path", ["/Messages.json", f"/Messages/SM{SID}.json", f"/Recordings/RE{SID}.json"])
+def test_an_account_of_somebody_else_s_is_an_object_that_is_not_one_s_own(path):
+    """Guards the account: a path of one that is not the caller's leads to whoever's it is."""
+    for other in ("AC" + "2c" * 16, ACCOUNT[:2] + ACCOUNT[2:].upper()):
+        assert other in named("POST", f"/2010-04-01/Accounts/{other}{path}", of="twilio")
+    for other in (ACCOUNT.lower(), ACCOUNT[:-1], "-", "x", "me", "AC*"):
+        with pytest.raises(NotOnSharedAccount):
+            named("POST", f"/2010-04-01/Accounts/{other}{path}", of="twilio")
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        f"To=%2B1&ApplicationSid=AP{SID}",
+        f"ApplicationSid=AP{SID}&To=%2B1",
+        f"a=1&Sids=CA{SID.upper()}",
+        f"ApplicationSid=%41%50{SID}",
+        "ApplicationSid=AP" + "".join(f"%{ord(letter):02x}" for letter in SID),
+        f"ApplicationSid=+AP{SID}",
+        f"ApplicationSid=%20%0aAP{SID}",
+        f"ApplicationSid={'%20' * 5000}AP{SID}",
+        f"ApplicationSid={'+' * 5000}AP{SID}",
+        f'{{"ApplicationSid": "AP{SID}"}}',
+        f'{{"ApplicationSid": "\\u0041P{SID}"}}',
+        f"/2010-04-01/x?CallSid=CA{SID}",
+        f"/2010-04-01/x?CallSid=%43A{SID}",
+        f"PhoneNumberSid=PN{SID}",
+    ],
+)
+@given(cuts=st.lists(st.integers(0, 6000), max_size=6))
+def test_a_sid_in_a_form_or_a_query_is_found_however_it_is_written(written, cuts):
+    """Guards _HIDDEN_IN_FORM, and _PADDING: with enough space between the two, a name was out of sight of its field."""
+    body = written.encode()
+    marks = [0, *sorted(min(cut, len(body)) for cut in cuts), len(body)]
+
+    (found,) = referred(*(body[start:end] for start, end in itertools.pairwise(marks)), of=twilio)
+
+    assert found[2:].lower() == SID
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        f"MessagingServiceSid=MG{SID}",
+        f"AccountSid=AC{SID}",
+        f"Body=Your+ticket+SM{SID}",
+        f"StatusCallback=https%3A%2F%2Fapp.example%2FCA{SID}",
+        f"Tag=0x{SID}",
+        f"Tag={SID}AB",
+    ],
+)
+def test_what_all_share_and_what_is_only_spoken_of_is_not_referred_to(form):
+    assert referred(form.encode(), of=twilio) == set()
+
+
+@pytest.mark.parametrize("header", ["X-HTTP-Method-Override", "x-http-method", "X-Method-Override"])
+def test_a_request_that_says_it_is_of_another_method_is_refused(header):
+    """Guards the overrides: a POST that is meant as a GET is a list of what everybody made."""
+    with pytest.raises(NotOnSharedAccount, match="method"):
+        named("POST", f"/2010-04-01/Accounts/{ACCOUNT}/Messages.json", of="twilio", **{header: "GET"})
+
+
+@pytest.mark.parametrize("query", ["_method=GET", "a&_METHOD=get", "%5fmethod=GET", "_%6Dethod=DELETE"])
+def test_neither_may_its_query_say_so(query):
+    with pytest.raises(NotOnSharedAccount, match="method"):
+        named("POST", f"/2010-04-01/Accounts/{ACCOUNT}/Messages.json?{query}", of="twilio")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# SendGrid
+
+CLOSED_AT_SENDGRID = (
+    "/v3/api_keys",
+    "/v3/subusers",
+    "/v3/user/profile",
+    "/v3/user/webhooks/event/settings",
+    "/v3/user/webhooks/parse/settings",
+    "/v3/scopes",
+    "/v3/teammates",
+    "/v3/suppression/bounces",
+    "/v3/asm/groups",
+    "/v3/stats",
+    "/v3/marketing/contacts",
+    "/v3/validations/email",
+    "/v3/senders",
+    "/v3/whitelabel/domains",
+    "/v3/messages",
+    "/v3/mail_settings",
+    "/v3/designs",
+)
+
+
+@pytest.mark.parametrize("path", CLOSED_AT_SENDGRID)
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_what_administers_a_sendgrid_account_is_refused_in_every_spelling(method, path):
+    for spelling in encodings(path):
+        with pytest.raises(NotOnSharedAccount):
+            named(method, spelling, of="sendgrid")
+
+
+@pytest.mark.parametrize(
+    "path", ["/v3/templates", "/v3/templates?generations=dynamic", "/v3/user/scheduled_sends", "/v3/mail/batch"]
+)
+def test_lists_of_a_sendgrid_account_are_refused(path):
+    with pytest.raises(NotOnSharedAccount):
+        named("GET", path, of="sendgrid")
+
+
+@pytest.mark.parametrize("provider", [twilio, sendgrid])
+@pytest.mark.parametrize("name", ["On-Behalf-Of", "on-behalf-of"])
+def test_on_a_shared_account_nobody_speaks_for_another(provider, name):
+    """Guards speaks_for: with this header SendGrid does what it is asked to on the account of any subuser."""
+    if provider is sendgrid:
+        with pytest.raises(NotOnSharedAccount, match="on-behalf-of"):
+            named("POST", "/v3/mail/send", of="sendgrid", **{name: "subuser"})
+    else:
+        assert named("POST", f"/2010-04-01/Accounts/{ACCOUNT}/Calls", of="twilio", **{name: "subuser"}) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "objects"),
+    [
+        ("POST", "/v3/mail/send", []),
+        ("POST", "/v3/mail/batch", []),
+        ("POST", "/v3/templates", []),
+        ("GET", f"/v3/templates/{TEMPLATE}", [TEMPLATE]),
+        ("POST", f"/v3/templates/{TEMPLATE}", [TEMPLATE]),
+        ("GET", "/v3/templates/x", ["x"]),
+        ("PATCH", f"/v3/templates/{TEMPLATE}/versions/8aefe0ee-f12b-4575-b5b7-c97e21cb36f3", [TEMPLATE]),
+        ("DELETE", "/v3/user/scheduled_sends/abc", ["abc"]),
+    ],
+)
+def test_every_object_of_a_sendgrid_path_is_found_besides_parts_of_what_is_owned(method, path, objects):
+    assert named(method, path, of="sendgrid") == objects
+
+
+@pytest.mark.parametrize("space", ["", " ", "\n\t", " " * 5000])
+@pytest.mark.parametrize("field", ["template_id", "batch_id", "Template_Id", "batch\\u005fid"])
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [(TEMPLATE, TEMPLATE), (BATCH, BATCH), (BATCH, BATCH.replace("/", "\\/")), (BATCH, "".join(f"\\u{ord(letter):04x}" for letter in BATCH))],
+)  # fmt: skip
+@given(cuts=st.lists(st.integers(0, 10_300), max_size=6))
+def test_a_template_or_a_batch_of_a_mail_is_found_however_it_is_written(space, field, name, written, cuts):
+    """Guards _PADDING: with 2 KiB of space before its name, a template of another tenant's went out to be read."""
+    body = f'{{"{field}"{space}:{space}"{written}"}}'.encode()
+    marks = [0, *sorted(min(cut, len(body)) for cut in cuts), len(body)]
+
+    assert json.loads(body).popitem()[1] == name
+    assert referred(*(body[start:end] for start, end in itertools.pairwise(marks)), of=sendgrid) == {name}
+
+
+def test_what_a_mail_says_is_not_referred_to():
+    """Mails with such data of the application's own were refused as if they named somebody else's batch."""
+    own = {"order": "8aefe0ee-f12b-4575-b5b7-c97e21cb36f3", "batch_id": "nightly-2026", "template_id": "welcome"}
+    body = json.dumps({"custom_args": own, "subject": TEMPLATE}).encode()
+    uuid = json.dumps({"custom_args": {"batch_id": own["order"]}}).encode()
+
+    assert referred(body, uuid, of=sendgrid) == set()
+
+
+def test_a_text_that_begins_with_a_sid_refers_to_nothing():
+    body = f"To=%2B12025550143&From=%2B15005550006&Body=SM{SID}+has+failed".encode()
+
+    assert referred(body, of=twilio) == set()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import os
-import shutil
 import time
 from collections import Counter
 from contextlib import asynccontextmanager, suppress
@@ -17,14 +16,15 @@ from sqlalchemy import delete, insert, select, text
 from structlog.testing import capture_logs
 
 from gateway.shipper import BATCH_EVENTS_MAX, RETENTION_S, Shipper
-from metering.database import Database, DatabaseUnavailable
+from metering.database import DatabaseUnavailable
 from metering.spool import Spool, SpoolFull, segment_path
 from metering.spool_reader import segments, spools
 from metering.spool_records import RECORD_BYTES_MAX, RecordKind, encode, scan
 from metering.tables import quarantine, spool_positions, usage_events
 from pricing.catalogue import load_books
 from pricing.tables import charges, rollups, tenant_plans
-from tests.builders import NOON, call_id, closed, intent, payload, usage_event
+from tests.builders import DAY_MS, NOON, NOON_MS, call_id, closed, intent, payload, usage_event
+from tests.ledgers import execute
 
 PATIENCE_S = 30
 """How long anything may take that should take a moment."""
@@ -253,7 +253,7 @@ async def test_what_a_worker_tore_in_its_death_is_an_unknown_call_and_no_alarm(d
 # Again, by another
 
 
-async def test_shipping_again_what_was_shipped_changes_nothing(database, directory, worker, new_shipper):
+async def test_shipping_again_what_was_shipped_changes_nothing(database, owner, directory, worker, new_shipper):
     """A06. Watches that ids come from the records: whoever reads a spool again adds nothing to the ledger."""
     worker.called(*range(40))
     worker.begins(100)
@@ -264,7 +264,7 @@ async def test_shipping_again_what_was_shipped_changes_nothing(database, directo
     for _ in range(3):
         for mark in directory.glob("*.finished"):
             mark.unlink()
-        async with database.transaction() as connection:
+        async with owner.transaction() as connection:
             await connection.execute(delete(spool_positions))
         await ship(new_shipper())
 
@@ -375,7 +375,7 @@ async def test_an_event_that_no_column_holds_is_set_aside_and_stops_no_other(dat
 
     assert await booked(database) == {1: "reported", 3: "reported"}
     assert [(row.tenant_id, row.reason) for row in await rows(database, quarantine)] == [
-        ("acme", "an event that can not be booked: OverflowError")
+        ("acme", "an event that can not be booked: DataError")
     ]
     assert [line["event"] for line in logs] == ["event_not_bookable"]
 
@@ -578,7 +578,7 @@ async def test_a_failure_while_the_bad_event_is_looked_for_costs_nothing(databas
     await ship(shipper)
 
     assert await booked(database) == {1: "reported", 3: "reported"}
-    assert await aside(database) == ["an event that can not be booked: OverflowError"]
+    assert await aside(database) == ["an event that can not be booked: DataError"]
 
 
 async def test_a_spool_is_not_finished_by_a_round_that_booked_nothing(database, directory, line, worker, shipper):
@@ -618,22 +618,54 @@ async def test_a_backlog_drains_by_itself_when_the_ledger_is_back(database, line
     assert await booked(database) == dict.fromkeys(range(600), "reported")
 
 
-async def test_a_ledger_on_a_full_disk_costs_nothing(database, worker, shipper):
+async def test_a_ledger_on_a_full_disk_costs_nothing(sqlite_ledgers, directory, worker, books):
     """The real thing: SQLite may not grow, and later it may."""
-    async with database.transaction() as connection:
-        pages = (await connection.execute(text("PRAGMA page_count"))).scalar()
-        await connection.execute(text(f"PRAGMA max_page_count = {pages + 4}"))
-    worker.called(*range(400))
-    with pytest.raises(DatabaseUnavailable, match="full"):
+    async with sqlite_ledgers.new() as database:
+        shipper = Shipper(directory, database, books, Clock())
+        async with database.transaction() as connection:
+            pages = (await connection.execute(text("PRAGMA page_count"))).scalar()
+            await connection.execute(text(f"PRAGMA max_page_count = {pages + 4}"))
+        worker.called(*range(400))
+        with pytest.raises(DatabaseUnavailable, match="full"):
+            await ship(shipper)
+        before = await booked(database)
+
+        async with database.transaction() as connection:
+            await connection.execute(text("PRAGMA max_page_count = 1000000"))
         await ship(shipper)
-    before = await booked(database)
 
-    async with database.transaction() as connection:
-        await connection.execute(text("PRAGMA max_page_count = 1000000"))
-    await ship(shipper)
+        assert len(before) < 400
+        assert await booked(database) == dict.fromkeys(range(400), "reported")
 
-    assert len(before) < 400
-    assert await booked(database) == dict.fromkeys(range(400), "reported")
+
+async def test_a_month_that_was_never_made_or_was_taken_away_is_made_when_a_call_of_it_is_booked(
+    postgres_ledgers, directory, worker, books
+):
+    """Watches the months before each batch, and that a failed booking looks for them again: without either, calls of a
+    month that has no table are set aside as what can not be booked."""
+    async with postgres_ledgers.new() as database, postgres_ledgers.owned(database) as owner:
+        shipper = Shipper(directory, database, books, Clock())
+        worker.called(1, occurred_at_ms=NOON_MS - 400 * DAY_MS)
+        await ship(shipper)
+        await execute(owner, "DROP TABLE usage_events_2025_10, charges_2025_10")
+        worker.called(2, occurred_at_ms=NOON_MS - 400 * DAY_MS)
+        await ship(shipper)
+
+        assert await booked(database) == {2: "reported"}
+        assert await aside(database) == []
+
+
+async def test_the_months_to_come_are_made_before_they_come(postgres_ledgers, directory, books):
+    async with postgres_ledgers.new() as database:
+        await Shipper(directory, database, books, lambda: NOON + dt.timedelta(days=400)).round()
+
+        async with database.reading() as connection:
+            found = text("SELECT relname FROM pg_class WHERE relname LIKE 'charges\\_2028\\___'")
+            assert set((await connection.execute(found)).scalars()) == {
+                "charges_2028_01",
+                "charges_2028_02",
+                "charges_2028_03",
+            }
 
 
 async def until(true):
@@ -912,25 +944,20 @@ class World:
 @settings(max_examples=120, deadline=None)
 @given(st.lists(STEPS, max_size=60))
 def test_in_the_end_every_call_is_in_the_ledger_once_whatever_happened_on_the_way(
-    migrated, tmp_path_factory, books, steps
+    ledgers, tmp_path_factory, books, steps
 ):
     """A20, in small: workers that die, a shipper that crashes before, within and after each transaction, a ledger that
     comes and goes, and segments that are deleted as soon as they may be."""
     directory = tmp_path_factory.mktemp("world")
-    shutil.copyfile(migrated, directory / "ledger.db")
 
     async def live():
-        database = Database(directory / "ledger.db")
-        await database.open()
-        try:
+        async with ledgers.reused() as database:
             world = World(directory / "spool", database, books)
             for step in steps:
                 await world.step(step)
             await world.end()
             assert spools(directory / "spool") == []
             return world.expected, await booked(database), await aside(database), await rows(database, rollups)
-        finally:
-            await database.close()
 
     expected, found, set_aside, sums = asyncio.run(live())
 

@@ -17,9 +17,27 @@ def test_what_happened_can_not_be_changed_and_how_far_we_are_can():
         table.name for module in (metering.tables, pricing.tables, gateway.tables) for table in module.APPEND_ONLY
     }
 
-    assert append_only == {"usage_events", "quarantine", "charges", "tenant_plans", "audit_log"}
+    assert append_only == {"usage_events", "dedupe", "quarantine", "charges", "tenant_plans", "audit_log"}
     assert spool_positions.name not in append_only
 
 
 def test_every_table_keeps_to_its_types():
     assert [table.name for table in metadata.tables.values() if not table.dialect_options["sqlite"]["strict"]] == []
+
+
+def test_no_table_is_both_append_only_and_changed():
+    """Watches the lists that triggers and grants are made from."""
+    for module in (metering.tables, pricing.tables, gateway.tables):
+        assert not set(module.APPEND_ONLY) & set(module.CHANGES)
+
+
+def test_the_key_of_whatever_belongs_to_a_tenant_begins_with_the_tenant():
+    """Watches what may be spread over several servers: rows of a tenant lie together. (A key without a tenant is the
+    platform's; a record that is set aside, and a change that was made, may be nobody's.)"""
+    led = {
+        table.name: next(iter(table.primary_key)).name
+        for table in metadata.tables.values()
+        if "tenant_id" in table.c and not table.c.tenant_id.nullable
+    }
+
+    assert set(led.values()) == {"tenant_id"}

@@ -18,6 +18,7 @@ from metering.usage import (
     TOKENS,
     Completeness,
     Kind,
+    event_id_of,
     validated,
 )
 from tests.builders import DAY_MS, NOON, NOON_MS, usage_event
@@ -83,6 +84,8 @@ def test_a_day_begins_with_its_first_millisecond(offset_ms, day):
         ({"source": ""}, "must not be empty"),
         ({"event_id": "a\0"}, "must not hold NUL"),
         ({"tenant_id": "\0a"}, "must not hold NUL"),
+        ({"dedupe_key": ""}, "dedupe_key"),
+        ({"dedupe_key": "x" * 513}, "dedupe_key"),
         ({"occurred_at_ms": 0}, "occurred_at_ms"),
         ({"occurred_at_ms": -1}, "occurred_at_ms"),
         ({"occurred_at_ms": MOMENT_MS_END}, "occurred_at_ms"),
@@ -106,9 +109,24 @@ def test_what_can_not_be_a_fact_is_refused_by_name(changes, sentence):
         {"quantities": {"messages": -AMOUNT_MAX}, "kind": Kind.REVERSAL},
         {"quantities": dict.fromkeys(DIMENSIONS, AMOUNT_MAX)},
         {"occurred_at_ms": MOMENT_MS_END - 1},
+        {"dedupe_key": "x" * 512},
     ],
 )
 def test_whatever_else_there_is_can_be_a_fact(changes):
     event = usage_event(**changes)
 
     assert validated(event) is event
+
+
+@given(st.integers(1, MOMENT_MS_END - 1))
+def test_the_moment_of_an_event_is_its_milliseconds_to_the_last(milliseconds):
+    """Watches the way there: over a float, moments centuries away are microseconds off."""
+    moment = usage_event(occurred_at_ms=milliseconds).occurred_at
+
+    assert (moment - dt.datetime(1970, 1, 1, tzinfo=dt.UTC)) / dt.timedelta(milliseconds=1) == milliseconds
+    assert moment.microsecond % 1000 == 0
+
+
+def test_the_id_of_a_fact_without_a_call_is_always_the_same():
+    """Watches the namespace: another would book again all that is booked."""
+    assert event_id_of("object-1:final") == "98f9a4ee-fd64-5e20-bf70-50087fd4af1e"

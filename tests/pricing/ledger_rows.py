@@ -9,10 +9,11 @@ import datetime as dt
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import insert, select, update
 
 from metering.columns import iso
 from metering.database import Database
+from metering.months import Months
 from metering.tables import usage_events
 from metering.usage import DIMENSIONS
 from pricing.tables import ROLLUP_COUNTS, ROLLUP_KEY, ROLLUP_SUMS, charges, rollups
@@ -66,6 +67,7 @@ def used(event_id: str = "e1", **changes: Any) -> dict[str, Any]:
 
 async def put(database: Database, *rows: Mapping[str, Any]) -> None:
     """Write events and their charges, and work out all daily sums anew."""
+    await Months(database).ensure(row["event_day"] for row in rows)
     async with database.transaction() as connection:
         for table in (usage_events, charges):
             names = [column.name for column in table.c]
@@ -77,9 +79,10 @@ async def put(database: Database, *rows: Mapping[str, Any]) -> None:
             & (charges.c.event_id == usage_events.c.event_id),
         )
         booked = [dict(row._mapping) for row in await connection.execute(both)]
-        await connection.execute(delete(rollups))
-        if sums := folded(booked):
-            await connection.execute(insert(rollups), sums)
+        for sums in folded(booked):
+            this = (rollups.c[name] == sums[name] for name in ROLLUP_KEY)
+            if not (await connection.execute(update(rollups).where(*this).values(sums))).rowcount:
+                await connection.execute(insert(rollups), sums)
 
 
 def folded(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

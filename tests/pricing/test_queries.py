@@ -4,34 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import tempfile
+import re
 from collections import Counter
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event as sqlalchemy_event
-from sqlalchemy import text
+from sqlalchemy import insert
 
-from gateway.schema import prepare
-from metering.database import Database
+from metering.tables import usage_events
 from pricing import queries
 from pricing.queries import GROUPS, EventFilter, Position, TooManyGroups
+from tests.ledgers import execute
 from tests.pricing.ledger_rows import NOON, put, used
 
 SECOND = dt.timedelta(seconds=1)
 NOVEMBER = dt.datetime(2026, 11, 1, tzinfo=dt.UTC)
 DECEMBER = dt.datetime(2026, 12, 1, tzinfo=dt.UTC)
-
-
-@pytest.fixture
-async def database(tmp_path):
-    database = Database(tmp_path / "ledger.db")
-    await database.open()
-    await prepare(database)
-    yield database
-    await database.close()
 
 
 async def events(database, wanted=EventFilter(), limit=1000, after=None):  # noqa: B008 - frozen
@@ -57,10 +48,9 @@ async def test_events_come_newest_first_with_their_charges(database):
 
 
 async def test_an_event_without_a_charge_is_listed_too(database):
-    await put(database, used("a"))
+    event = {name: value for name, value in used("a").items() if name in usage_events.c}
     async with database.transaction() as connection:
-        await connection.exec_driver_sql("DROP TRIGGER charges_no_delete")
-        await connection.exec_driver_sql("DELETE FROM charges")
+        await connection.execute(insert(usage_events), event)
 
     [row] = await events(database)
 
@@ -122,22 +112,57 @@ async def test_paging_visits_every_event_once_while_others_are_booked(database):
     assert {(row["tenant_id"], row["event_id"]) for row in there} <= set(seen)
 
 
-@pytest.mark.parametrize("tenant_id", ["acme", None])
-async def test_a_page_is_found_through_an_index_and_not_sorted(database, tenant_id):
-    wanted = EventFilter(tenant_id=tenant_id, start=NOVEMBER, end=DECEMBER)
+async def asked_for(database, engine, *page):
+    """The statement that asks for a page, and its parameters."""
     asked = []
-    engine = database._readers.sync_engine
-    sqlalchemy_event.listen(engine, "before_cursor_execute", lambda *call: asked.append((call[2], call[3])))
-    await events(database, wanted, 10, Position(NOON, "e", "acme"))
-    statement, parameters = next(call for call in asked if call[0].startswith("SELECT"))
+    listened = getattr(database, engine).sync_engine
+    sqlalchemy_event.listen(listened, "before_cursor_execute", lambda *call: asked.append((call[2], call[3])))
+    await events(database, *page)
+    return next(call for call in asked if call[0].startswith("SELECT"))
+
+
+IN_NOVEMBER = EventFilter(start=NOVEMBER, end=DECEMBER)
+
+
+@pytest.mark.parametrize("tenant_id", ["acme", None])
+async def test_a_page_is_found_through_an_index_and_not_sorted(ledgers, database, tenant_id):
+    wanted = replace(IN_NOVEMBER, tenant_id=tenant_id)
+    statement, parameters = await asked_for(database, "_readers", wanted, 10, Position(NOON, "e", "acme"))
 
     async with database.reading() as connection:
-        plan = (await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)).all()
+        if ledgers.engine == "sqlite":
+            plan = [row[3] for row in (await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters))]
+        else:
+            # Tables this small would be read whole.
+            for way in ("seqscan", "sort", "bitmapscan", "hashjoin", "mergejoin"):
+                await connection.exec_driver_sql(f"SET LOCAL enable_{way} = off")
+            plan = list((await connection.exec_driver_sql(f"EXPLAIN (COSTS OFF) {statement}", parameters)).scalars())
 
-    steps = [row[3] for row in plan]
-    assert any("USING INDEX ix_usage_events_" in step for step in steps)
     # Events of one moment, at most, are left to sort.
-    assert "USE TEMP B-TREE FOR ORDER BY" not in steps
+    if ledgers.engine == "sqlite":
+        assert any("USING INDEX ix_usage_events_" in step for step in plan)
+        assert "USE TEMP B-TREE FOR ORDER BY" not in plan
+    else:
+        assert any("Index Scan" in step and "_occurred_at_event_id_idx" in step for step in plan)
+        assert not [
+            step for step in plan if "Sort" in step and "Incremental Sort" not in step and "Sort Key" not in step
+        ]
+
+
+async def test_a_page_looks_into_no_month_that_can_hold_nothing_of_it(postgres_ledgers):
+    """Watches the days in the question: without them, a page of one month would look into every month there is."""
+    async with postgres_ledgers.new() as database:
+        pages = [(IN_NOVEMBER, 10), (EventFilter(start=NOVEMBER), 10, Position(NOON, "e", "acme")), (EventFilter(), 10)]
+        plans = []
+        for page in pages:
+            statement, parameters = await asked_for(database, "_readers", *page)
+            async with database.reading() as connection:
+                plan = (await connection.exec_driver_sql(f"EXPLAIN {statement}", parameters)).scalars()
+                plans.append({month for step in plan for month in re.findall(r"usage_events_(\d{4}_\d\d)", step)})
+
+    assert plans[0] == {"2026_11", "2026_12"}
+    assert plans[1] == {"2026_11"}
+    assert len(plans[2]) > 2
 
 
 async def test_sums_are_exact_and_what_was_never_counted_has_none(database):
@@ -153,6 +178,7 @@ async def test_sums_are_exact_and_what_was_never_counted_has_none(database):
     assert (sums.events, sums.unknown_events, sums.unpriced_events, sums.units) == (3, 1, 1, 165)
     assert (sums.charge_nano, sums.cost_nano, sums.credits) == (10**15 + 1, None, None)
     assert (sums.input_tokens, sums.images, sums.seconds) == (75, 1, None)
+    assert {type(amount) for amount in sums} == {int, str, type(None)}
 
 
 async def test_groups_stand_in_their_order_and_each_currency_by_itself(database):
@@ -205,10 +231,9 @@ async def test_a_summary_of_too_many_groups_is_refused(database, monkeypatch):
         await summary(database, "key_id")
 
 
-async def test_summing_reads_no_event(database):
+async def test_summing_reads_no_event(database, owner):
     await put(database, used())
-    async with database.transaction() as connection:
-        await connection.execute(text("DROP TABLE usage_events"))
+    await execute(owner, "DROP TABLE usage_events")
 
     assert len(await summary(database, *GROUPS)) == 1
 
@@ -238,17 +263,11 @@ EVENTS = st.builds(
         optional={"tenant_id": st.just("acme"), "source": st.just("openai"), "category": st.just("rag")},
     ),
 )
-def test_a_summary_is_the_sum_of_the_events_that_the_same_filter_lists(rows, group_by, wanted):
+def test_a_summary_is_the_sum_of_the_events_that_the_same_filter_lists(ledgers, rows, group_by, wanted):
     async def both():
-        with tempfile.TemporaryDirectory() as directory:
-            database = Database(Path(directory) / "ledger.db")
-            await database.open()
-            await prepare(database)
-            try:
-                await put(database, *rows)
-                return await summary(database, *group_by, **wanted), await events(database, EventFilter(**wanted))
-            finally:
-                await database.close()
+        async with ledgers.reused() as database:
+            await put(database, *rows)
+            return await summary(database, *group_by, **wanted), await events(database, EventFilter(**wanted))
 
     sums, listed = asyncio.run(both())
 

@@ -79,9 +79,15 @@ def openai(event_type, resource, **quantities):
     return {"event_type": event_type, "resource": resource, "quantities": quantities}
 
 
+PENDING = {"completeness": Completeness.PENDING}
+
 CASES = [
     Case("an SMS of one segment", twilio("sms_outbound", messages=1, segments=1), "0.0075", "0.014", 1, "0.0083"),
     Case("an SMS of three segments", twilio("sms_outbound", messages=1, segments=3), "0.0225", "0.042", 1, "0.0249"),
+    Case("an SMS that may change yet",
+         twilio("sms_outbound", messages=1, segments=2) | PENDING, "0.015", "0.028", 1, "0.0166"),
+    Case("an SMS whose segments are not counted yet",
+         twilio("sms_outbound", messages=1) | PENDING, None, None, 1),
     Case("an SMS to a country nobody confirmed the cost of",
          twilio("sms_outbound", "DE", segments=1), "0.0075", "0.014", 1),
     Case("an SMS that came in", twilio("sms_inbound", messages=1, segments=2), "0", "0", 0, "0.0166"),

@@ -18,9 +18,7 @@ from gateway.accounts import Accounts, NewKey
 from gateway.api import application
 from gateway.api.server import ControlRunner
 from gateway.keys import Secrets
-from gateway.schema import prepare
 from gateway.tables import admin_keys
-from metering.database import Database
 
 VERSION = "1.2.3"
 
@@ -115,10 +113,8 @@ class Api:
 
 
 @pytest.fixture
-async def api(tmp_path):
-    database, secrets, clock = Database(tmp_path / "ledger.db"), Secrets.derived("a secret of these tests"), Clock()
-    await database.open()
-    await prepare(database)
+async def api(database, tmp_path):
+    secrets, clock = Secrets.derived("a secret of these tests"), Clock()
     accounts = Accounts(database, secrets, tmp_path / "snapshot.json", clock)
 
     async def health():
@@ -140,7 +136,6 @@ async def api(tmp_path):
         )
         yield asked
     await runner.cleanup()
-    await database.close()
 
 
 @pytest.fixture

@@ -294,8 +294,8 @@ async def test_what_nobody_expected_is_an_id_here_and_a_class_in_the_log(api, mo
     assert b"Traceback" not in answer.body
 
 
-async def test_a_database_that_does_not_answer_is_unavailable_and_not_an_error_of_the_caller(api, acme):
-    async with api.database.transaction() as connection:
+async def test_a_database_that_does_not_answer_is_unavailable_and_not_an_error_of_the_caller(api, acme, owner):
+    async with owner.transaction() as connection:
         await connection.exec_driver_sql("DROP TABLE gateway_keys")
 
     answer = await api.get("/v1/service-keys")

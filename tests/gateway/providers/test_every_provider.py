@@ -22,8 +22,12 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 ENDPOINTS = [
     pytest.param(endpoint, id=f"{provider.name}-{endpoint.method}-{endpoint.name}")
     for provider in PROVIDERS
-    for endpoint in (*provider.endpoints, *(provider.unlisted(method) for method in METHODS))
+    for endpoint in {
+        (endpoint.meter, endpoint.prepare, endpoint.watch): endpoint
+        for endpoint in (*provider.endpoints, *(provider.unlisted(method) for method in METHODS))
+    }.values()
 ]
+"""One of each kind: many endpoints have the same meter."""
 EACH = [pytest.param(provider, id=provider.name) for provider in PROVIDERS]
 endpoints = pytest.mark.parametrize("endpoint", ENDPOINTS)
 providers = pytest.mark.parametrize("provider", EACH)
@@ -33,12 +37,14 @@ VALUES = st.recursive(
     | st.booleans()
     | st.integers(-3, 1 << 70)
     | st.floats(allow_nan=False, allow_infinity=False)
-    | st.sampled_from(["", "queued", "in_progress", "completed", "response.completed", "[DONE]", "gpt-4o", "é\ud7ff\U0001f600"]),
+    | st.sampled_from(["", "queued", "in_progress", "completed", "response.completed", "[DONE]", "gpt-4o", "é\ud7ff\U0001f600",
+                       "+12025550143", "whatsapp:+905321234567", "SM" + "0" * 32, "1", "-0.0075"]),
     lambda inner: st.lists(inner, max_size=2)
     | st.dictionaries(
         st.sampled_from(
             ["id", "sid", "model", "status", "type", "usage", "choices", "response", "prompt_tokens", "input_tokens", "output_tokens",
-             "prompt_tokens_details", "cached_tokens", "total_tokens", "price", "num_segments", "stream", "stream_options", "include_usage"]
+             "prompt_tokens_details", "cached_tokens", "total_tokens", "price", "num_segments", "stream", "stream_options", "include_usage",
+             "num_media", "to", "from", "personalizations", "email", "batch_id"]
         ),
         inner,
         max_size=4,
@@ -55,7 +61,31 @@ STREAMS = st.lists(
     ).map(b"".join),
     max_size=6,
 ).map(b"".join)
-BODIES = st.one_of(st.binary(max_size=200), TEXTS, STREAMS)
+FORMS = st.lists(
+    st.tuples(
+        st.sampled_from(["To", "From", "MessagingServiceSid", "MediaUrl", "Body", "%54o", ""]),
+        st.sampled_from(
+            ["+12025550143", "%2B12025550143", "whatsapp%3A%2B1202", "SHOP", "", "%", "%FF", "a=b", "\xff"]
+        ),
+    ).map("=".join),
+    max_size=5,
+).map(lambda pairs: "&".join(pairs).encode("latin-1"))
+ELEMENTS = st.lists(
+    st.sampled_from(
+        [
+            b"<Sid>",
+            b"</Sid>",
+            b"SM" + b"0" * 32,
+            b"<To>+12025550143</To>",
+            b"<NumSegments>2</NumSegments>",
+            b"<",
+            b"&#0;",
+            b"\xff",
+        ]
+    ),
+    max_size=8,
+).map(lambda parts: b"<TwilioResponse>" + b"".join(parts))
+BODIES = st.one_of(st.binary(max_size=200), TEXTS, STREAMS, FORMS, ELEMENTS)
 CODED = {"": bytes, "gzip": gzip.compress, "deflate": zlib.compress, "br": bytes, "zstd": bytes, "nonsense": bytes}
 HEADS = st.builds(
     lambda status, media_type, coding: (status, media_type, coding),
@@ -69,6 +99,9 @@ PREPARED = st.builds(
     resource=st.none() | st.just("gpt-4o"),
     stream=st.booleans(),
     usage_injected=st.booleans(),
+    event_type=st.none() | st.sampled_from(sorted(EVENT_TYPES)),
+    quantities=st.none() | st.just({"recipients": 3}),
+    parties=st.just({}) | st.just({"to": "+12025550143"}),
 )
 CUTS = st.lists(st.integers(0, 300), max_size=6)
 
@@ -162,6 +195,48 @@ def test_preparing_a_request_never_raises_and_changes_nothing_but_what_it_says(e
         assert {name for name in before | after if before.get(name) != after.get(name)} == {"stream_options"}
 
 
+@pytest.mark.parametrize("endpoint", [param for param in ENDPOINTS if param.values[0].watch is not None])
+@given(body=BODIES, cuts=CUTS, whole=st.booleans())
+def test_a_watch_never_raises_and_never_minds_where_the_request_is_cut(endpoint, body, cuts, whole):
+    def learnt(marks):
+        watch = endpoint.watch()
+        marks = [0, *sorted(min(mark, len(body)) for mark in marks), len(body)]
+        for start, end in itertools.pairwise(marks):
+            watch.feed(body[start:end])
+            watch.finish(whole=False)  # As the proxy does, for the intent.
+        return watch.finish(whole=whole)
+
+    at_once = learnt(())
+
+    assert learnt(cuts) == learnt(range(len(body))) == at_once
+    assert at_once.body == b""
+    assert not at_once.quantities or set(at_once.quantities) <= set(DIMENSIONS)
+    assert whole or at_once.quantities is None
+
+
+@providers
+def test_a_request_body_is_read_in_one_way(provider):
+    for endpoint in provider.endpoints:
+        assert endpoint.prepare is None or endpoint.watch is None
+        assert endpoint.billable or (endpoint.prepare is None and endpoint.watch is None)
+
+
+@providers
+def test_its_hosts_stand_in_its_base_url_if_there_are_several(provider):
+    assert ("{product}" in provider.base_url) == (len(provider.products) > 1) == ("" not in provider.products)
+    for endpoint in provider.endpoints:
+        product = Routes(PROVIDERS).match(endpoint.method, f"/{provider.name}{endpoint.path}").product
+        assert product in provider.products
+
+
+@providers
+def test_its_account_stands_in_paths_only_where_it_is_exchanged(provider):
+    in_paths = any("{account}" in endpoint.path for endpoint in provider.endpoints)
+
+    assert in_paths == (provider.account_field is not None)
+    assert provider.account_field is None or provider.account_field in provider.credential_fields
+
+
 @providers
 def test_its_endpoints_are_told_apart_and_each_is_found_by_its_own_path(provider):
     routes = Routes(PROVIDERS)
@@ -209,7 +284,7 @@ def test_no_header_makes_looking_for_its_key_raise(provider, value):
 @providers
 @given(status=st.sampled_from([400, 401, 402, 403, 404, 415, 429, 500, 502, 503, 504]), message=st.text(max_size=50))
 def test_its_refusals_are_json_that_holds_code_and_sentence(provider, status, message):
-    told = json.dumps(json.loads(provider.refusal(status, "the_code", message)), ensure_ascii=False)
+    told = json.dumps(json.loads(provider.refusal("/v1/x.json", status, "the_code", message).body), ensure_ascii=False)
 
     assert "the_code" in told
     assert json.dumps(message, ensure_ascii=False) in told
@@ -218,12 +293,18 @@ def test_its_refusals_are_json_that_holds_code_and_sentence(provider, status, me
 @providers
 @given(name=st.text(max_size=50))
 def test_its_word_for_a_missing_object_is_json(provider, name):
-    assert json.loads(provider.missing(name))
+    assert json.loads(provider.missing("/v1/x.json", name).body)
+
+
+NAMES = ["SM" + "0a" * 16, "d-" + "0a" * 16, "resp_0123456789abcdef"]
 
 
 @providers
 def test_what_guards_a_shared_account_is_of_the_form_that_is_compared(provider):
-    assert all(re.fullmatch(r"(/[A-Za-z0-9._-]+)+", prefix) for prefix in provider.administration)
+    name = next(name for name in NAMES if provider.object_id.fullmatch(name))
+    for endpoint in provider.endpoints:
+        assert not provider.administration.fullmatch(re.sub(r"\{\w+\}", name, endpoint.path))
+    assert all(name == name.lower() for name in provider.speaks_for)
     assert provider.references.groups == 1
     assert provider.object_id.fullmatch("") is None
     assert provider.base_url.startswith("https://")
@@ -234,7 +315,7 @@ def test_what_guards_a_shared_account_is_of_the_form_that_is_compared(provider):
 def test_its_first_steps_can_be_pasted(provider):
     steps = provider.first_steps
 
-    json.loads(steps.body)
+    assert steps.media_type != "application/json" or json.loads(steps.body)
     assert "{key}" in steps.exports
     assert "'" not in steps.body
     assert '"' not in steps.sdk_call

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from gateway.messages import ResponseHead
-from gateway.providers import openai
+from gateway.providers import free, openai
 from gateway.providers.api import Prepared
 from metering.usage import DIMENSIONS, Completeness
 
@@ -789,14 +789,14 @@ def test_only_a_post_to_an_unlisted_path_can_cost(method, billable):
 def test_reading_something_back_never_bills():
     body = json.dumps({"id": "resp_1", "usage": CHAT_USAGE}).encode()
 
-    passed, usage = metered(body, make=openai.free)
+    passed, usage = metered(body, make=free.free)
 
     assert (passed, usage.quantities, usage.external_id) == (body, {}, None)
 
 
 @pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 415, 429, 500, 502, 503, 504])
 def test_a_refusal_has_the_provider_s_shape(status):
-    error = json.loads(openai.refusal(status, "some_code", 'A "sentence".'))["error"]
+    error = json.loads(openai.refusal("/v1/x", status, "some_code", 'A "sentence".').body)["error"]
 
     assert set(error) == {"message", "type", "param", "code"}
     assert (error["message"], error["code"]) == ('A "sentence".', "some_code")
@@ -804,7 +804,7 @@ def test_a_refusal_has_the_provider_s_shape(status):
 
 
 def test_a_missing_object_is_named_whatever_its_name_holds():
-    assert json.loads(openai.missing('x"\\<>'))["error"]["message"].startswith("No ")
+    assert json.loads(openai.missing("/v1/x", 'x"\\<>').body)["error"]["message"].startswith("No ")
 
 
 def test_the_credential_goes_where_openai_looks_for_it():

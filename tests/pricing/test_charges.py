@@ -1,4 +1,4 @@
-"""Charges and daily sums as SQLite keeps them."""
+"""Charges and daily sums as the ledger keeps them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
-from pricing import charges_sqlite
+from pricing.charges import add, append
 from pricing.rating import rate
 from pricing.rollups import fold
 from pricing.tables import ROLLUP_COUNTS, ROLLUP_SUMS, charges, rollups
@@ -35,7 +35,7 @@ async def rows(database, table):
 async def test_a_charge_is_kept_with_all_it_takes_to_check_it(database, judged):
     ((event, rated),) = judged(1)
     async with database.transaction() as connection:
-        await charges_sqlite.append(connection, [(event, rated)])
+        await append(connection, [(event, rated)])
 
     (row,) = await rows(database, charges)
 
@@ -54,11 +54,11 @@ async def test_a_charge_is_kept_with_all_it_takes_to_check_it(database, judged):
 async def test_an_event_is_charged_once(database, judged):
     """Watches the key of charges: whoever charges an event again gets an error, and not a second charge."""
     async with database.transaction() as connection:
-        await charges_sqlite.append(connection, judged(1))
+        await append(connection, judged(1))
 
     with pytest.raises(IntegrityError):
         async with database.transaction() as connection:
-            await charges_sqlite.append(connection, judged(1))
+            await append(connection, judged(1))
 
     assert len(await rows(database, charges)) == 1
 
@@ -67,9 +67,7 @@ async def added(database, *all_sums):
     """The daily sums after adding each of these in a transaction of its own."""
     for values in all_sums:
         async with database.transaction() as connection:
-            await charges_sqlite.add(
-                connection, {KEY: [values.get(name, 0 if name in ROLLUP_COUNTS else None) for name in SUMS]}
-            )
+            await add(connection, {KEY: [values.get(name, 0 if name in ROLLUP_COUNTS else None) for name in SUMS]})
     (row,) = await rows(database, rollups)
     return {name: getattr(row, name) for name in SUMS}
 
@@ -97,7 +95,7 @@ async def test_what_is_added_is_what_was_folded(database, judged):
     both = judged(3) + judged(2, category="summary")
     folded = fold(both)
     async with database.transaction() as connection:
-        await charges_sqlite.add(connection, folded)
+        await add(connection, folded)
 
     found = await rows(database, rollups)
 

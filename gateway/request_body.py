@@ -1,0 +1,108 @@
+"""A request's body on its way to the provider: every byte is looked at once, as it goes by, and none is changed.
+
+Two may want to look: the rule for shared accounts, which looks for other tenants' objects, and the endpoint, where what
+a call will use stands in its request. Both read the plain form; what is forwarded is what came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+
+from gateway.errors import EncodedBody
+from gateway.listener import Exchange
+from gateway.providers import decoding
+from gateway.providers.api import Prepared, Watch
+from gateway.sharing import References
+
+LOOK_BYTES = 16 << 10
+"""So much is looked at before other calls get their turn."""
+
+PLAIN_BYTES_MAX = 4 << 20
+RATIO_MAX = 32
+"""So much of one body is decompressed, and so many times what came of it; more is looked at no further. Looking through
+what was made for that costs up to 0.5 s for each MiB, and gzip can hold a thousand times its size: whoever wants us to
+look at much must send it. A mail to a thousand recipients that all get the same has 20 times its compressed size."""
+
+
+class RequestBody:
+    """Reads a body from the client."""
+
+    __slots__ = ("_exchange", "_gunzip", "_own", "_plain_bytes_left", "_readable", "_references", "_watch")
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        references: References | None,
+        own: Callable[[Iterable[str]], Awaitable[None]],
+        watch: Watch | None,
+    ) -> None:
+        """`own` raises for names of objects that are not the caller's. Raises EncodedBody."""
+        self._exchange = exchange
+        self._references = references
+        self._own = own
+        self._watch = watch
+        self._plain_bytes_left = PLAIN_BYTES_MAX
+        self._readable = True
+        self._gunzip: Callable[[bytes], Iterator[bytes]] | None = None
+        told = exchange.head.headers.getall("Content-Encoding", ())
+        codings = [coding for name in told if (coding := name.lower()) != "identity"]
+        if codings == ["gzip"]:
+            self._gunzip = decoding.gunzip(LOOK_BYTES)
+        elif codings and not self.ended:
+            self._unreadable("On the platform's shared account, bodies must come uncompressed, or in gzip.")
+
+    @property
+    def ended(self) -> bool:
+        return self._exchange.body_read
+
+    @property
+    def learnt(self) -> Prepared | None:
+        """What the endpoint's watch found in what has gone by; None where there is none."""
+        return None if self._watch is None else self._watch.finish(whole=self._readable and self.ended)
+
+    async def read(self) -> bytes:
+        """The next bytes, as they came; empty at the end. Raises ClientGone, EncodedBody, and what `own` raises."""
+        chunk = await self._exchange.read()
+        if self._references is None and self._watch is None:
+            return chunk
+        if len(chunk) <= LOOK_BYTES and self._gunzip is None:
+            await self._look(chunk)
+            return chunk
+        for start in range(0, len(chunk), LOOK_BYTES):
+            for plain in self._plain(chunk[start : start + LOOK_BYTES]):
+                await self._look(plain)
+                # Looking through a large body takes longer than other calls should wait.
+                await asyncio.sleep(0)
+        return chunk
+
+    def _plain(self, piece: bytes) -> Iterator[bytes]:
+        if self._gunzip is None:
+            yield piece
+            return
+        self._plain_bytes_left += RATIO_MAX * len(piece)
+        try:
+            for plain in self._gunzip(piece):
+                self._plain_bytes_left -= len(plain)
+                if self._plain_bytes_left < 0:
+                    self._unreadable("The body is many times larger when it is decompressed. Send it uncompressed.")
+                    return
+                yield plain
+        except zlib.error:
+            self._unreadable("The body is not gzip, as its Content-Encoding says.")
+
+    async def _look(self, plain: bytes) -> None:
+        if not self._readable:
+            return
+        if self._watch is not None:
+            self._watch.feed(plain)
+        if self._references is not None:
+            await self._own(self._references.feed(plain))
+
+    def _unreadable(self, problem: str) -> None:
+        """Look no further. Raises EncodedBody where nothing may pass unseen."""
+        self._readable = False
+        self._gunzip = None
+        if self._references is not None:
+            raise EncodedBody(problem)

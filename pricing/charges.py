@@ -1,0 +1,51 @@
+"""Appending charges, and adding to the daily sums."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from metering.columns import as_json
+from metering.rows import rows_in
+from metering.usage import UsageEvent
+from pricing.rating import Rated
+from pricing.rollups import Key, Sums
+from pricing.tables import ROLLUP_COUNTS, ROLLUP_KEY, ROLLUP_SUMS, charges, rollups
+
+_ADDED = (
+    f"ON CONFLICT ({', '.join(ROLLUP_KEY)}) DO UPDATE SET "
+    + ", ".join(f"{name} = rollups.{name} + excluded.{name}" for name in ROLLUP_COUNTS)
+    + ", "
+    # A sum stays null until something was added to it.
+    + ", ".join(
+        f"{name} = COALESCE(rollups.{name} + excluded.{name}, rollups.{name}, excluded.{name})" for name in ROLLUP_SUMS
+    )
+)
+
+
+async def append(connection: AsyncConnection, judged: Sequence[tuple[UsageEvent, Rated]]) -> None:
+    """Add the charge of each event. Only for events that were new to the ledger in this transaction."""
+    rows = [
+        (
+            event.tenant_id,
+            event.event_day,
+            event.event_id,
+            rated.priced,
+            rated.currency,
+            rated.charge_nano,
+            rated.credits,
+            rated.cost_currency,
+            rated.cost_nano,
+            rated.price_book,
+            rated.cost_book,
+            as_json(rated.lines),
+        )
+        for event, rated in judged
+    ]
+    await rows_in(connection).insert(connection, charges, rows)
+
+
+async def add(connection: AsyncConnection, folded: Mapping[Key, Sums]) -> None:
+    """Add to the daily sums. In the order of their keys, as every writer does."""
+    await rows_in(connection).insert(connection, rollups, [(*key, *folded[key]) for key in sorted(folded)], _ADDED)
