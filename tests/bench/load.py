@@ -1,8 +1,9 @@
-"""The load generator: so many calls over so many connections, each as soon as the one before it is answered.
+"""The load generator: so many calls over so many connections, each as soon as the one before it is answered, or at a
+fixed rate: then each has its time, and from that time it is measured, whether or not a connection was free.
 
 A process of its own. It connects, says `ready`, waits for a line on its standard input, makes exactly the calls it was
-told to, and reports in one JSON line. Every answer's status and every byte of its body are checked; the first that is
-not as it should be ends the run.
+told to, and reports in one JSON line. Every answer's status and every byte of its body are checked (of peers that write
+answers anew: whether the upstream's words are there); the first that is not as it should be ends the run.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ import argparse
 import asyncio
 import json
 import re
+import selectors
 import sys
 import time
 from array import array
+from collections import deque
+from collections.abc import Sequence
 
 import uvloop
 
@@ -31,25 +35,36 @@ class Wrong(Exception):
     """An answer is not what it should be, or there is none."""
 
 
-def request(path: str, host: str, key: str, *, stream: bool) -> bytes:
+def request(
+    path: str,
+    host: str,
+    key: str,
+    *,
+    stream: bool,
+    model: str = "gpt-4o",
+    headers: Sequence[str] = (),
+    encodings: str = "gzip, deflate",
+) -> bytes:
     """A chat completion as the official SDK sends it."""
     asked = {
         "messages": [
             {"role": "system", "content": "You answer in one paragraph, plainly, and never say more than was asked."},
             {"role": "user", "content": "Explain in three sentences what a metering gateway does. " * 4},
         ],
-        "model": "gpt-4o",
+        "model": model,
         "temperature": 0.2,
         **({"stream": True} if stream else {}),
     }
     body = json.dumps(asked, separators=(",", ":")).encode()
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: {host}\r\nAccept-Encoding: gzip, deflate\r\nConnection: keep-alive\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: {host}\r\nAccept-Encoding: {encodings}\r\nConnection: keep-alive\r\n"
         f"Accept: application/json\r\nContent-Type: application/json\r\nUser-Agent: OpenAI/Python 3.52.0\r\n"
         "X-Stainless-Lang: python\r\nX-Stainless-Package-Version: 3.52.0\r\nX-Stainless-OS: Linux\r\n"
         "X-Stainless-Arch: x64\r\nX-Stainless-Runtime: CPython\r\nX-Stainless-Runtime-Version: 3.11.7\r\n"
         "X-Stainless-Async: false\r\nx-stainless-retry-count: 0\r\nx-stainless-read-timeout: 600\r\n"
-        f"Authorization: Bearer {key}\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"Authorization: Bearer {key}\r\nContent-Length: {len(body)}\r\n"
+        + "".join(f"{header}\r\n" for header in headers)
+        + "\r\n"
     )
     return head.encode() + body
 
@@ -60,7 +75,7 @@ def body_of(answer: bytes) -> bytes | None:
     if end < 4:
         return None
     if not answer.startswith(b"HTTP/1.1 200 "):
-        raise Wrong("answered: " + answer[:400].decode("utf-8", "replace"))
+        raise Wrong("answered: " + repr(answer[:400]))
     length = _LENGTH.search(answer, 0, end)
     if length is not None:
         if len(answer) > end + int(length[1]):
@@ -86,18 +101,66 @@ def _joined(answer: bytes, at: int) -> bytes:
 class Run:
     """What is asked, how often it still will be, and what came of it."""
 
-    def __init__(self, asked: bytes, calls: int, *, stream: bool) -> None:
+    def __init__(self, asked: bytes, calls: int, *, stream: bool, verbatim: bool) -> None:
         self.asked = asked
         self.stream = stream
+        self.verbatim = verbatim
         self.left = calls
         self.unanswered = calls
         self.reads = 0
         self.latencies_s = array("d")
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
+    def free(self, client: Client) -> None:
+        """A connection has nothing under way."""
+        if self.left:
+            self.left -= 1
+            client.ask(time.monotonic())
+
+    def check(self, body: bytes) -> None:
+        """Raises Wrong."""
+        if self.verbatim:
+            if not upstream.answered(body, streamed=self.stream):
+                raise Wrong("the body is not what the upstream sent: " + repr(body[-300:]))
+        elif b"metered metered" not in body:
+            raise Wrong("the upstream's words are not in the body: " + repr(body[-300:]))
+
     def failed(self, reason: str) -> None:
         if not self.over.done():
             self.over.set_exception(Wrong(reason))
+
+
+class Paced(Run):
+    """The same at a fixed rate."""
+
+    def __init__(self, asked: bytes, calls: int, rate: float, *, verbatim: bool) -> None:
+        super().__init__(asked, calls, stream=False, verbatim=verbatim)
+        self._each_s = 1 / rate
+        self._free: deque[Client] = deque()
+        self._due: deque[float] = deque()
+        self._next = 0.0
+
+    def begin(self) -> None:
+        self._next = time.monotonic()
+        self._tick()
+
+    def free(self, client: Client) -> None:
+        if self._due:
+            client.ask(self._due.popleft())
+        else:
+            self._free.append(client)
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        while self.left and self._next <= now:
+            self.left -= 1
+            if self._free:
+                self._free.popleft().ask(self._next)
+            else:
+                self._due.append(self._next)
+            self._next += self._each_s
+        if self.left:
+            asyncio.get_running_loop().call_at(self._next, self._tick)
 
 
 class Client(asyncio.Protocol):
@@ -112,12 +175,9 @@ class Client(asyncio.Protocol):
     def connection_made(self, transport):
         self._transport = transport
 
-    def ask(self) -> None:
-        run = self._run
-        if run.left:
-            run.left -= 1
-            self._asked_at = time.perf_counter()
-            self._transport.write(run.asked)
+    def ask(self, since: float) -> None:
+        self._asked_at = since
+        self._transport.write(self._run.asked)
 
     def data_received(self, data):
         run = self._run
@@ -129,9 +189,8 @@ class Client(asyncio.Protocol):
             body = body_of(self._received)
             if body is None:
                 return
-            run.latencies_s.append(time.perf_counter() - self._asked_at)
-            if not upstream.answered(body, streamed=run.stream):
-                raise Wrong("the body is not what the upstream sent: " + body[-300:].decode("utf-8", "replace"))
+            run.latencies_s.append(time.monotonic() - self._asked_at)
+            run.check(body)
         except Wrong as error:
             run.failed(str(error))
             return
@@ -139,27 +198,29 @@ class Client(asyncio.Protocol):
         run.unanswered -= 1
         if run.unanswered == 0 and not run.over.done():
             run.over.set_result(None)
-        self.ask()
+        run.free(self)
 
     def connection_lost(self, exc):
         if self._run.unanswered:
             self._run.failed("a connection was closed")
 
 
-async def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--path", required=True)
-    parser.add_argument("--key", required=True)
-    parser.add_argument("--connections", type=int, required=True)
-    parser.add_argument("--calls", type=int, required=True)
-    parser.add_argument("--stream", action="store_true")
-    parser.add_argument("--within", type=float, required=True, metavar="SECONDS")
-    given = parser.parse_args()
-
+async def main(given: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
-    asked = request(given.path, f"127.0.0.1:{given.port}", given.key, stream=given.stream)
-    run = Run(asked, given.calls, stream=given.stream)
+    asked = request(
+        given.path,
+        f"127.0.0.1:{given.port}",
+        given.key,
+        stream=given.stream,
+        model=given.model,
+        headers=given.header,
+        # Who writes answers anew may compress them: spared, and so readable here.
+        encodings="gzip, deflate" if given.verbatim else "identity",
+    )
+    if given.rate is None:
+        run = Run(asked, given.calls, stream=given.stream, verbatim=given.verbatim)
+    else:
+        run = Paced(asked, given.calls, given.rate, verbatim=given.verbatim)
     clients = []
     async with asyncio.timeout(CONNECT_S):
         for _ in range(given.connections):
@@ -168,9 +229,11 @@ async def main() -> None:
     print("ready", flush=True)
     if not sys.stdin.readline():
         return
-    began, cpu = time.perf_counter(), time.process_time()
+    began, cpu = time.monotonic(), time.process_time()
     for client in clients:
-        client.ask()
+        run.free(client)
+    if isinstance(run, Paced):
+        run.begin()
     report: dict[str, object] = {}
     try:
         async with asyncio.timeout(given.within):
@@ -181,7 +244,7 @@ async def main() -> None:
         report["failed"] = f"{run.unanswered} of {given.calls} calls were not answered within {given.within:.0f} s"
     else:
         latencies = sorted(run.latencies_s)
-        report["wall_s"] = time.perf_counter() - began
+        report["wall_s"] = time.monotonic() - began
         report["cpu_s"] = time.process_time() - cpu
         report["answered"] = len(latencies)
         report["reads"] = run.reads
@@ -190,6 +253,30 @@ async def main() -> None:
     print(json.dumps(report), flush=True)
 
 
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--path", required=True)
+    parser.add_argument("--key", required=True)
+    parser.add_argument("--header", action="append", default=[], help="one more, as `name: value`")
+    parser.add_argument("--model", default="gpt-4o")
+    parser.add_argument("--connections", type=int, required=True)
+    parser.add_argument("--calls", type=int, required=True)
+    parser.add_argument("--rate", type=float, metavar="CALLS_PER_SECOND")
+    parser.add_argument("--stream", action="store_true")
+    parser.add_argument(
+        "--rewritten", dest="verbatim", action="store_false", help="answers are not the upstream's bytes"
+    )
+    parser.add_argument("--within", type=float, required=True, metavar="SECONDS")
+    return parser.parse_args()
+
+
+def fine_grained_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's clock has whole milliseconds, and so has epoll's; select's has microseconds."""
+    return asyncio.SelectorEventLoop(selectors.SelectSelector())
+
+
 if __name__ == "__main__":
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main())
+    told = arguments()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop if told.rate is None else fine_grained_loop) as runner:
+        runner.run(main(told))

@@ -1,10 +1,11 @@
-"""What was measured, as a table and as JSON: medians with their spread, and nothing that was not measured."""
+"""What was measured, as tables and as JSON: medians with their spread, and nothing that was not measured."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from statistics import median
@@ -16,51 +17,42 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.bench import upstream
-from tests.bench.candidates import python_version
+from tests.bench.candidates import (
+    CANDIDATES,
+    CHAT,
+    DIRECT,
+    ENVOY,
+    HTTPS,
+    LITELLM,
+    NGINX,
+    NGINX_HTTPS,
+    PORTKEY,
+    POSTGRES,
+    RATE,
+    SQLITE,
+    STREAM,
+    TWO_WORKERS,
+)
+from tests.bench.gateways import BACK_OFFICE, SUPERVISOR, WORKER
+from tests.bench.measuring import CONNECTIONS, Sample, Weight
 from tests.bench.processes import Failed
 
 NOT_MEASURED = "-"
 TO = "\N{EN DASH}"
 TIMES = "\N{MULTIPLICATION SIGN}"
 
-CHAT = "chat"
-STREAM = "stream"
+ALL = "all"
+"""Every process of a candidate."""
 
-MEASURABLE_CPU_S = 0.1
-"""The accounting counts in hundredths of a second."""
-
-ENOUGH_CPU_S = 1.0
+ENOUGH_CPU_S = 0.15
 QUIET_CORES = 0.2
 """With other processes using more than this, the figures are noisy."""
 
 SEPARATE_READS = 0.8
 """Fewer reads than this per event, and the stream was no longer relayed event by event: its figure says too little."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """One candidate, one kind of work, once."""
-
-    work: str
-    calls: int
-    cpu_s: float
-    """Of every process of the candidate, until all that the calls caused was done."""
-    upstream_cpu_s: float
-    load_cpu_s: float
-    others_cores: float
-    """What all other processes of the machine used meanwhile, in cores."""
-    wall_s: float
-    """Until the last answer."""
-    settle_s: float
-    """From then until all that the calls caused was done."""
-    p50_ms: float
-    p99_ms: float
-    reads_per_event: float | None
-
-    @property
-    def cpu_us(self) -> float:
-        """CPU time per call, or per event of a stream."""
-        return self.cpu_s * 1e6 / self.calls / (upstream.EVENTS if self.work == STREAM else 1)
+Figures = Sequence[float]
+"""One for each round, in their order; empty if it was not measured."""
 
 
 @dataclass(slots=True)
@@ -71,8 +63,9 @@ class Measured:
     version: str | None = None
     skipped: str | None = None
     failed: str | None = None
-    rss_rest_mib: float | None = None
-    rss_after_mib: float | None = None
+    starts_s: list[float] = field(default_factory=list)
+    rss_rest_mib: dict[str, float] = field(default_factory=dict)
+    rss_after_mib: dict[str, float] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
 
     @contextmanager
@@ -88,157 +81,318 @@ class Measured:
     def of(self, work: str) -> list[Sample]:
         return [] if self.failed else [sample for sample in self.samples if sample.work == work]
 
-    def cpu_us(self, work: str) -> list[float]:
-        """What the samples say, least first; nothing if one is too small for the accounting to tell."""
-        samples = self.of(work)
-        if any(sample.cpu_s < MEASURABLE_CPU_S for sample in samples):
-            return []
-        return sorted(sample.cpu_us for sample in samples)
+
+class Found:
+    """Questions to all that was measured."""
+
+    def __init__(self, measured: Mapping[str, Measured], heavy: Sequence[Weight]) -> None:
+        self._measured = measured
+        self._heavy = {weight.job: weight for weight in heavy if weight.whole}
+
+    def _of(self, name: str, work: str) -> list[Sample]:
+        return self._measured[name].of(work) if name in self._measured else []
+
+    def cpu_us(self, name: str, work: str = CHAT, kind: str = ALL) -> Figures:
+        """CPU time per call, or per event of a stream."""
+        samples = self._of(name, work)
+        if kind == ALL:
+            return [sample.cpu_s * 1e6 / sample.per for sample in samples]
+        return [sample.kinds_cpu_s[kind] * 1e6 / sample.per for sample in samples if kind in sample.kinds_cpu_s]
+
+    def postgres_us(self, name: str) -> Figures:
+        """Of the server that has this candidate's ledger."""
+        samples = self._of(name, CHAT)
+        return [sample.postgres_cpu_s * 1e6 / sample.per for sample in samples if BACK_OFFICE in sample.kinds_cpu_s]
+
+    def calls_per_s(self, name: str) -> Figures:
+        return [sample.calls / sample.wall_s for sample in self._of(name, CHAT)]
+
+    def ms(self, name: str, which: str, *, over: str | None = None) -> Figures:
+        """Latency at the fixed rate, or what of it is more than another's in the same round."""
+        own: Figures = [getattr(sample, which) for sample in self._of(name, RATE)]
+        return own if over is None else [a - b for a, b in zip(own, self.ms(over, which), strict=False)]
+
+    def starts_s(self, name: str) -> Figures:
+        return self._measured[name].starts_s if name in self._measured else []
+
+    def rest_mib(self, name: str, kind: str) -> Figures:
+        one = self._measured.get(name)
+        return [one.rss_rest_mib[kind]] if one is not None and kind in one.rss_rest_mib else []
+
+    def after_mib(self, name: str, kind: str) -> Figures:
+        one = self._measured.get(name)
+        return [one.rss_after_mib[kind]] if one is not None and kind in one.rss_after_mib else []
+
+    def grown_mib(self, *jobs: str) -> Figures:
+        """The most that one of these jobs took."""
+        grown = [weight.grown_mib for job in jobs if (weight := self._heavy.get(job)) is not None]
+        known = [one for one in grown if one is not None]
+        return [max(known)] if known and len(known) == len(jobs) else []
 
 
-def reference(measured: Mapping[str, Measured]) -> str | None:
-    """The candidate that the others are compared with."""
-    return next((name for name in ("nginx", "aiohttp") if name in measured and measured[name].of(STREAM)), None)
+def ratio(own: Figures, base: Figures) -> Figures:
+    """Round by round: what slows a machine down for a while slows both."""
+    return [a / b for a, b in zip(own, base, strict=False) if b > 0]
 
 
-def ratio(measured: Mapping[str, Measured], name: str, work: str) -> float | None:
-    to = reference(measured)
-    if to is None or name == "direct":
-        return None
-    own, base = measured[name].cpu_us(work), measured[to].cpu_us(work)
-    return median(own) / median(base) if own and base else None
+# ---------------------------------------------------------------------------------------------------------------------
 
 
-def method(rounds: int, connections: int, took_s: float) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """One promise of issue 4, and what was found."""
+
+    promise: str
+    most: float
+    found: Figures
+    unit: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        return median(self.found) <= self.most if self.found else None
+
+
+def goals(found: Found) -> list[Goal]:
+    us = found.cpu_us
+    workers = us(POSTGRES, kind=WORKER)
+    added = [found.ms(POSTGRES, which, over=DIRECT) for which in ("p50_ms", "p99_ms")]
+    return [
+        Goal("CPU per call: worker / Envoy", 0.85, ratio(workers, us(ENVOY)), TIMES),
+        Goal("CPU per call: worker / nginx", 2.7, ratio(workers, us(NGINX)), TIMES),
+        Goal("CPU per call: all processes / Envoy", 1.0, ratio(us(POSTGRES), us(ENVOY)), TIMES),
+        Goal("CPU per call: all processes / Portkey", 1 / 20, ratio(us(POSTGRES), us(PORTKEY)), TIMES),
+        Goal("CPU per call: all processes / LiteLLM", 1 / 100, ratio(us(POSTGRES), us(LITELLM)), TIMES),
+        Goal("CPU per call: two workers / one, all processes", 1.1, ratio(us(TWO_WORKERS), us(POSTGRES)), TIMES),
+        Goal("CPU per SSE event: all processes / nginx", 2.0, ratio(us(POSTGRES, STREAM), us(NGINX, STREAM)), TIMES),
+        Goal("CPU per call, TLS upstream: all / nginx", 3.0, ratio(us(HTTPS), us(NGINX_HTTPS)), TIMES),
+        Goal("added latency at half of our peak, p50", 0.3, added[0], "ms"),
+        Goal("added latency at half of our peak, p99", 2.0, added[1], "ms"),
+        Goal("start to first answer, Postgres", 1.5, found.starts_s(POSTGRES), "s"),
+        Goal("start to first answer, SQLite", 1.5, found.starts_s(SQLITE), "s"),
+        Goal("memory at rest: a worker", 80, found.rest_mib(POSTGRES, WORKER), "MiB"),
+        Goal("memory at rest: all in one process", 160, found.rest_mib(SQLITE, ALL), "MiB"),
+        Goal("memory grown by a 1 GiB upload", 64, found.grown_mib("upload"), "MiB"),
+        Goal("memory grown by a 1 GiB download", 64, found.grown_mib("download"), "MiB"),
+        Goal(
+            "the same with a stalled peer, up and down",
+            64,
+            found.grown_mib("upload, stalled", "download, stalled"),
+            "MiB",
+        ),
+        Goal("memory grown by 10,000 idle connections", 100, found.grown_mib("idle"), "MiB"),
+        Goal("memory grown by 1,000,000 calls (flat: 8 MiB)", 8, found.grown_mib("calls"), "MiB"),
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def method(given: argparse.Namespace, rate: float | None, took_s: float) -> dict[str, Any]:
     """How it was measured, and on what."""
     return {
         "machine": {
             "cores": os.cpu_count(),
-            "architecture": platform.machine(),
+            "processor": _processor(),
             "kernel": f"{platform.system()} {platform.release()}",
             "memory_gib": round(psutil.virtual_memory().total / (1 << 30), 1),
             "load_average": os.getloadavg(),
         },
-        "python": python_version(),
-        "rounds": rounds,
-        "connections": connections,
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "rounds": given.rounds,
+        "quick": given.quick,
+        "connections": CONNECTIONS,
+        "rate_calls_per_s": rate,
         "took_s": round(took_s, 1),
         "chat": f"answer of {upstream.ANSWER_BYTES} bytes, connections kept, each call as soon as the last is answered",
         "stream": f"{upstream.EVENTS} events, {upstream.PAUSE_S * 1e3:g} ms apart; one call's cost spread over them",
-        "cpu": "user + system of every process of the candidate, from /proc; median of the rounds",
-        "rate": "each candidate's own peak: a slower one also pays for waking the upstream and the load generator, which "
-        "a faster one finds awake",
-        "not done by others": "nginx and aiohttp authenticate, meter, price, record and log nothing",
-        "done by tollkeeper": "gateway key, spool (durability flush), ledger on SQLite, access log to a file; "
+        "rate": "chat completions at half of tollkeeper's own peak, each timed from when it was due",
+        "cpu": "user + system of every process of the candidate, from the kernel's clock of each; median of the rounds; "
+        "ratios round by round. Each at its own peak rate: a slower one also pays for waking the upstream and the load "
+        "generator, which a faster one finds awake",
+        "memory": "resident, of all processes added up, so that what forked ones share counts for each",
+        "not done by others": "nginx, Envoy, aiohttp, TensorZero, Portkey and LiteLLM are set up to authenticate, meter, "
+        "price, record and log nothing, but that LiteLLM checks one key, without which it does not start",
+        "done by tollkeeper": "gateway key, spool (durability flush), ledger, charges, daily sums, access log to a file; "
         "a sample ends when the ledger has as many events as there were calls",
+        "postgres": "the tests' own, its CPU time apart: fsync, full_page_writes and autovacuum off",
     }
 
 
-def _spread(found: list[float]) -> str:
-    """The median, and between which figures it lies."""
-    return f"{median(found):.1f} ({found[0]:.1f}{TO}{found[-1]:.1f})" if found else NOT_MEASURED
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123
+            names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return (names or [platform.machine()])[0]
 
 
-def _middle(samples: list[Sample], value: Callable[[Sample], float], form: str) -> str:
-    return format(median(map(value, samples)), form) if samples else NOT_MEASURED
-
-
-def show(console: Console, how: Mapping[str, Any], measured: Mapping[str, Measured]) -> None:
-    """Print the table and what there is to know about it."""
-    to = reference(measured)
-    machine = how["machine"]
-    table = Table(
-        box=SIMPLE_HEAD,
-        title=f"CPU time, all processes of each; {how['connections']} connections; rounds: {how['rounds']}; "
-        f"median (least{TO}most)",
-        caption=f"{machine['cores']} cores {machine['architecture']}, {machine['kernel']}, {how['python']}; "
-        f"{how['took_s']:.0f} s in all",
-        title_justify="left",
-        caption_justify="left",
-        title_style="bold",
-    )
-    table.add_column("", no_wrap=True)
-    compared = [] if to is None else [f"{TIMES} {to}"]
-    for heading in ("µs per call", *compared, "µs per SSE event", *compared, "calls/s", "p50 ms", "p99 ms", "MiB"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for name, one in measured.items():
-        chats = one.of(CHAT)
-        if not chats:
-            continue
-        ratios = [ratio(measured, name, work) for work in (CHAT, STREAM)]
-        over_chat, over_stream = (NOT_MEASURED if value is None else f"{value:.2f}" for value in ratios)
-        rest, after = one.rss_rest_mib, one.rss_after_mib
-        cells = [
-            name,
-            _spread(one.cpu_us(CHAT)),
-            *([over_chat] if to is not None else []),
-            _spread(one.cpu_us(STREAM)),
-            *([over_stream] if to is not None else []),
-            _middle(chats, lambda sample: sample.calls / sample.wall_s, ".0f"),
-            _middle(chats, lambda sample: sample.p50_ms, ".2f"),
-            _middle(chats, lambda sample: sample.p99_ms, ".2f"),
-            NOT_MEASURED if rest is None or after is None else f"{rest:.0f}, {after:.0f}",
-        ]
-        table.add_row(*cells, style="bold" if name == "tollkeeper" else None)
-    if table.row_count:
-        console.print(table)
-    for line in _remarks(measured):
+def show(console: Console, how: Mapping[str, Any], measured: Mapping[str, Measured], heavy: Sequence[Weight]) -> None:
+    """Print the tables and what there is to know about them."""
+    found = Found(measured, heavy)
+    for line in _header(how, measured):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+    for table in (_costs(how, found, measured), _waits(how, found, measured), _goals(found)):
+        if table.row_count:
+            console.print(table)
+    for line in _remarks(measured, heavy):
         console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
-def _remarks(measured: Mapping[str, Measured]) -> Iterator[str]:
+def _table(title: str, *headings: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, collapse_padding=True, title=title, title_justify="left", title_style="bold")
+    table.add_column("", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    return table
+
+
+def _costs(how: Mapping[str, Any], found: Found, measured: Mapping[str, Measured]) -> Table:
+    table = _table(
+        f"CPU µs per call of 1 kB, {how['connections']} connections: median of {how['rounds']} (least{TO}most)",
+        WORKER, "back\noffice", "super-\nvisor", ALL, f"{TIMES}\nnginx", f"{TIMES}\nEnvoy", "Post-\ngres", "per SSE\nevent",
+        f"{TIMES}\nnginx", "calls/s",
+    )  # fmt: skip
+    for name in measured:
+        own, streamed = found.cpu_us(name), found.cpu_us(name, STREAM)
+        if not own:
+            continue
+        https = name in (HTTPS, NGINX_HTTPS)
+        compared = name != DIRECT
+        plain = found.cpu_us(NGINX_HTTPS if https else NGINX)
+        table.add_row(
+            name,
+            *(_middle(found.cpu_us(name, kind=kind)) for kind in (WORKER, BACK_OFFICE, SUPERVISOR)),
+            _spread(own),
+            _middle(ratio(own, plain) if compared else [], ".2f"),
+            _middle(ratio(own, found.cpu_us(ENVOY)) if compared and not https else [], ".2f"),
+            _middle(found.postgres_us(name)),
+            _spread(streamed),
+            _middle(ratio(streamed, found.cpu_us(NGINX, STREAM)) if compared else [], ".2f"),
+            _middle(found.calls_per_s(name), ".0f"),
+            style="bold" if CANDIDATES[name].ours else None,
+        )
+    return table
+
+
+def _waits(how: Mapping[str, Any], found: Found, measured: Mapping[str, Measured]) -> Table:
+    rate = how["rate_calls_per_s"]
+    table = _table(
+        ("Latency" if rate is None else f"Latency at {rate:.0f} calls/s (half of tollkeeper's peak)")
+        + ", start, resident memory at rest \N{RIGHTWARDS ARROW} after load",
+        "p50 ms", "p99 ms", "added p50", "added p99", "first answer s", "worker MiB", "all MiB",
+    )  # fmt: skip
+    for name, one in measured.items():
+        if one.failed is not None or not one.rss_rest_mib:
+            continue
+        added = [[] if name == DIRECT else found.ms(name, which, over=DIRECT) for which in ("p50_ms", "p99_ms")]
+        table.add_row(
+            name,
+            *(_middle(found.ms(name, which), ".2f") for which in ("p50_ms", "p99_ms")),
+            *(_middle(more, "+.2f") for more in added),
+            _middle(found.starts_s(name), ".2f"),
+            *(_from_to(found.rest_mib(name, kind), found.after_mib(name, kind)) for kind in (WORKER, ALL)),
+            style="bold" if CANDIDATES[name].ours else None,
+        )
+    return table
+
+
+def _goals(found: Found) -> Table:
+    table = _table("Goals", "at most", f"found (least{TO}most)", "")
+    for goal in goals(found):
+        said = {None: "not measured", True: "met", False: "NOT MET"}[goal.met]
+        style = {None: "dim", True: "green", False: "red"}[goal.met]
+        form = ".3f" if goal.most < 0.1 else ".2f" if goal.most < 10 else ".0f"
+        most = format(goal.most, form).rstrip("0").rstrip(".") if "." in format(goal.most, form) else f"{goal.most:.0f}"
+        table.add_row(goal.promise, f"{most} {goal.unit}", _spread(goal.found, form), said, style=style)
+    return table
+
+
+def _spread(found: Figures, form: str = ".1f") -> str:
+    """The median, and between which figures it lies."""
+    if not found:
+        return NOT_MEASURED
+    if len(found) == 1:
+        return format(found[0], form)
+    return f"{median(found):{form}} ({min(found):{form}}{TO}{max(found):{form}})"
+
+
+def _middle(found: Figures, form: str = ".1f") -> str:
+    return format(median(found), form) if found else NOT_MEASURED
+
+
+def _from_to(rest: Figures, after: Figures) -> str:
+    return f"{_middle(rest, '.0f')} \N{RIGHTWARDS ARROW} {_middle(after, '.0f')}" if rest else NOT_MEASURED
+
+
+def _header(how: Mapping[str, Any], measured: Mapping[str, Measured]) -> Iterator[str]:
+    machine = how["machine"]
+    yield (
+        f"{machine['cores']} cores {machine['processor']}, {machine['memory_gib']} GiB, {machine['kernel']}, "
+        f"{how['python']}; {how['took_s']:.0f} s in all{'; QUICK: figures say little' if how['quick'] else ''}"
+    )
+    versions = [f"{name} {one.version}" for name, one in measured.items() if one.version and name != DIRECT]
+    shown = [one for one in versions if not one.startswith(("tollkeeper-", "nginx-https"))]
+    yield "; ".join(shown) + "." if shown else "Nothing was measured."
+    samples = [sample for one in measured.values() for work in (CHAT, STREAM, RATE) for sample in one.of(work)]
+    if samples:
+        others = sorted(sample.others_cores for sample in samples)
+        noisy = ": NOISY, don't compare with other runs" if median(others) > QUIET_CORES else ""
+        yield f"Other processes of this machine used {median(others):.2f} cores meanwhile (at most {others[-1]:.2f}){noisy}."
+        yield "Load, upstream, Postgres and candidate share these cores. " + how["not done by others"] + "."
+        yield "Tollkeeper: " + how["done by tollkeeper"] + ". Postgres: " + how["postgres"] + "."
+
+
+def _remarks(measured: Mapping[str, Measured], heavy: Sequence[Weight]) -> Iterator[str]:
     for name, one in measured.items():
         if one.skipped is not None:
-            yield f"{name}: skipped: {one.skipped}"
+            yield f"{name}: skipped; to have it: {one.skipped}"
         if one.failed is not None:
             yield f"{name}: failed: {' '.join(one.failed.split())}"
-    versions = "; ".join(f"{name}: {one.version}" for name, one in measured.items() if one.samples and name != "direct")
-    if versions:
-        yield versions + "."
-    samples = [(name, sample) for name, one in measured.items() for sample in one.of(CHAT) + one.of(STREAM)]
-    if not samples:
-        return
-    if any(name == "direct" for name, _ in samples):
-        yield "direct: no proxy; its CPU time is the upstream's own, which no other row contains."
-    yield "Each at its own peak rate, on cores that load, upstream and candidate share; MiB at rest, then at the end."
-    if "tollkeeper" in measured and measured["tollkeeper"].samples and not measured["tollkeeper"].failed:
-        calls = sum(sample.calls for sample in measured["tollkeeper"].samples)
-        yield f"tollkeeper: of {calls} measured calls, each is in the ledger once, priced, and in the access log."
-    others = median(sample.others_cores for _, sample in samples)
-    if others > QUIET_CORES:
-        yield f"Noisy: other processes used {others:.1f} cores meanwhile (median of the samples)."
-    for work in (CHAT, STREAM):
-        small = {n for n, one in samples if one.work == work and n != "direct" and one.cpu_s < ENOUGH_CPU_S}
-        if small:
-            yield f"Coarse: {', '.join(sorted(small))}, {work}: samples of less than {ENOUGH_CPU_S:g} s of CPU."
-    joined = {n for n, one in samples if one.reads_per_event is not None and one.reads_per_event < SEPARATE_READS}
-    if joined:
-        yield f"Streams: {', '.join(sorted(joined))} passed events on several at a time; the cost of each is understated."
+    for weight in heavy:
+        told = f"failed: {weight.failed}" if weight.grown_mib is None else f"{weight.grown_mib:+.0f} MiB"
+        took = "" if weight.took_s is None else f", {weight.took_s:.0f} s"
+        yield f"heavy: {weight.job} ({weight.amount}): {told}{took}"
+    rows = [name for name, one in measured.items() if one.of(CHAT)]
+    if rows:
+        yield "Rows: " + "; ".join(f"{name}: {CANDIDATES[name].what}" for name in rows) + "."
+    ours = [one for name, one in measured.items() if CANDIDATES[name].ours and one.of(CHAT)]
+    if ours:
+        calls = sum(sample.calls for one in ours for sample in one.samples)
+        yield f"Of {calls} calls measured through tollkeeper, each is in its ledger once, priced, and in the access log."
+    for name, one in measured.items():
+        if name != DIRECT and any(sample.cpu_s < ENOUGH_CPU_S for sample in one.of(CHAT) + one.of(STREAM)):
+            yield f"{name}: coarse: samples of so little CPU time that their figures say little."
+        reads = [sample.reads_per_event for sample in one.of(STREAM)]
+        if any(found is not None and found < SEPARATE_READS for found in reads):
+            yield f"{name}: passed events of streams on several at a time; the cost of each is understated."
 
 
-def as_json(how: Mapping[str, Any], measured: Mapping[str, Measured]) -> dict[str, Any]:
+def as_json(how: Mapping[str, Any], measured: Mapping[str, Measured], heavy: Sequence[Weight]) -> dict[str, Any]:
     """Everything, for a machine."""
-    to = reference(measured)
+    found = Found(measured, heavy)
+
+    def figure(values: Figures) -> dict[str, float] | None:
+        return {"median": median(values), "min": min(values), "max": max(values)} if values else None
+
     candidates = {}
     for name, one in measured.items():
-        figures = {}
-        for work in (CHAT, STREAM):
-            if found := one.cpu_us(work):
-                figures[work] = {
-                    "cpu_us": median(found),
-                    "cpu_us_min": found[0],
-                    "cpu_us_max": found[-1],
-                    "ratio": ratio(measured, name, work),
-                    "p50_ms": median(sample.p50_ms for sample in one.of(work)),
-                    "p99_ms": median(sample.p99_ms for sample in one.of(work)),
-                }
+        own = found.cpu_us(name)
         candidates[name] = {
-            "version": one.version,
-            "skipped": one.skipped,
-            "failed": one.failed,
-            "rss_rest_mib": one.rss_rest_mib,
-            "rss_after_mib": one.rss_after_mib,
-            **figures,
-            "samples": [{**asdict(sample), "cpu_us": sample.cpu_us} for sample in one.samples],
+            **asdict(one),
+            "what": CANDIDATES[name].what,
+            "cpu_us_per_call": {
+                kind: figure(found.cpu_us(name, kind=kind)) for kind in (ALL, WORKER, BACK_OFFICE, SUPERVISOR)
+            },
+            "cpu_us_per_event": figure(found.cpu_us(name, STREAM)),
+            "postgres_us_per_call": figure(found.postgres_us(name)),
+            "ratio": {to: figure(ratio(own, found.cpu_us(to))) for to in (NGINX, ENVOY, NGINX_HTTPS)},
+            "calls_per_s": figure(found.calls_per_s(name)),
+            "at_rate": {which: figure(found.ms(name, which)) for which in ("p50_ms", "p99_ms")},
         }
-    return {"method": how, "ratio_to": to, "candidates": candidates}
+    return {
+        "method": how,
+        "candidates": candidates,
+        "heavy": [asdict(weight) for weight in heavy],
+        "goals": [{**asdict(goal), "met": goal.met} for goal in goals(found)],
+    }

@@ -1,7 +1,8 @@
 """The provider of the bench: answers chat completions from prepared bytes, and costs as little as Python can.
 
 Every answer has an id of its own; all else is fixed, so that the load generator can check every byte. A stream leaves in
-one write per event, with a pause between them, because events that leave together would be relayed together.
+one write per event, with a pause between them, because events that leave together would be relayed together. Besides, it
+takes files of any size, and makes as large an answer as it is asked for; both only pass through it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import asyncio
 import json
 import re
+import ssl
 from itertools import count
 
 import uvloop
@@ -100,6 +102,14 @@ def answered(body: bytes, *, streamed: bool) -> bool:
     return body == chat(number)
 
 
+UPLOAD_PATH = "/v1/files"
+DOWNLOAD_PATH = "/v1/audio/speech"
+DOWNLOAD_HEADER = "x-bench-bytes"
+"""How many bytes the answer is to have."""
+STALL_HEADER = "x-bench-stall-s"
+"""So long the upstream stops reading a large body, once a quarter of it has come."""
+
+_PIECE = bytes(1 << 18)
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _JSON_HEAD = b"HTTP/1.1 200 OK\r\n" + HEADERS + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 _STREAM_HEAD = (
@@ -107,7 +117,15 @@ _STREAM_HEAD = (
     b"Transfer-Encoding: chunked\r\n\r\n"
 )
 _LENGTH_REQUIRED = b"HTTP/1.1 411 Length Required\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+_FILE = b'{"id":"file-%024d","object":"file","bytes":%d,"created_at":1795176000,"filename":"a","purpose":"batch"}'
+_BINARY_HEAD = b"HTTP/1.1 200 OK\r\n" + HEADERS + b"Content-Type: audio/mpeg\r\nContent-Length: %d\r\n\r\n"
 _numbers = count(1)
+
+
+def _told(head: bytes, name: str) -> int:
+    """The whole number in a header; 0 without it."""
+    found = re.search(rb"\r\n%b: *(\d+)" % name.encode(), head, re.IGNORECASE)
+    return 0 if found is None else int(found[1])
 
 
 class Connection(asyncio.Protocol):
@@ -116,12 +134,21 @@ class Connection(asyncio.Protocol):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._received = b""
+        self._size = 0
+        self._swallowing = 0
+        """What is still to come of a body that nobody keeps."""
+        self._stall_s = 0
+        self._answer_left = 0
+        self._writable = True
         self._transport: asyncio.Transport
 
     def connection_made(self, transport):
         self._transport = transport
 
     def data_received(self, data):
+        if self._swallowing:
+            self._swallow(len(data))
+            return
         self._received += data
         end = self._received.find(b"\r\n\r\n") + 4
         if end < 4:
@@ -131,7 +158,20 @@ class Connection(asyncio.Protocol):
             self._transport.write(_LENGTH_REQUIRED)
             self._transport.close()
             return
+        if self._received.startswith(b"POST " + UPLOAD_PATH.encode()):
+            head, came = self._received[:end], len(self._received) - end
+            self._received = b""
+            self._size = self._swallowing = int(length[1])
+            self._stall_s = _told(head, STALL_HEADER)
+            self._swallow(came)
+            return
         if len(self._received) < end + int(length[1]):
+            return
+        if self._received.startswith(b"POST " + DOWNLOAD_PATH.encode()):
+            self._answer_left = _told(self._received[:end], DOWNLOAD_HEADER)
+            self._received = b""
+            self._transport.write(_BINARY_HEAD % self._answer_left)
+            self._more()
             return
         body = self._received[end:]
         self._received = b""
@@ -140,6 +180,29 @@ class Connection(asyncio.Protocol):
         else:
             answer = chat(next(_numbers))
             self._transport.write(_JSON_HEAD % len(answer) + answer)
+
+    def _swallow(self, came: int) -> None:
+        self._swallowing -= came
+        if self._stall_s and self._size - self._swallowing > self._size // 4:
+            self._transport.pause_reading()
+            self._loop.call_later(self._stall_s, self._transport.resume_reading)
+            self._stall_s = 0
+        if self._swallowing <= 0:
+            answer = _FILE % (next(_numbers), self._size)
+            self._transport.write(_JSON_HEAD % len(answer) + answer)
+
+    def _more(self) -> None:
+        while self._answer_left and self._writable and not self._transport.is_closing():
+            piece = _PIECE[: self._answer_left]
+            self._answer_left -= len(piece)
+            self._transport.write(piece)
+
+    def pause_writing(self):
+        self._writable = False
+
+    def resume_writing(self):
+        self._writable = True
+        self._more()
 
     def _next(self, before: bytes, told: list[bytes], at: int) -> None:
         if self._transport.is_closing():
@@ -153,11 +216,20 @@ class Connection(asyncio.Protocol):
 
 
 async def main() -> None:
-    argparse.ArgumentParser(description=__doc__).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--certificate", required=True)
+    parser.add_argument("--key", required=True)
+    given = parser.parse_args()
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(given.certificate, given.key)
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Connection(loop), "127.0.0.1", 0, backlog=1024)
-    print(json.dumps({"port": server.sockets[0].getsockname()[1]}), flush=True)
-    await server.serve_forever()
+    plain, secure = [
+        await loop.create_server(lambda: Connection(loop), "127.0.0.1", 0, backlog=1024, ssl=context)
+        for context in (None, tls)
+    ]
+    ports = {"port": plain.sockets[0].getsockname()[1], "tls_port": secure.sockets[0].getsockname()[1]}
+    print(json.dumps(ports), flush=True)
+    await plain.serve_forever()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Everything is reached as a user reaches it: over sockets, by the command line's 
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -20,12 +21,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from gateway.simulator.truth import Exchange, read_truth
 
 ADMIN_KEY = "admin-key-of-the-walks"
 PROVIDER_KEY = "simulator-openai-key"
 PATIENCE_S = 30
 """How long anything may take that should take a moment; a machine that is busy is not a defect."""
+
+ON_BOTH = pytest.mark.parametrize("gateway", ["sqlite", "postgres"], indirect=True, scope="module")
+"""Runs a module's tests on SQLite in one process, and on Postgres with two workers."""
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -48,6 +54,11 @@ def eventually(found: Callable[[], Any], what: str) -> Any:
             return answer
         assert time.monotonic() < deadline, f"not within {PATIENCE_S} s: {what}"
         time.sleep(0.05)
+
+
+def basic(user: str, password: str) -> str:
+    """The Authorization header of whoever has a user name."""
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
 @dataclass
@@ -107,13 +118,30 @@ class Process:
 
 
 @dataclass
+class Simulated:
+    """The providers as they are reached without the gateway."""
+
+    base_urls: Mapping[str, str]
+    credentials: Mapping[str, Mapping[str, str]]
+    """What the platform's own clients hold, by provider and the names of the settings."""
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What a gateway in front of them is told."""
+        found = {f"providers__{name}__base_url": url for name, url in self.base_urls.items()}
+        for name, credential in self.credentials.items():
+            found |= {f"providers__{name}__{field}": value for field, value in credential.items()}
+        return found
+
+
+@dataclass
 class Installation:
     """A gateway and the providers behind it."""
 
     directory: Path
     simulator: Process
     gateway: Process
-    provider_url: str = ""
+    providers: Simulated
     proxy_url: str = ""
     control_url: str = ""
 
@@ -125,12 +153,12 @@ class Installation:
 
     @property
     def direct(self) -> str:
-        """The base URL that an SDK has without the gateway."""
-        return self.provider_url + "/v1"
+        """The base URL that OpenAI's SDK has without the gateway."""
+        return self.providers.base_urls["openai"] + "/v1"
 
     @property
     def openai(self) -> str:
-        """The base URL that an SDK has with the gateway."""
+        """The base URL that OpenAI's SDK has with the gateway."""
         return self.proxy_url + "/openai/v1"
 
     @property
@@ -160,6 +188,10 @@ class Installation:
         """Create a tenant; return a key of its."""
         self.ask("POST", "/v1/tenants", {"tenant_id": tenant_id, **fields})
         return self.key(tenant_id)
+
+    def account_sid(self, tenant_id: str) -> str:
+        """The account that a tenant has with the gateway."""
+        return self.ask("GET", f"/v1/tenants/{tenant_id}")["twilio_account_sid"]
 
     def key(self, tenant_id: str, **fields: object) -> str:
         return self.ask("POST", f"/v1/tenants/{tenant_id}/keys", {"name": "walk", **fields})["key"]
@@ -194,16 +226,20 @@ def simulator_process(truth_log: Path, *arguments: str) -> Process:
     return Process(command, {})
 
 
-def gateway_process(data_dir: Path, provider_url: str, **settings: str) -> Process:
+def simulated(simulator: Process) -> Simulated:
+    """What a simulator says of itself, once it listens."""
+    said = simulator.said("simulator_listening")
+    return Simulated(said["base_urls"], said["credentials"])
+
+
+def gateway_process(data_dir: Path, providers: Simulated, **settings: str) -> Process:
     environment = {
         "TOLLKEEPER_DATA_DIR": str(data_dir),
         "TOLLKEEPER_PROXY__PORT": "0",
         "TOLLKEEPER_CONTROL__PORT": "0",
         "TOLLKEEPER_ADMIN_KEY": ADMIN_KEY,
         "TOLLKEEPER_LOG_FORMAT": "json",
-        "TOLLKEEPER_PROVIDERS__OPENAI__BASE_URL": provider_url,
-        "TOLLKEEPER_PROVIDERS__OPENAI__API_KEY": PROVIDER_KEY,
-        **{f"TOLLKEEPER_{name.upper()}": value for name, value in settings.items()},
+        **{f"TOLLKEEPER_{name.upper()}": value for name, value in {**providers.settings, **settings}.items()},
     }
     return Process([sys.executable, "-m", "gateway", "serve"], environment)
 
@@ -214,9 +250,9 @@ def installation(directory: Path, *simulator_arguments: str, **settings: str) ->
     simulator = simulator_process(directory / "truth.jsonl", *simulator_arguments)
     simulator.start()
     try:
-        provider_url = simulator.said("simulator_listening")["base_urls"]["openai"]
-        gateway = gateway_process(directory / "data", provider_url, **settings)
-        running = Installation(directory, simulator, gateway, provider_url)
+        providers = simulated(simulator)
+        gateway = gateway_process(directory / "data", providers, **settings)
+        running = Installation(directory, simulator, gateway, providers)
         running.start_gateway()
         try:
             yield running

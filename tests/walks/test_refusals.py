@@ -180,8 +180,15 @@ def test_a_malformed_request_to_the_control_api_is_a_problem_document(gateway, b
     assert refused.value.problem["detail"]
 
 
-def test_wrong_settings_are_refused_all_together_before_anything_starts(tmp_path):
-    process = gateway_process(tmp_path / "data", "ftp://example", prot__port="1", proxy__prot="1", durability="perhaps")
+def test_wrong_settings_are_refused_all_together_before_anything_starts(tmp_path, gateway):
+    process = gateway_process(
+        tmp_path / "data",
+        gateway.providers,
+        providers__openai__base_url="ftp://example",
+        prot__port="1",
+        proxy__prot="1",
+        durability="perhaps",
+    )
 
     process.start()
     code = process.popen.wait(30)
@@ -194,8 +201,8 @@ def test_wrong_settings_are_refused_all_together_before_anything_starts(tmp_path
 
 
 def test_a_second_gateway_on_the_same_ledger_or_port_is_refused_with_a_sentence(gateway, tmp_path):
-    same_ledger = gateway_process(gateway.data_dir, gateway.provider_url)
-    same_port = gateway_process(tmp_path / "d", gateway.provider_url, proxy__port=gateway.proxy_url.rpartition(":")[2])
+    same_ledger = gateway_process(gateway.data_dir, gateway.providers)
+    same_port = gateway_process(tmp_path / "d", gateway.providers, proxy__port=gateway.proxy_url.rpartition(":")[2])
 
     for process, sentence in ((same_ledger, "another process uses"), (same_port, "TOLLKEEPER_PROXY__PORT")):
         process.start()
@@ -226,7 +233,7 @@ def test_a_name_of_a_megabyte_is_forwarded_and_the_next_call_is_recorded_as_ever
 
 
 def test_a_database_of_a_later_release_is_refused_with_a_sentence(tmp_path, gateway):
-    process = gateway_process(tmp_path / "data", gateway.provider_url)
+    process = gateway_process(tmp_path / "data", gateway.providers)
     process.start()
     process.said("serving")
     process.stop()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -81,13 +80,15 @@ def test_it_says_which_providers_are_simulated_and_how_to_go_live(sandbox):
     assert "TOLLKEEPER_PROVIDERS__OPENAI__API_KEY" in said
 
 
-def test_without_curl_the_first_call_needs_nothing_but_python(monkeypatch, tmp_path):
+@pytest.mark.parametrize("provider", PROVIDERS, ids=lambda provider: provider.name)
+def test_without_curl_the_first_call_needs_nothing_but_python(monkeypatch, tmp_path, provider):
     monkeypatch.setenv("PATH", str(tmp_path))
+    made = {"proxy": "http://127.0.0.1:1", "key": "tk_key", "account_sid": "AC1"}
 
-    steps = _first_steps(PROVIDERS[0].first_steps, "http://127.0.0.1:1", "tk_key")
+    steps = _first_steps(provider.first_steps, made)
 
     command = steps.partition("\n")[0].strip()
     program = shlex.split(command)[2]
     assert shlex.split(command)[:2] == ["python3", "-c"]
     compile(program, "pasted", "exec")
-    assert json.loads(re.search(r"b'(.*?)'", program)[1])["model"] == "gpt-4o"
+    assert re.search(r"b'(.*?)'", program)[1] == provider.first_steps.body

@@ -309,7 +309,7 @@ def test_an_idempotency_key_whose_call_was_never_sent_can_be_used_again(tmp_path
         gateway.simulator.stop()
         with pytest.raises(openai.InternalServerError):
             chat(gateway, key, **headers)
-        port = gateway.provider_url.split(":")[2].split("/")[0]
+        port = gateway.direct.split(":")[2].split("/")[0]
         gateway.simulator.command += ["--port", port]
         gateway.simulator.start()
         gateway.simulator.said("simulator_listening")
