@@ -26,7 +26,11 @@ class Objects(Protocol):
 
 
 LOOK_S = 0.05
-"""Between two questions after an object that another worker may just have made."""
+"""Before the second question after an object that another worker may just have made; each further wait is twice as long."""
+
+WAITING_MAX = 32
+"""So many calls of a worker wait for objects at once; further ones get what the ledger says right away. Whoever asks for
+what is not there costs no more than that."""
 
 BOOKED_S = 1.0
 """So long the ledger is given to have what another worker recorded; it takes it a few tenths of a second."""
@@ -40,6 +44,7 @@ class LedgerObjects:
         process that could have made it."""
         self._database = database
         self._patience_s = patience_s
+        self._waiting = 0
         self._recent: OrderedDict[tuple[str, str, str], None] = OrderedDict()
 
     def made(self, tenant_id: str, source: str, object_id: str) -> None:
@@ -50,13 +55,21 @@ class LedgerObjects:
     async def owns(self, tenant_id: str, source: str, object_id: str) -> bool:
         if (tenant_id, source, object_id) in self._recent:
             return True
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._patience_s
-        while not await self._in_ledger(tenant_id, source, object_id):
-            if loop.time() >= deadline:
-                return False
-            await asyncio.sleep(LOOK_S)
-        return True
+        if await self._in_ledger(tenant_id, source, object_id):
+            return True
+        if self._waiting >= WAITING_MAX:
+            return False
+        self._waiting += 1
+        try:
+            waited_s, look_s = 0.0, LOOK_S
+            while waited_s < self._patience_s:
+                await asyncio.sleep(look_s)
+                if await self._in_ledger(tenant_id, source, object_id):
+                    return True
+                waited_s, look_s = waited_s + look_s, look_s * 2
+            return False
+        finally:
+            self._waiting -= 1
 
     async def _in_ledger(self, tenant_id: str, source: str, object_id: str) -> bool:
         question = (

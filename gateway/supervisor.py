@@ -82,6 +82,19 @@ class _Said(msgspec.Struct):
     refused: str | None = None
 
 
+class _Up:
+    """The way up from a process to its supervisor, on which it says one thing."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self.said = False
+
+    def say(self, what: _Said) -> None:
+        self.said = True
+        os.write(self._fd, msgspec.json.encode(what))
+        os.close(self._fd)
+
+
 class Supervisor:
     """Runs roles in stages until SIGTERM or SIGINT."""
 
@@ -179,7 +192,7 @@ class Supervisor:
 
     def _be(self, role: Role, writing: int) -> NoReturn:
         """Be this process from here on."""
-        code = 1
+        code, up = 1, _Up(writing)
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -194,10 +207,13 @@ class Supervisor:
             self._wake.close()
             self._selector.close()
             with asyncio.Runner(loop_factory=self._new_event_loop) as runner:
-                runner.run(self._life(role, writing))
+                runner.run(self._life(role, up))
             code = 0
         except StartRefused as error:
-            os.write(writing, msgspec.json.encode(_Said(refused=str(error))))
+            if up.said:
+                log.critical("process_gave_up", process=role.name, reason=str(error))
+            else:
+                up.say(_Said(refused=str(error)))
             code = REFUSED
         except Exception as error:  # noqa: BLE001  The last line of defence of this process.
             log.critical("process_failed", process=role.name, error=type(error).__name__, exc_info=True)
@@ -207,17 +223,12 @@ class Supervisor:
             # No handler of the supervisor's may run here a second time.
             os._exit(code)
 
-    async def _life(self, role: Role, writing: int) -> None:
+    async def _life(self, role: Role, up: _Up) -> None:
         stopped = asyncio.Event()
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, stopped.set)
         loop.add_reader(self._alive_read, self._orphaned, stopped)
-
-        def ready(facts: Facts) -> None:
-            os.write(writing, msgspec.json.encode(_Said(ready=dict(facts))))
-            os.close(writing)
-
-        await role.main(ready, stopped)
+        await role.main(lambda facts: up.say(_Said(ready=dict(facts))), stopped)
 
     def _orphaned(self, stopped: asyncio.Event) -> None:
         asyncio.get_running_loop().remove_reader(self._alive_read)

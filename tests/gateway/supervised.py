@@ -2,7 +2,8 @@
 
     python -m tests.gateway.supervised JOURNAL ROLE:HOW ROLE:HOW / ROLE:HOW …
 
-A slash begins the next stage. How: `works`; `refuses` to start; `dies` before it is ready; `deaf` to being told to stop.
+A slash begins the next stage. How: `works`; `refuses` to start; `dies` before it is ready; `gives-up` when w0 is, too, the
+first time; `deaf` to being told to stop.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ async def act(journal, name, how, ready, stopped):
         with Path(journal).open("a") as file:
             file.write(json.dumps([name, what, os.getpid()]) + "\n")
 
+    def times(role):
+        return Path(journal).read_text().count(f'["{role}", "ready"')
+
     if how == "refuses":
         raise StartRefused(f"{name} has no port")
     if how == "dies":
@@ -33,6 +37,11 @@ async def act(journal, name, how, ready, stopped):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     note("ready")
     ready({name: os.getpid()})
+    if how == "gives-up" and times(name) == 1:
+        while not times("w0"):  # noqa: ASYNC110  A file has no event.
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.3)
+        raise StartRefused(f"{name} has no more to do")
     await (asyncio.Event() if how == "deaf" else stopped).wait()
     note("stopping")
     await asyncio.sleep(0.2)

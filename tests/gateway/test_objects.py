@@ -9,6 +9,7 @@ from gateway.objects import LedgerObjects
 from metering import ledger
 from metering.database import DatabaseUnavailable
 from tests.builders import NOON, fact, usage_event
+from tests.gateway.peers import eventually
 
 
 @pytest.fixture
@@ -91,3 +92,16 @@ async def test_what_another_worker_has_just_made_is_waited_for_until_the_ledger_
 
 async def test_what_nobody_made_is_not_waited_for_longer_than_its_patience(database):
     assert not await LedgerObjects(database, 0.1).owns("acme", "openai", "resp_1")
+
+
+async def test_no_more_than_so_many_wait_at_once(database, monkeypatch):
+    """Guards the bound on what somebody who asks for other people's objects costs."""
+    monkeypatch.setattr(objects, "WAITING_MAX", 1)
+    here = LedgerObjects(database, 30)
+    waiting = asyncio.create_task(here.owns("acme", "openai", "resp_1"))
+    await eventually(lambda: here._waiting == 1)
+
+    assert not await here.owns("acme", "openai", "resp_2")
+
+    await in_the_ledger(database, tenant_id="acme", source="openai", external_id="resp_1")
+    assert await waiting

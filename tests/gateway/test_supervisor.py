@@ -85,6 +85,17 @@ def test_one_that_is_killed_is_started_again(supervised):
     assert process.stop() == 0
 
 
+def test_one_that_gives_up_later_says_why_in_the_log_and_is_started_again(supervised):
+    """Guards the way up, which is closed by then: sabotaged (what it says is written all the same) its number may be
+    that of another file."""
+    process = supervised("office:gives-up", "/", "w0:works")
+    process.said("serving")
+
+    eventually(lambda: noted(supervised, "ready").count("office") == 2, "a second office")
+    assert process.said("process_gave_up")["reason"] == "office has no more to do"
+    assert process.stop() == 0
+
+
 def test_when_it_is_killed_itself_the_others_stop_in_good_order(supervised):
     process = supervised("office:works", "/", "w0:works")
     process.said("serving")
