@@ -316,13 +316,16 @@ class Accounts:
     async def ensure_tenant(self, tenant_id: str) -> Tenant:
         """The tenant, created if it is seen for the first time. Raises NotAcceptable for what can not be an id."""
         try:
-            return await self.tenant(tenant_id)
+            found = await self.tenant(tenant_id)
         except NoSuchTenant:
             async with self.changing(GATEWAY) as change:
                 try:
                     return await change.tenant(tenant_id)
                 except NoSuchTenant:
                     return await change.create_tenant(tenant_id)
+        # Whoever asks has not found it in the snapshot: it was made and not published.
+        await self.publish()
+        return found
 
     # -- who is asking
 

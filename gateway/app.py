@@ -39,7 +39,7 @@ from gateway.recorder import Recorder
 from gateway.routing import Routes
 from gateway.settings import LogFormat, OnDisconnect, Settings, Unlisted
 from gateway.shipper import Shipper
-from gateway.snapshot import SnapshotFile
+from gateway.snapshot import EMPTY, SnapshotFile
 from gateway.supervisor import Facts, Role, StartRefused, Supervisor
 from gateway.telemetry import AccessLog, configure, log
 from gateway.upstream import Origin, Upstream
@@ -363,8 +363,9 @@ def _spool(settings: Settings, number: int) -> Iterator[Spool]:
 
 
 @asynccontextmanager
-async def _watching(snapshot: SnapshotFile) -> AsyncIterator[None]:
-    task = asyncio.create_task(_watch(snapshot))
+async def _watching(snapshot: SnapshotFile, look: Callable[[], object] = lambda: None) -> AsyncIterator[None]:
+    """Reads the snapshot when it is a new one; `look` is called as often."""
+    task = asyncio.create_task(_watch(snapshot, look))
     try:
         yield
     finally:
@@ -453,11 +454,22 @@ async def _worker(
     """One worker of the proxy, in a process of its own. It asks the database nothing unless a call makes it."""
     async with AsyncExitStack() as stack:
         office = await stack.enter_async_context(_outpost(settings))
+        await _first_snapshot(office.snapshot, stopped)
+        if stopped.is_set():
+            return
         spool = stack.enter_context(_spool(settings, number))
-        await stack.enter_async_context(_watching(office.snapshot))
+
+        def stop_with_spool() -> None:
+            if spool.failed:
+                stopped.set()
+
+        await stack.enter_async_context(_watching(office.snapshot, stop_with_spool))
         await stack.enter_async_context(_proxy(office, spool, listening))
         ready({})
         await stopped.wait()
+        if spool.failed:
+            # It would refuse every call from here on; the next one begins with a spool of its own.
+            raise StartRefused("the spool can not be written any more")
 
 
 def _prepared(settings: Settings) -> None:
@@ -480,9 +492,19 @@ def _say_serving(settings: Settings, at: Mapping[str, object], *, workers: int) 
     )
 
 
-async def _watch(snapshot: SnapshotFile) -> None:
+async def _first_snapshot(snapshot: SnapshotFile, stopped: asyncio.Event) -> None:
+    """Wait until a back office has published whom a worker may serve: else it would know no key and say so."""
+    if snapshot.current is EMPTY:
+        log.warning("waiting_for_snapshot", reason="no back office has published in this data directory yet")
+    while snapshot.current is EMPTY and not stopped.is_set():
+        await asyncio.sleep(SNAPSHOT_LOOK_S)
+        snapshot.refresh()
+
+
+async def _watch(snapshot: SnapshotFile, look: Callable[[], object]) -> None:
     while True:
         await asyncio.sleep(SNAPSHOT_LOOK_S)
+        look()
         try:
             snapshot.refresh()
         except (OSError, ValueError) as error:

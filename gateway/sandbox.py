@@ -44,6 +44,7 @@ async def sandbox(settings: Settings) -> None:
             if settings.data_dir == Settings().data_dir:
                 # A ledger is for ever: what was only simulated does not go into the one that `serve` opens.
                 settings = dataclasses.replace(settings, data_dir=SANDBOX_DATA_DIR)
+            settings = dataclasses.replace(settings, database_url=None, database_migrate_url=None, workers=1)
             providers = dict(settings.providers)
             for provider in simulated:
                 credential = {name: Secret(value) for name, value in running.credentials[provider.name].items()}

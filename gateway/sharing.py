@@ -32,6 +32,8 @@ servers take off a value."""
 _PADDING = re.compile(rb"[\x00-\x20+]{16,}")
 """So much space, as JSON and forms write it, is there to part an object from what it is called."""
 
+_NO_OBJECTS = frozenset({"{part}", "{value}"})
+
 _OVERRIDES = ("X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override")
 """Headers by which servers of several makes let a POST be another method; others read `_method` in the query."""
 
@@ -72,7 +74,9 @@ def named_objects(route: Route, head: RequestHead, account: str) -> list[str]:
     found = [
         segment
         for segment, place in zip_longest(route.path.split("/"), places, fillvalue="")
-        if place != "{part}" and (place.startswith("{") or provider.object_id.fullmatch(segment)) and segment != account
+        if place not in _NO_OBJECTS
+        and (place.startswith("{") or provider.object_id.fullmatch(segment))
+        and segment != account
     ]
     shows_all = route.endpoint.lists or (not route.listed and head.method != "POST")
     if not found and shows_all:

@@ -11,8 +11,8 @@ Why forked and not started anew: the workers then share the memory of what was i
 from __future__ import annotations
 
 import asyncio
-import errno
 import gc
+import logging
 import os
 import selectors
 import signal
@@ -52,6 +52,10 @@ class StartRefused(Exception):
     """The gateway can not start; the message says why, and what to do."""
 
 
+class EndedBadly(Exception):
+    """The gateway was told to stop, and a process of it did not end well; the message says which."""
+
+
 class Role(NamedTuple):
     """One process to be."""
 
@@ -72,6 +76,9 @@ class _Process:
     wait_s: float = RESTART_S_MIN
     heard: bytearray = field(default_factory=bytearray)
     pipe: int = -1
+    """What it says is read here; -1 once it has said it."""
+    leash: int = -1
+    """Nothing is ever written to it. When it is closed, by us or by our end, the process stops."""
     ready: bool = False
 
 
@@ -113,23 +120,24 @@ class Supervisor:
         self._new_event_loop = new_event_loop
         self._facts: dict[str, object] = {}
         self._announced = False
+        self._told = 0
+        """How often we were told to stop."""
         self._stopping = False
-        self._told_at = 0.0
-        self._refusal: str | None = None
+        self._stage_stops_at = 0.0
+        self._problem: str | None = None
         self._selector = selectors.DefaultSelector()
         self._woken, self._wake = socket.socketpair()
-        # Nobody writes to it: when it ends, there is no supervisor any more.
-        self._alive_read, self._alive = os.pipe()
 
     def run(self) -> None:
-        """Raises StartRefused if a process can not start."""
+        """Raises StartRefused if a process can not start, and EndedBadly."""
         for end in (self._woken, self._wake):
             end.setblocking(False)
         self._selector.register(self._woken, selectors.EVENT_READ)
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._told_to_stop)
+            # It may interrupt anything, a line of the log included: what is to be done is done in the loop.
+            signal.signal(number, self._tell)
         # What was imported stays where it is, and is not copied for being counted.
         gc.collect()
         gc.freeze()
@@ -141,9 +149,10 @@ class Supervisor:
                 else:
                     self._hear(key.data)
             self._reap()
+            self._obey()
             self._stop_what_is_next()
-        if self._refusal is not None:
-            raise StartRefused(self._refusal)
+        if self._problem is not None:
+            raise (EndedBadly if self._announced else StartRefused)(self._problem)
 
     # -- what there is
 
@@ -158,7 +167,7 @@ class Supervisor:
         """How long nothing needs to be done, unless something happens."""
         now = time.monotonic()
         if self._stopping:
-            return max(0.05, self._told_at + STOP_S_MAX - now)
+            return max(0.05, self._stage_stops_at - now)
         dues = [process.due for process in self._all if not process.pid and self._may_start(process)]
         return max(0.0, min(dues) - now) if dues else None
 
@@ -179,35 +188,48 @@ class Supervisor:
                 self._start(process)
 
     def _start(self, process: _Process) -> None:
+        process.started = time.monotonic()
         reading, writing = os.pipe()
-        sys.stdout.flush()
-        pid = os.fork()
+        held, leash = os.pipe()
+        with suppress(OSError):
+            sys.stdout.flush()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            for fd in (reading, writing, held, leash):
+                os.close(fd)
+            self._again_later(process, f"no process can be made: {os.strerror(error.errno or 0)}")
+            return
         if pid == 0:
-            self._be(process.role, writing)
-        os.close(writing)
-        process.pid, process.pipe, process.started = pid, reading, time.monotonic()
+            for fd in (reading, leash):
+                os.close(fd)
+            self._be(process.role, writing, held)
+        for fd in (writing, held):
+            os.close(fd)
+        process.pid, process.pipe, process.leash = pid, reading, leash
         process.heard.clear()
         process.ready = False
         self._selector.register(reading, selectors.EVENT_READ, process)
 
-    def _be(self, role: Role, writing: int) -> NoReturn:
+    def _be(self, role: Role, writing: int, held: int) -> NoReturn:
         """Be this process from here on."""
         code, up = 1, _Up(writing)
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            # A Ctrl-C reaches every process of the terminal; only the supervisor is to act on it.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            os.close(self._alive)
+            # A Ctrl-C reaches every process of the terminal, a service manager's signal every one of the service: only the
+            # supervisor is to act on them, in its order.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
             for process in self._all:
-                if process.pipe >= 0:
-                    os.close(process.pipe)
+                for fd in (process.pipe, process.leash):
+                    if fd >= 0:
+                        os.close(fd)
             self._woken.close()
             self._wake.close()
             self._selector.close()
             with asyncio.Runner(loop_factory=self._new_event_loop) as runner:
-                runner.run(self._life(role, up))
+                runner.run(self._life(role, up, held))
             code = 0
         except StartRefused as error:
             if up.said:
@@ -223,16 +245,16 @@ class Supervisor:
             # No handler of the supervisor's may run here a second time.
             os._exit(code)
 
-    async def _life(self, role: Role, up: _Up) -> None:
+    async def _life(self, role: Role, up: _Up, held: int) -> None:
         stopped = asyncio.Event()
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, stopped.set)
-        loop.add_reader(self._alive_read, self._orphaned, stopped)
-        await role.main(lambda facts: up.say(_Said(ready=dict(facts))), stopped)
 
-    def _orphaned(self, stopped: asyncio.Event) -> None:
-        asyncio.get_running_loop().remove_reader(self._alive_read)
-        stopped.set()
+        def released() -> None:
+            loop.remove_reader(held)
+            stopped.set()
+
+        loop.add_reader(held, released)
+        await role.main(lambda facts: up.say(_Said(ready=dict(facts))), stopped)
 
     # -- watching
 
@@ -250,10 +272,10 @@ class Supervisor:
         # One line, and shorter than what a pipe takes at once.
         told = msgspec.json.decode(process.heard, type=_Said)
         if told.refused is not None and not self._announced:
-            self._refusal = told.refused
+            self._problem = told.refused
             self._stop()
         elif told.refused is not None:
-            log.error("process_refused", process=process.role.name, reason=told.refused)
+            _say("process_refused", process=process.role.name, reason=told.refused)
         elif told.ready is not None:
             process.ready = True
             self._facts |= told.ready
@@ -276,52 +298,71 @@ class Supervisor:
                 self._hear(process)
             process.pid = 0
             process.ready = False
+            self._release(process)
             self._ended(process, os.waitstatus_to_exitcode(status))
 
     def _ended(self, process: _Process, code: int) -> None:
         name = process.role.name
         if self._stopping:
-            if code not in (0, REFUSED, -signal.SIGTERM):
-                log.error("process_ended_badly", process=name, code=code)
-                self._refusal = self._refusal or f"{name} ended with {code}; the log says why."
+            if code not in (0, REFUSED):
+                _say("process_ended_badly", process=name, code=code)
+                self._problem = self._problem or f"{name} ended with {code}; the log says why."
         elif not self._announced:
-            self._refusal = f"{name} ended with {code} before it was ready; the log says why."
+            self._problem = self._problem or f"{name} ended with {code} before it was ready; the log says why."
             self._stop()
         else:
-            lived_s = time.monotonic() - process.started
-            process.wait_s = RESTART_S_MIN if lived_s > YOUNG_S else min(process.wait_s * 2, RESTART_S_MAX)
-            process.due = time.monotonic() + process.wait_s
-            log.error("process_died", process=name, code=code, again_in_s=process.wait_s)
+            self._again_later(process, f"it ended with {code}")
+
+    def _again_later(self, process: _Process, reason: str) -> None:
+        now = time.monotonic()
+        lived_s = now - process.started
+        process.wait_s = RESTART_S_MIN if lived_s > YOUNG_S else min(process.wait_s * 2, RESTART_S_MAX)
+        process.due = now + process.wait_s
+        _say("process_died", process=process.role.name, reason=reason, again_in_s=process.wait_s)
 
     # -- stopping
 
-    def _told_to_stop(self, _number: int, _frame: object) -> None:
-        if self._stopping:
+    def _tell(self, _number: int, _frame: object) -> None:
+        self._told += 1
+
+    def _obey(self) -> None:
+        if self._told and not self._stopping:
+            self._stop()
+        elif self._told > 1:
             # Told twice: whoever asks does not want to wait. What was recorded is shipped at the next start.
             for process in self._all:
-                self._signal(process, signal.SIGKILL)
-        self._stop()
+                self._kill(process)
 
     def _stop(self) -> None:
         if not self._stopping:
             self._stopping = True
-            self._told_at = time.monotonic()
-            log.info("stopping")
             self._stopped_accepting()
+            _say("stopping", level=logging.INFO)
 
     def _stop_what_is_next(self) -> None:
         """Stop the last stage that runs; when all of it has ended, the one before."""
         if not self._stopping:
             return
         running = next((stage for stage in reversed(self._stages) if any(one.pid for one in stage)), ())
-        late = time.monotonic() > self._told_at + STOP_S_MAX
         for process in running:
-            self._signal(process, signal.SIGKILL if late else signal.SIGTERM)
+            if process.leash >= 0:
+                self._release(process)
+                self._stage_stops_at = time.monotonic() + STOP_S_MAX
+            elif time.monotonic() > self._stage_stops_at:
+                self._kill(process)
 
-    def _signal(self, process: _Process, number: signal.Signals) -> None:
+    def _release(self, process: _Process) -> None:
+        if process.leash >= 0:
+            os.close(process.leash)
+            process.leash = -1
+
+    def _kill(self, process: _Process) -> None:
         if process.pid:
-            try:
-                os.kill(process.pid, number)
-            except OSError as error:
-                if error.errno != errno.ESRCH:
-                    raise
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+
+
+def _say(event: str, *, level: int = logging.ERROR, **facts: object) -> None:
+    """Log something, if anybody reads the log: that nobody does must not end the gateway."""
+    with suppress(OSError):
+        log.log(level, event, **facts)

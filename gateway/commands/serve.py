@@ -117,9 +117,11 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 @contextmanager
 def _refusing() -> Iterator[None]:
     """What keeps the gateway from starting, as a refusal of the command."""
-    from gateway.supervisor import StartRefused  # noqa: PLC0415 - as above
+    from gateway.supervisor import EndedBadly, StartRefused  # noqa: PLC0415 - as above
 
     try:
         yield
     except StartRefused as error:
         raise Refused("Start refused", str(error)) from error
+    except EndedBadly as error:
+        raise Refused("Ended badly", str(error)) from error

@@ -91,8 +91,8 @@ class Endpoint:
     """The provider's own name for it, as its SDKs spell it: `chat.completions`."""
     method: str
     path: str
-    """As in :class:`Place`. `{account}`, `{part}` and any other name in braces stand for one segment: the account, a part
-    of what is named before it, which whoever owns that owns as well, and an object."""
+    """As in :class:`Place`. A name in braces stands for one segment: `{account}` for the account, `{part}` for a part of
+    what is named before it, which whoever owns that owns as well, `{value}` for what is nobody's, any other for an object."""
     event_type: str
     describes: str = ""
     """What the event is called to people, after the resource: `chat completion`."""

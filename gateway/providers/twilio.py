@@ -55,7 +55,9 @@ def place(rest: str) -> Place | None:
             target = "/" + target
     else:
         return None
-    return Place(product, target, f"/{product}{_SUFFIX.sub('', target.partition('?')[0])}")
+    # A number may stand in a path with its plus sign escaped, which is the same number.
+    plain = target.partition("?")[0].replace("%2B", "+").replace("%2b", "+")
+    return Place(product, target, f"/{product}{_SUFFIX.sub('', plain)}")
 
 
 _ACCOUNT = f"/api/{OLD_VERSION}/Accounts/{{account}}"
@@ -140,6 +142,7 @@ class _Resource(msgspec.Struct, rename={"from_": "from"}):
     status: object = None
     price: object = None
     price_unit: object = None
+    country_code: object = None
 
 
 _read_resource = msgspec.json.Decoder(_Resource).decode
@@ -244,6 +247,16 @@ def judge_call(found: _Resource, prepared: Prepared) -> Usage:
         parties=_parties(found),
         metadata=_metadata(found, "price", "price_unit", "status"),
     )
+
+
+def judge_lookup(found: _Resource, prepared: Prepared) -> Usage:
+    """What was asked about a number: a GET that costs money, by what was asked, which the answer does not price."""
+    return Usage(
+        quantities={"requests": 1}, completeness=Completeness.REPORTED, resource=_matching(found.country_code, _COUNTRY)
+    )
+
+
+_COUNTRY = re.compile(r"[A-Z]{2}")
 
 
 def judge_by_shape(found: _Resource, prepared: Prepared) -> Usage:
@@ -403,6 +416,17 @@ PROVIDER = Provider(
         reads_back("calls.fetch", "GET", f"{_ACCOUNT}/Calls/{{sid}}"),
         reads_back("calls.update", "POST", f"{_ACCOUNT}/Calls/{{sid}}"),
         reads_back("calls.delete", "DELETE", f"{_ACCOUNT}/Calls/{{sid}}"),
+        *(
+            Endpoint(
+                name=f"lookups.{version}.phone_numbers.fetch",
+                method="GET",
+                path=f"/lookups/{version}/PhoneNumbers/{{value}}",
+                event_type="lookup",
+                describes="look-up",
+                meter=_meter(judge_lookup),
+            )
+            for version in ("v1", "v2")
+        ),
     ),
     unlisted=unlisted,
     presented_key=presented_key,

@@ -203,6 +203,24 @@ async def test_a_tenant_that_is_there_is_left_as_it_is(accounts, acme):
     assert await accounts.ensure_tenant("acme") == suspended
 
 
+async def test_a_tenant_that_was_made_and_not_published_is_published_when_it_is_seen_again(
+    accounts, snapshot, monkeypatch
+):
+    """Guards a tenant against being refused for good: its first sight may have ended between the change and the file."""
+
+    async def cut_off():
+        raise OSError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(accounts, "publish", cut_off)
+        with pytest.raises(OSError):
+            await accounts.ensure_tenant("new")
+
+    await accounts.ensure_tenant("new")
+
+    assert "new" in snapshot().tenants
+
+
 async def test_tenants_are_listed_by_id_a_page_at_a_time(accounts):
     for tenant_id in ("c", "a", "b"):
         await create_tenant(accounts, tenant_id)

@@ -276,13 +276,17 @@ def test_what_administers_a_twilio_account_is_refused_in_every_spelling(method, 
         "/verify/v2/Services?PageSize=1",
         "/sync/v1/Services",
         "/video/v1/Rooms",
-        "/lookups/v2/PhoneNumbers/+12025550143",
+        "/lookups/v2/PhoneNumbers",
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
 def test_lists_of_a_twilio_account_show_everybody_s_and_are_refused(method, path):
     with pytest.raises(NotOnSharedAccount):
         named(method, path, of="twilio")
+
+
+def test_what_is_nobody_s_can_be_asked_by_everybody():
+    assert named("GET", "/lookups/v2/PhoneNumbers/+12025550143?Fields=line_type_intelligence", of="twilio") == []
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from gateway.messages import ResponseHead
 from gateway.providers import twilio
 from gateway.providers.api import Prepared
+from gateway.routing import Routes
 from metering.usage import Completeness
 
 SID = "SM" + "1a" * 16
@@ -421,3 +422,26 @@ def test_a_missing_object_is_what_twilio_says_it_is(path):
         }
     else:
         assert ET.fromstring(said.body)[0].findtext("Message") == message
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Look-ups
+
+
+@pytest.mark.parametrize("number", ["+12025550143", "%2B12025550143", "%2b12025550143"])
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_a_look_up_is_metered_however_its_number_is_written(number, version):
+    """Guards a GET that costs money against being booked as one that reads something back."""
+    route = Routes((twilio.PROVIDER,)).match("GET", f"/twilio/lookups/{version}/PhoneNumbers/{number}?Fields=sim_swap")
+
+    assert (route.endpoint.event_type, route.endpoint.billable) == ("lookup", True)
+    assert route.target == f"/{version}/PhoneNumbers/{number}?Fields=sim_swap"
+
+
+def test_a_look_up_is_one_request_about_a_number_of_a_country():
+    body = b'{"calling_country_code":"1","country_code":"US","phone_number":"+12025550143","valid":true}'
+
+    _, usage = metered(body, judge=twilio.judge_lookup)
+
+    assert (usage.quantities, usage.resource, usage.completeness) == ({"requests": 1}, "US", Completeness.REPORTED)
+    assert (usage.external_id, usage.parties, usage.metadata) == (None, {}, {})

@@ -1,0 +1,109 @@
+"""The gateway as several processes: what dies is started again, what waits says so, and nothing of it is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import openai
+import psutil
+import pytest
+
+from tests.postgres import OWNER
+from tests.walks.harness import (
+    Installation,
+    eventually,
+    gateway_process,
+    installation,
+    simulated,
+    simulator_process,
+)
+
+
+@pytest.fixture
+def on_postgres(postgres_server):
+    database = postgres_server.create()
+    return {
+        "database_url": postgres_server.url(database),
+        "database_migrate_url": postgres_server.url(database, OWNER),
+        "workers": "2",
+    }
+
+
+def children(gateway):
+    return psutil.Process(gateway.gateway.popen.pid).children()
+
+
+def call(gateway, key):
+    with openai.OpenAI(base_url=gateway.openai, api_key=key, max_retries=0) as client:
+        return client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": "Hi"}])
+
+
+def test_every_process_that_is_killed_is_started_again_and_no_call_that_was_answered_is_lost(tmp_path, on_postgres):
+    with installation(tmp_path, control__port="18974", **on_postgres) as gateway:
+        key = gateway.tenant("acme")
+        answered = {call(gateway, key).id for _ in range(10)}
+        office, *workers = children(gateway)
+
+        for victim in (*workers, office):
+            before = {process.pid for process in children(gateway)}
+            os.kill(victim.pid, signal.SIGKILL)
+            eventually(lambda b=before: len({one.pid for one in children(gateway)} - b) == 1, "its successor")
+
+        def another() -> str | None:
+            try:
+                return call(gateway, key).id
+            except openai.APIError:
+                return None
+
+        answered |= {eventually(another, "a call that is answered again") for _ in range(10)}
+
+        def booked() -> bool:
+            try:
+                return {event["external_id"] for event in gateway.events("acme")} >= answered
+            except OSError:
+                return False
+
+        eventually(booked, "every call in the ledger")
+        assert len(gateway.events("acme")) == len(answered)
+
+
+def test_told_to_stop_with_all_its_processes_at_once_it_stops_in_its_own_order(tmp_path, on_postgres):
+    """As service managers do. Guards the leash: processes that obeyed the signal themselves would end in any order."""
+    with installation(tmp_path, **on_postgres) as gateway:
+        key = gateway.tenant("acme")
+        call(gateway, key)
+        for process in children(gateway):
+            process.send_signal(signal.SIGTERM)
+
+        # They go on until the supervisor is told.
+        call(gateway, key)
+        assert gateway.gateway.popen.poll() is None
+
+
+def test_workers_without_a_back_office_wait_for_what_it_publishes(tmp_path, on_postgres):
+    """Guards keys that are right: a worker that began with none published would tell them that they are unknown."""
+    simulator = simulator_process(tmp_path / "truth.jsonl")
+    simulator.start()
+    providers = simulated(simulator)
+    secret = {"secret_key": "a secret that both roles share, long enough"}
+    proxy = gateway_process(tmp_path / "data", providers, **on_postgres, **secret)
+    proxy.command += ["--role", "proxy"]
+    office = gateway_process(tmp_path / "data", providers, **on_postgres, **secret)
+    office.command += ["--role", "backoffice"]
+    try:
+        proxy.start()
+        proxy.said("waiting_for_snapshot")
+        office.start()
+        gateway = Installation(tmp_path, simulator, proxy, providers)
+        gateway.control_url = "http://" + office.said("serving")["control"]
+        gateway.proxy_url = "http://" + proxy.said("serving")["proxy"]
+        key = gateway.tenant("acme")
+
+        call(gateway, key)
+
+        assert len(gateway.events_of("acme", 1)) == 1
+    finally:
+        codes = [process.stop() for process in (proxy, office) if process.popen is not None]
+        simulator.stop()
+    assert codes == [0, 0]
