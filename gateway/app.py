@@ -38,7 +38,7 @@ from gateway.proxy import Proxy, Rules
 from gateway.recorder import Recorder
 from gateway.routing import Routes
 from gateway.settings import LogFormat, OnDisconnect, Settings, Unlisted
-from gateway.shipper import Shipper
+from gateway.shipper import BATCH_EVENTS_MAX, BATCH_EVENTS_MAX_APART, Shipper
 from gateway.snapshot import EMPTY, SnapshotFile
 from gateway.supervisor import Facts, Role, StartRefused, Supervisor
 from gateway.telemetry import AccessLog, configure, log
@@ -328,10 +328,13 @@ async def _proxy(office: Office, spool: Spool, listening: socket.socket) -> Asyn
 
 
 @asynccontextmanager
-async def _shipping(office: Office, stopped: asyncio.Event) -> AsyncIterator[Shipper]:
+async def _shipping(
+    office: Office, stopped: asyncio.Event, batch_events_max: int = BATCH_EVENTS_MAX
+) -> AsyncIterator[Shipper]:
     """Books what the spools hold; at the end, all of it. Raises StartRefused if booking has failed for good."""
     spool_directory, _ = installation.paths(office.settings)
-    shipper = Shipper(spool_directory, office.database, await asyncio.to_thread(load_books), now)
+    books = await asyncio.to_thread(load_books)
+    shipper = Shipper(spool_directory, office.database, books, now, batch_events_max)
     task = asyncio.create_task(shipper.run())
     # Without its shipper the gateway would take calls and book none: it stops, and what it recorded waits.
     task.add_done_callback(lambda _: stopped.set())
@@ -437,7 +440,7 @@ async def _backoffice(
     async with AsyncExitStack() as stack:
         office = await stack.enter_async_context(_office(settings))
         await _first_admin(office)
-        shipper = await stack.enter_async_context(_shipping(office, stopped))
+        shipper = await stack.enter_async_context(_shipping(office, stopped, BATCH_EVENTS_MAX_APART))
         health = _health(shipper, stopped, None)
         port = await stack.enter_async_context(_control(office, health, settings.control.host, settings.control.port))
         ready({"control": f"{settings.control.host}:{port}"})

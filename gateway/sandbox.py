@@ -34,6 +34,11 @@ SANDBOX_DATA_DIR = Path("tollkeeper-sandbox")
 async def sandbox(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT. Raises StartRefused."""
     simulated = [provider for provider in PROVIDERS if settings.providers[provider.name].credential is None]
+    if simulated and settings.postgres_url is not None:
+        raise StartRefused(
+            "a ledger is for ever, and what is only simulated has no place in the Postgres database that the settings name: "
+            f"leave {environment_name('database_url')} out, or give a credential for each provider."
+        )
     async with AsyncExitStack() as stack:
         if simulated:
             try:
@@ -44,7 +49,6 @@ async def sandbox(settings: Settings) -> None:
             if settings.data_dir == Settings().data_dir:
                 # A ledger is for ever: what was only simulated does not go into the one that `serve` opens.
                 settings = dataclasses.replace(settings, data_dir=SANDBOX_DATA_DIR)
-            settings = dataclasses.replace(settings, database_url=None, database_migrate_url=None, workers=1)
             providers = dict(settings.providers)
             for provider in simulated:
                 credential = {name: Secret(value) for name, value in running.credentials[provider.name].items()}

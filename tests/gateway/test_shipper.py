@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sqlalchemy import delete, insert, select, text
 from structlog.testing import capture_logs
 
-from gateway.shipper import BATCH_EVENTS_MAX, RETENTION_S, Shipper
+from gateway.shipper import BATCH_EVENTS_MAX, BATCH_EVENTS_MAX_APART, RETENTION_S, Shipper
 from metering.database import DatabaseUnavailable
 from metering.spool import Spool, SpoolFull, segment_path
 from metering.spool_reader import segments, spools
@@ -503,8 +503,12 @@ async def batches(database):
     return Counter(row.recorded_at for row in await rows(database, usage_events))
 
 
-async def test_a_transaction_books_as_many_events_as_calls_can_wait_for_and_no_more(database, directory, shipper):
+@pytest.mark.parametrize("events_max", [BATCH_EVENTS_MAX, BATCH_EVENTS_MAX_APART])
+async def test_a_transaction_books_as_many_events_as_calls_can_wait_for_and_no_more(
+    database, directory, line, books, events_max
+):
     """Watches the bound of a batch, for outcomes and for calls that were left open."""
+    shipper = Shipper(directory, line, books, Clock(), events_max)
     worker = Worker(directory, segment_bytes=640 * RECORD_BYTES_MAX)
     worker.called(*range(1_100))
     for number in range(2_000, 2_600):
@@ -515,8 +519,8 @@ async def test_a_transaction_books_as_many_events_as_calls_can_wait_for_and_no_m
 
     sizes = list((await batches(database)).values())
     assert sum(sizes) == 1_700
-    assert max(sizes) == BATCH_EVENTS_MAX
-    assert len(sizes) == -(-1_700 // BATCH_EVENTS_MAX)
+    assert max(sizes) == events_max
+    assert len(sizes) == -(-1_700 // events_max)
     assert spools(directory) == []
 
 

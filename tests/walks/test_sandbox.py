@@ -92,3 +92,19 @@ def test_without_curl_the_first_call_needs_nothing_but_python(monkeypatch, tmp_p
     assert shlex.split(command)[:2] == ["python3", "-c"]
     compile(program, "pasted", "exec")
     assert re.search(r"b'(.*?)'", program)[1] == provider.first_steps.body
+
+
+def test_a_postgres_that_the_settings_name_is_no_place_for_what_is_simulated(tmp_path):
+    """Guards a ledger that lasts: an empty database would be made the sandbox's, with its secret, for good."""
+    environment = {
+        "TOLLKEEPER_DATA_DIR": str(tmp_path / "data"),
+        "TOLLKEEPER_DATABASE_URL": "postgresql://keeper@127.0.0.1:1/ledger",
+    }
+    process = Process([sys.executable, "-m", "gateway", "sandbox"], environment)
+
+    process.start()
+
+    assert process.popen.wait(30) == 1
+    eventually(lambda: "TOLLKEEPER_DATABASE_URL" in "".join(process.lines), "a sentence")
+    assert "Traceback" not in "".join(process.lines)
+    assert not (tmp_path / "data").exists()
