@@ -211,7 +211,8 @@ async def _owned(settings: Settings, database: Database) -> AsyncIterator[Databa
 
 
 @asynccontextmanager
-async def _office(settings: Settings) -> AsyncIterator[Office]:
+async def _office(settings: Settings, *, prepares: bool = True) -> AsyncIterator[Office]:
+    """An open installation: prepared, checked and published here, or by another process before. Raises StartRefused."""
     try:
         secrets = installation.installation_secrets(settings)
     except installation.SecretMissing as error:
@@ -222,31 +223,14 @@ async def _office(settings: Settings) -> AsyncIterator[Office]:
         accounts = Accounts(database, secrets, snapshot_path, now)
         snapshot = SnapshotFile(snapshot_path)
         accounts.when_published = snapshot.refresh
-        try:
-            async with _owned(settings, database) as owner:
-                await schema.prepare(database, owner)
-            await accounts.check_secret()
-            await accounts.publish()
-        except (schema.SchemaMismatch, SecretChanged, DatabaseUnavailable) as error:
-            raise StartRefused(str(error)) from error
-        yield Office(settings, secrets, database, accounts, snapshot)
-    finally:
-        await database.close()
-
-
-@asynccontextmanager
-async def _outpost(settings: Settings) -> AsyncIterator[Office]:
-    """An installation that another process has opened and checked."""
-    try:
-        secrets = installation.installation_secrets(settings)
-    except installation.SecretMissing as error:
-        raise StartRefused(str(error)) from error
-    _, snapshot_path = installation.paths(settings)
-    database = await _opened(settings)
-    try:
-        accounts = Accounts(database, secrets, snapshot_path, now)
-        snapshot = SnapshotFile(snapshot_path)
-        accounts.when_published = snapshot.refresh
+        if prepares:
+            try:
+                async with _owned(settings, database) as owner:
+                    await schema.prepare(database, owner)
+                await accounts.check_secret()
+                await accounts.publish()
+            except (schema.SchemaMismatch, SecretChanged, DatabaseUnavailable) as error:
+                raise StartRefused(str(error)) from error
         snapshot.refresh()
         yield Office(settings, secrets, database, accounts, snapshot)
     finally:
@@ -456,7 +440,7 @@ async def _worker(
 ) -> None:
     """One worker of the proxy, in a process of its own. It asks the database nothing unless a call makes it."""
     async with AsyncExitStack() as stack:
-        office = await stack.enter_async_context(_outpost(settings))
+        office = await stack.enter_async_context(_office(settings, prepares=False))
         await _first_snapshot(office.snapshot, stopped)
         if stopped.is_set():
             return

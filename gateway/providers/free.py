@@ -5,6 +5,8 @@ Some of it makes objects all the same, and on a shared account it matters who ma
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from gateway.messages import ResponseHead
@@ -37,6 +39,20 @@ def free(head: ResponseHead, prepared: Prepared) -> Meter:
 def reads_back(name: str, method: str, path: str, *, lists: bool = False) -> Endpoint:
     """An endpoint that reads, changes or deletes what is there."""
     return Endpoint(name=name, method=method, path=path, event_type="api_call", meter=free, billable=False, lists=lists)
+
+
+def unlisted_by(meter: Callable[[ResponseHead, Prepared], Meter]) -> Callable[[str], Endpoint]:
+    """The endpoints of paths that are new, or not ours to know, by their method.
+
+    Only POST starts something that can cost, which the meter finds out; the other methods read or change what is there.
+    """
+
+    def unlisted(method: str) -> Endpoint:
+        if method == "POST":
+            return Endpoint(name="unlisted", method=method, path="", event_type="api_call", meter=meter)
+        return reads_back("unlisted", method, "")
+
+    return unlisted
 
 
 class _Made(msgspec.Struct):

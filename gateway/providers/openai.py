@@ -17,7 +17,7 @@ from gateway.messages import ResponseHead
 from gateway.providers import decoding, sse
 from gateway.providers.api import Endpoint, ErrorBody, FirstSteps, Meter, Prepared, Provider, Usage
 from gateway.providers.bearer import authorize, presented_key
-from gateway.providers.free import reads_back
+from gateway.providers.free import reads_back, unlisted_by
 from metering.usage import Completeness
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -481,14 +481,7 @@ def missing(path: str, object_id: str) -> ErrorBody:
     return ErrorBody(b"application/json", msgspec.json.encode({"error": {**error, "code": None}}))
 
 
-def unlisted(method: str) -> Endpoint:
-    """A path that is new, or not ours to know: metered by the shape of what it answers.
-
-    Only POST starts something that can cost; the other methods read or change what is there.
-    """
-    if method == "POST":
-        return Endpoint(name="unlisted", method=method, path="", event_type="api_call", meter=by_shape)
-    return reads_back("unlisted", method, "")
+unlisted = unlisted_by(by_shape)
 
 
 _OBJECTS = (

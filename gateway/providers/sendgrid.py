@@ -14,7 +14,7 @@ import msgspec
 from gateway.messages import ResponseHead
 from gateway.providers.api import Endpoint, ErrorBody, FirstSteps, Meter, Prepared, Provider, Usage
 from gateway.providers.bearer import authorize, presented_key
-from gateway.providers.free import made, makes, reads_back
+from gateway.providers.free import made, makes, reads_back, unlisted_by
 from gateway.providers.json_scan import JsonScan, Path
 from metering.usage import Completeness
 
@@ -143,11 +143,7 @@ def _errors(error: Mapping[str, object]) -> ErrorBody:
     return ErrorBody(b"application/json", msgspec.json.encode({"errors": [error]}))
 
 
-def unlisted(method: str) -> Endpoint:
-    """A path that is new, or not ours to know. Only POST starts something that can cost."""
-    if method == "POST":
-        return Endpoint(name="unlisted", method=method, path="", event_type="api_call", meter=unknown)
-    return reads_back("unlisted", method, "")
+unlisted = unlisted_by(unknown)
 
 
 _OPEN = (

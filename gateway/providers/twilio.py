@@ -20,7 +20,7 @@ from gateway.messages import Headers, ResponseHead
 from gateway.providers import decoding
 from gateway.providers.api import Endpoint, ErrorBody, FirstSteps, Meter, Place, Prepared, Provider, Usage
 from gateway.providers.body import Gathered
-from gateway.providers.free import reads_back
+from gateway.providers.free import reads_back, unlisted_by
 from gateway.providers.numbers import country, sender_type
 from metering.usage import Completeness
 
@@ -81,8 +81,8 @@ OBJECT_ID = re.compile(rf"(?i:{_SID})(?:\..*)?")
 
 _REFERENCE = re.compile(rb'(?:"|[sS][iI][dD][A-Za-z]{0,16}=)[\x00-\x20+]*((?!AC|MG)[A-Z]{2}[0-9a-fA-F]{32})')
 """In a form the value of a field that is named for it, `ApplicationSid`, or its beginning: a text may begin with a SID. In
-JSON the beginning of any text. A messaging service is no secret of whoever set it up: all
-who share the account can send by it, as they can from its numbers."""
+JSON the beginning of any text. A messaging service is no secret of whoever set it up: all who share the account can send
+by it, as they can from its numbers."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -373,11 +373,7 @@ def _error(path: str, status: int, number: int, message: str, more: Mapping[str,
     return ErrorBody(b"application/json", msgspec.json.encode(error))
 
 
-def unlisted(method: str) -> Endpoint:
-    """A path that is new, or not ours to know. Only POST starts something that can cost."""
-    if method == "POST":
-        return Endpoint(name="unlisted", method=method, path="", event_type="api_call", meter=_meter(judge_by_shape))
-    return reads_back("unlisted", method, "")
+unlisted = unlisted_by(_meter(judge_by_shape))
 
 
 PROVIDER = Provider(
