@@ -5,7 +5,7 @@ BIN := .venv/bin
 UV := .tools/bin/uv
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help run setup test check fix bench bench-peers lock clean
+.PHONY: help run setup test check fix fuzz system bench bench-peers lock clean
 
 help:  ## Show this help.
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,12 @@ check: .venv/.complete  ## Check format, lint, types and the direction of import
 fix: .venv/.complete  ## Format, and mend what can be mended by itself.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+fuzz: .venv/.complete  ## Mutate requests and answers for an hour; FUZZ=--help tells of less and more.
+	$(BIN)/python -m tests.edge.fuzz $(FUZZ)
+
+system: .venv/.complete  ## Try slow clients, thousands of connections, large files and overload; SYSTEM="--quick" for less.
+	$(BIN)/python -m tests.system $(SYSTEM)
 
 bench: .venv/.complete  ## Measure CPU per call beside other proxies; BENCH="--heavy --json FILE" for more.
 	$(BIN)/python -m tests.bench $(BENCH)

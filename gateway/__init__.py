@@ -2,18 +2,18 @@
 
 One call, and the module of each step:
 
-1. `listener`   bytes from a client become a request
+1. `listener`   a client's connection; `http1` makes requests of its bytes, `strand` drives the call that each begins
 2. `callers`    whose is it: key → tenant, scopes, from the `snapshot`
 3. `routing`    which provider and endpoint, and `sharing`: may it, on an account that several tenants share
 4. `providers`  what each provider's request and answer say; `proxy` holds the path of the call and is the place to begin;
                 `request_body` is looked through on its way, `account_alias` names the account on each side
 5. `recorder`   the intent goes into the spool before the first byte leaves
-6. `upstream`   one attempt at the provider
+6. `upstream`   one attempt at the provider; `http1` makes an answer of its bytes
 7. `proxy`      relays the answer past the endpoint's meter
 8. `recorder`   the outcome is in the spool before the client can conclude success
 9. `shipper`    spools → ledger: event, charge and daily sums in one transaction
 10. `api`       answers questions from ledger and sums; `commands` ask them on the command line
 
-`app` constructs all of it, in one process or, under a `supervisor`, in several: workers do 1 to 8 and the back office 9
+`limits` bound what either side may take. `app` constructs all of it, in one process or, under a `supervisor`, in several: workers do 1 to 8 and the back office 9
 and 10. `simulator` stands in for providers, and shares nothing with the rest.
 """

@@ -7,9 +7,9 @@ that no tenant ever learns whose account it shares.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from gateway.messages import Headers
 from gateway.providers.decoding import Plain
 
 
@@ -26,43 +26,46 @@ class AccountAlias(NamedTuple):
         return target.replace(self.ours.decode(), self.theirs.decode())
 
 
+def hidden(secret: bytes) -> AccountAlias:
+    """What stands in an answer for a secret of ours that a provider repeats."""
+    return AccountAlias(b"*" * len(secret), secret)
+
+
 class Restoring:
     """Puts the application's name of the account into an answer, wherever the network cut it."""
 
-    __slots__ = ("_alias", "_held", "_plain", "cut")
+    __slots__ = ("_aliases", "_held", "_plain", "cut")
 
-    def __init__(self, alias: AccountAlias, headers: Headers) -> None:
-        """`headers` are the answer's. We ask for no compression; one that comes all the same is taken off.
+    def __init__(self, aliases: Sequence[AccountAlias], encoding: str) -> None:
+        """`encoding` is the answer's. We ask for no compression; one that comes all the same is taken off.
 
         Raises UndecodableAnswer for one that can not be.
         """
-        self._alias = alias
+        self._aliases = aliases
         self._held = b""
-        codings = [coding for name in headers.getall("Content-Encoding", ()) if (coding := name.strip().lower())]
-        self._plain = None if codings in ([], ["identity"]) else Plain(", ".join(codings))
+        self._plain = Plain(encoding) if encoding else None
         self.cut: frozenset[bytes] = frozenset() if self._plain is None else frozenset({b"content-encoding"})
         """The headers, in lower case, that are not true of what leaves."""
 
     @property
     def keeps_length(self) -> bool:
         """True where what leaves is as long as what came."""
-        return self._plain is None and len(self._alias.ours) == len(self._alias.theirs)
+        return self._plain is None and all(len(alias.ours) == len(alias.theirs) for alias in self._aliases)
 
-    def header(self, value: bytes) -> bytes:
-        """A header of the answer."""
-        return value.replace(self._alias.theirs, self._alias.ours)
+    def header(self, line: bytes) -> bytes:
+        """A header line of the answer."""
+        for ours, theirs in self._aliases:
+            line = line.replace(theirs, ours)
+        return line
 
     def feed(self, chunk: bytes) -> bytes:
-        """What may leave by now: all but an end that the next bytes could complete to the real name."""
-        ours, theirs = self._alias
+        """What may leave by now: all but an end that the next bytes could complete to a real name."""
         if self._plain is not None:
             chunk = self._plain.feed(chunk)
-        seen = (self._held + chunk if self._held else chunk).replace(theirs, ours)
-        start = seen.find(theirs[:1], max(0, len(seen) - len(theirs) + 1))
-        while start >= 0 and not theirs.startswith(seen[start:]):
-            start = seen.find(theirs[:1], start + 1)
-        self._held = b"" if start < 0 else seen[start:]
-        return seen if start < 0 else seen[:start]
+        seen = self.header(self._held + chunk if self._held else chunk)
+        held = min(_begun(seen, alias.theirs) for alias in self._aliases)
+        self._held = seen[held:]
+        return seen[:held]
 
     def finish(self) -> bytes:
         """The end that was held back. Raises UndecodableAnswer where the answer was not whole."""
@@ -70,3 +73,11 @@ class Restoring:
             self._plain.finish()
         held, self._held = self._held, b""
         return held
+
+
+def _begun(seen: bytes, name: bytes) -> int:
+    """Where at the end of these bytes the name may have begun; their length where it has not."""
+    start = seen.find(name[:1], max(0, len(seen) - len(name) + 1))
+    while start >= 0 and not name.startswith(seen[start:]):
+        start = seen.find(name[:1], start + 1)
+    return len(seen) if start < 0 else start

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple
 
 from gateway import errors
 from gateway.keys import Secrets, key_id_of
 from gateway.messages import Headers
 from gateway.providers.api import Provider
-from gateway.snapshot import KeyRecord, SnapshotFile, TenantRecord
+from gateway.snapshot import KeyRecord, Snapshot, SnapshotFile, TenantRecord
 from metering.usage import UNCATEGORISED
 
 GATEWAY_PREFIX = b"x-gateway-"
@@ -34,7 +34,7 @@ class Caller(NamedTuple):
     key: KeyRecord
     tenant: TenantRecord
     category: str
-    tags: Mapping[str, str]
+    tags: dict[str, str]
     metered: bool
     brings_credential: bool
     """True where the application sent the provider's credential itself, beside `X-Gateway-Key`."""
@@ -47,7 +47,7 @@ class Callers:
         self,
         snapshot: SnapshotFile,
         secrets: Secrets,
-        create_tenant: Callable[[str], Awaitable[None]] | None,
+        create_tenant: Callable[[str], Coroutine[Any, Any, None]] | None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._snapshot = snapshot
@@ -57,6 +57,11 @@ class Callers:
         self._creating = asyncio.Lock()
         self._recognised_before: dict[str, str] = {}
         """Keys, and the digest of the record that each was found to be of."""
+
+    @property
+    def current(self) -> Snapshot:
+        """What is known of keys and tenants: what was found out by it holds until there is another one."""
+        return self._snapshot.current
 
     async def identify(self, provider: Provider, headers: Headers) -> Caller:
         """Tell who sends these headers to this provider. Raises the refusals of :mod:`gateway.errors`."""
@@ -129,7 +134,8 @@ class Callers:
         if tenant is None and self._create_tenant is not None and record.tenant_id is None:
             async with self._creating:
                 if tenant_id not in self._snapshot.current.tenants:
-                    await self._create_tenant(tenant_id)
+                    # In a task of its own: it asks the database, which needs one.
+                    await asyncio.ensure_future(self._create_tenant(tenant_id))
                     self._snapshot.refresh()
             tenant = self._snapshot.current.tenants.get(tenant_id)
         if tenant is None:

@@ -129,6 +129,11 @@ class UpstreamUnreachable(Refusal):
     retry_pointless = False
 
 
+class ConnectTimeout(UpstreamUnreachable):
+    status = 504
+    code = "upstream_connect_timeout"
+
+
 class UpstreamBroke(Refusal):
     """The provider may have acted on the request, so trying again could do it twice."""
 
@@ -155,6 +160,21 @@ class OwnerUnknown(Refusal):
     status = 503
     code = "owner_unknown"
     retry_pointless = False
+
+
+class Overloaded(Refusal):
+    """The worker has more to do than it can in time. Nothing was sent to the provider."""
+
+    status = 503
+    code = "overloaded"
+    retry_pointless = False
+
+
+class UpgradeRefused(Refusal):
+    """The connection can not go on in another protocol here."""
+
+    status = 400
+    code = "upgrade_refused"
 
 
 class Internal(Refusal):

@@ -5,10 +5,10 @@ What crosses does so as it came: in its order, in its case, repeated where it wa
 
 from __future__ import annotations
 
-from enum import Enum
+from collections.abc import Iterable
 
-from gateway.callers import TENANT_HEADER
-from gateway.messages import RawHeaders
+from gateway.callers import GATEWAY_PREFIX, TENANT_HEADER
+from gateway.messages import RawHeaders, ResponseHead
 
 HOP_BY_HOP = frozenset(
     {
@@ -26,51 +26,26 @@ HOP_BY_HOP = frozenset(
 OF_REQUESTS = HOP_BY_HOP | {TENANT_HEADER, b"host", b"content-length", b"expect"}
 OF_ANSWERS = HOP_BY_HOP | {b"content-length", b"x-tollkeeper-call-id", b"x-tollkeeper-error"}
 
-SPELLINGS_MAX = 2048
-"""So many names are remembered as they were spelt; more are looked at each time they come."""
 
-_NAMES_NOTHING = frozenset({b"keep-alive", b"close", b"Keep-Alive", b"Close"})
-"""What Connection says in nearly every message: options of the connection, and no header's name."""
-
-
-class _Fate(Enum):
-    CROSSES = 1
-    CUT = 2
-    NAMES_OTHERS = 3
-    """Connection: cut, and with it every header that it names."""
+def of_request(raw_headers: RawHeaders, cut: frozenset[bytes]) -> list[tuple[bytes, bytes]]:
+    """The headers of a request that cross; `cut` are those that do not besides OF_REQUESTS and ours, in lower case."""
+    cut = OF_REQUESTS | cut | _named(value for name, value in raw_headers if name.lower() == b"connection")
+    return [(name, value) for name, value in raw_headers if (lowered := name.lower()) not in cut and not _ours(lowered)]
 
 
-class Cut:
-    """The headers that do not cross, one way, for one kind of call."""
+def of_answer(head: ResponseHead, cut: frozenset[bytes]) -> list[bytes]:
+    """The header lines of an answer that cross; `cut` are those that do not, in lower case, with all of OF_ANSWERS."""
+    if head.options:
+        cut = cut | frozenset(head.options)
+    return [line for lowered, line in head.fields if lowered not in cut]
 
-    __slots__ = ("_cut", "_fates", "_prefix")
 
-    def __init__(self, cut: frozenset[bytes], prefix: bytes | None = None) -> None:
-        """Names, and how names begin, in lower case."""
-        self._cut = cut
-        self._prefix = prefix
-        self._fates: dict[bytes, _Fate] = {}
+def _named(values: Iterable[bytes]) -> frozenset[bytes]:
+    """What Connection names: options of the connection, and headers that are meant for it alone."""
+    return frozenset(option.strip().lower() for value in values for option in value.split(b","))
 
-    def crossing(self, raw_headers: RawHeaders) -> list[tuple[bytes, bytes]]:
-        """Those that cross."""
-        fates = self._fates
-        kept = []
-        named: set[bytes] = set()
-        for pair in raw_headers:
-            fate = fates.get(pair[0]) or self._learnt(pair[0])
-            if fate is _Fate.CROSSES:
-                kept.append(pair)
-            elif fate is _Fate.NAMES_OTHERS and pair[1] not in _NAMES_NOTHING:
-                named.update(token.strip().lower() for token in pair[1].split(b","))
-        return [pair for pair in kept if pair[0].lower() not in named] if named else kept
 
-    def _learnt(self, name: bytes) -> _Fate:
-        lowered = name.lower()
-        if lowered == b"connection":
-            fate = _Fate.NAMES_OTHERS
-        else:
-            ours = self._prefix is not None and lowered.startswith(self._prefix)
-            fate = _Fate.CUT if ours or lowered in self._cut else _Fate.CROSSES
-        if len(self._fates) < SPELLINGS_MAX:
-            self._fates[name] = fate
-        return fate
+def _ours(lowered: bytes) -> bool:
+    """True for the headers that speak to us, also as servers spell them that take an underscore for a hyphen."""
+    plain = lowered.replace(b"_", b"-")
+    return plain.startswith(GATEWAY_PREFIX) or plain == TENANT_HEADER

@@ -1,145 +1,476 @@
-"""HTTP/1.1 framing by aiohttp's C parsers, used underneath that library's public interface.
+"""HTTP/1.1 (RFC 9112) between bytes and messages: the heads, and the framing of bodies. It does no I/O.
 
-Why underneath: its request, response and session objects cost several times what parsing costs, and rewrite what we
-must pass on as it came. This is the only module that touches those interfaces; the dependency is pinned to one minor
-line, and tests/gateway/test_http1.py fails when they move.
+Here bytes become requests, and here alone. Their heads are read by the strict parser of aiohttp, which is llhttp in C,
+and judged once: applications send the same head again and again, but for the length of the body, so that a head which
+was read before is known by its bytes. Answers are read by the grammar of RFC 9112 to the letter, since the lenient parser that
+the library has for them takes what could be read in two ways. What is not well-formed raises `Malformed`, which holds no byte of it.
+
+This is the only module that touches the library's private interface; the dependency is pinned to one minor line, and
+tests/gateway/test_http1.py fails when it moves.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import re
+from typing import NamedTuple, Protocol
 
 from aiohttp import base_protocol, http_parser
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_writer import HttpVersion10, HttpVersion11
-from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from multidict import CIMultiDict, CIMultiDictProxy
 
-__all__ = [
-    "NEVER",
-    "NO_BODY",
-    "BaseProtocol",
-    "Body",
-    "BrokenBody",
-    "Malformed",
-    "available",
-    "check_parsers",
-    "framed",
-    "plain",
-    "readable",
-    "request_parser",
-    "response_parser",
-]
+from gateway.messages import RequestHead, ResponseHead
 
-
-class BaseProtocol(base_protocol.BaseProtocol):
-    """What the parsers need of a connection: flow control in both directions."""
-
-    __slots__ = ()
-
-    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002  The interface is aiohttp's.
-        """Read on after a pause. Bodies ask for it at every reading of theirs; where there was no pause, nothing waits."""
-        if self._reading_paused:
-            super().resume_reading(resume_parser)
-
-
-Body = StreamReader
-"""A body as it arrives: `await readany()` gives what is there, or waits; `at_eof()` when all was read."""
-
-NO_BODY: Body = EMPTY_PAYLOAD
-
-Malformed = HttpProcessingError
-"""What parsers raise. It quotes what it could not parse, so it is never shown or logged."""
-
-NEVER = float("inf")
-"""The deadline of a connection that waits for nothing of its peer's."""
-
-READ_BUFFER_BYTES = 128 << 10
-"""Twice so much of a body is kept that its reader has not taken; then the peer is no longer read from."""
+HEAD_BYTES_MAX = 128 << 10
+"""The largest head, of a request or an answer. OpenAI documents 64 KiB for all headers of a request together."""
 
 LINE_BYTES_MAX = 16 << 10
-"""The longest request target, or status line."""
+"""The longest request target."""
 
 FIELD_BYTES_MAX = 32 << 10
-"""The longest header field. OpenAI documents 64 KiB for all headers of a request together."""
+"""The longest header field of a request."""
 
 FIELDS_MAX = 256
 
-
-class BrokenBody(Exception):
-    """A body that ended before its framing said so, or that was framed wrongly."""
+HEAD_END = b"\r\n\r\n"
 
 
-def check_parsers() -> None:
-    """Raise RuntimeError unless the strict C parsers are there: the pure Python ones accept other messages."""
-    for parser in (http_parser.HttpRequestParser, http_parser.HttpResponseParser):
-        if not parser.__module__.endswith("_http_parser"):
-            raise RuntimeError(
-                "aiohttp's C parsers are missing: unset AIOHTTP_NO_EXTENSIONS and install a binary wheel"
-            )
+class Malformed(Exception):
+    """A message that can not be read in one way only."""
+
+    def __init__(self, status: int = 400) -> None:
+        """`status` is what the sender of a request is told."""
+        super().__init__("not well-formed HTTP/1.1")
+        self.status = status
 
 
-def plain(message: Any) -> bool:
-    """True for a request head that can be read in one way only; the parser takes more than may be forwarded.
+# ---------------------------------------------------------------------------------------------------------------------
+# Heads of requests
 
-    What it takes besides: versions 0.9 and 2.0, whole URLs and authorities as targets, a fragment, a body that is coded
-    for transfer in further ways than by chunks, and chunks in HTTP/1.0, which does not know them.
-    """
-    coding = message.headers.get("Transfer-Encoding")
-    return (
-        message.version in _VERSIONS
-        and message.method not in _NOT_FORWARDED
-        and message.path.startswith("/")
-        and "#" not in message.path
-        and (coding is None or (coding.lower() == "chunked" and message.version == HttpVersion11))
-    )
 
+class Request(NamedTuple):
+    """A request's head, and what it says of the message and of the connection."""
+
+    head: RequestHead
+    chunked: bool
+    """True where the body comes in chunks; else it has the length that is told beside this."""
+    http10: bool
+    persistent: bool
+    """True where the client may send another request after this one (RFC 9112 section 9.3)."""
+    expects_continue: bool
+    websocket: bool
+    """True where it asks for the connection to go on as a WebSocket (RFC 6455 section 4.1)."""
+
+
+LENGTH_DIGITS_MAX = 15
+
+_LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,%d})\r\n" % LENGTH_DIGITS_MAX)
+
+_STRAY = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\0")
+"""What no head holds, whatever else is still to come of it."""
+
+_TARGET = re.compile(r"/(?!/)[!\"$-~]*")
+"""Origin-form (RFC 9112 section 3.2.1). A second slash would make it name a host, a # is never sent."""
+
+_REQUEST_LINE = re.compile(rb"(?:\r\n)*+[!#$%&'*+.^_`|~0-9A-Za-z-]+ [^\r\n]+ HTTP/[0-9.]+\r\n")
+
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?")
 
 _NOT_FORWARDED = frozenset({"CONNECT", "TRACE"})
 
-_VERSIONS = (HttpVersion11, HttpVersion10)
+REMEMBERED_MAX = 1024
+REMEMBERED_BYTES_MAX = 4 << 10
+"""So many heads are remembered, none of them longer: more than that are read each time they come."""
 
 
-def framed(message: Any) -> bool:
-    """False for an answer whose body is coded for transfer in a way that is not undone here."""
-    coding = message.headers.get("Transfer-Encoding")
-    return coding is None or coding.lower() == "chunked"
+def check_parser() -> None:
+    """Raise RuntimeError unless the strict parser is there: the one in pure Python accepts other messages."""
+    if not http_parser.HttpRequestParser.__module__.endswith("_http_parser"):
+        raise RuntimeError("aiohttp's C parser is missing: unset AIOHTTP_NO_EXTENSIONS and install a binary wheel")
 
 
-def request_parser(protocol: BaseProtocol, loop: asyncio.AbstractEventLoop, queue_max: int) -> Any:
-    return http_parser.HttpRequestParser(
-        protocol,
-        loop,
-        READ_BUFFER_BYTES,
-        max_line_size=LINE_BYTES_MAX,
-        max_field_size=FIELD_BYTES_MAX,
-        max_headers=FIELDS_MAX,
-        payload_exception=BrokenBody,
-        auto_decompress=False,
-        max_msg_queue_size=queue_max,
+class RequestHeads:
+    """Reads heads of requests. One for each worker."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._nobody = base_protocol.BaseProtocol(loop)
+        self._known: dict[bytes, Request] = {}
+
+    def read(self, data: bytes) -> tuple[Request, int]:
+        """The request whose head this is, with the empty line that ends it, and the length of its body. Raises Malformed."""
+        told = _LENGTH.search(data)
+        if told is None:
+            known = self._known.get(data)
+            return (known, 0) if known is not None else self._learnt(data, data)
+        # What the parser makes of a head does not depend on the digits of its one length.
+        start, end = told.span(1)
+        # And no head ends as the key does, so that it stands for none but those that have a length there.
+        key = data[:start] + data[end:-2]
+        known = self._known.get(key)
+        return (known, int(told[1])) if known is not None else self._learnt(key, data)
+
+    def _learnt(self, key: bytes, data: bytes) -> tuple[Request, int]:
+        request, length = self._parsed(data)
+        # A length that is not where it was looked for belongs to this one head.
+        if len(key) <= REMEMBERED_BYTES_MAX and (length == 0 or key is not data):
+            if len(self._known) >= REMEMBERED_MAX:
+                del self._known[next(iter(self._known))]
+            self._known[key] = request
+        return request, length
+
+    def _parsed(self, data: bytes) -> tuple[Request, int]:
+        if len(data) > HEAD_BYTES_MAX:
+            raise Malformed
+        # One of its own for each head: what it makes of one then depends on nothing that came before.
+        parser = http_parser.HttpRequestParser(
+            self._nobody,
+            self._loop,
+            1,
+            max_line_size=LINE_BYTES_MAX,
+            max_field_size=FIELD_BYTES_MAX,
+            max_headers=FIELDS_MAX,
+            auto_decompress=False,
+        )
+        try:
+            messages, _, _ = parser.feed_data(data)
+        except HttpProcessingError:
+            # It quotes what it could not read.
+            raise Malformed from None
+        if len(messages) != 1:
+            raise Malformed
+        message = messages[0][0]
+        http10 = message.version == HttpVersion10
+        if not http10 and message.version != HttpVersion11:
+            raise Malformed(505)
+        # The parser speaks RTSP as well, and overlooks ends of lines before the first one.
+        if not _REQUEST_LINE.match(data):
+            raise Malformed
+        if message.method in _NOT_FORWARDED or not _TARGET.fullmatch(message.path):
+            raise Malformed
+        headers = CIMultiDict(message.headers)
+        _check_host(headers.getall("Host", ()), http10=http10)
+        codings = headers.getall("Transfer-Encoding", None)
+        if codings is not None and (http10 or len(codings) != 1 or codings[0].lower() != "chunked"):
+            raise Malformed(501)
+        if any(value.lower() != "100-continue" for value in headers.getall("Expect", ())):
+            raise Malformed(417)
+        length = headers.popone("Content-Length", None)
+        options = {option.strip().lower() for value in headers.getall("Connection", ()) for option in value.split(",")}
+        upgrades = "Upgrade" in headers and not http10
+        websocket = (
+            upgrades
+            and [name.lower() for name in headers.getall("Upgrade")] == ["websocket"]
+            and "upgrade" in options
+            and message.method == "GET"
+            and length is None
+            and codings is None
+        )
+        fields = tuple(pair for pair in message.raw_headers if pair[0].lower() != b"content-length")
+        return Request(
+            RequestHead(message.method, message.path, CIMultiDictProxy(headers), fields),
+            codings is not None,
+            http10,
+            # A client that means to go on in another protocol may have begun to.
+            "close" not in options and (not http10 or "keep-alive" in options) and not upgrades,
+            not http10 and "Expect" in headers,
+            websocket,
+        ), int(length or 0)
+
+
+class Alike(NamedTuple):
+    """The head of a request that had a length, in two parts: before the digits and behind them. A client's next request
+    commonly differs in these alone."""
+
+    before: bytes
+    behind: bytes
+    request: Request
+
+    @classmethod
+    def of(cls, head: bytes, request: Request) -> Alike | None:
+        """The parts of a head; None for one that is long, or has no length where it is looked for."""
+        told = _LENGTH.search(head) if len(head) <= REMEMBERED_BYTES_MAX else None
+        return None if told is None else cls(head[: told.start(1)], head[told.end(1) :], request)
+
+    def found(self, data: bytes) -> tuple[int, int] | None:
+        """The length of the body, and where it begins, if this begins with such a head."""
+        before, behind, _ = self
+        if data.startswith(before):
+            start = len(before)
+            end = data.find(b"\r", start, start + LENGTH_DIGITS_MAX + 1)
+            digits = data[start:end]
+            if end > start and data.startswith(behind, end) and digits.isdigit():
+                return int(digits), end + len(behind)
+        return None
+
+
+def _check_host(told: list[str] | tuple[str, ...], *, http10: bool) -> None:
+    """Raise Malformed unless there is one Host (RFC 9112 section 3.2) and it names a host."""
+    if not told and http10:
+        return
+    found = _HOST.fullmatch(told[0]) if len(told) == 1 else None
+    if found is None or int(found[1] or 0) > 65535:
+        raise Malformed
+
+
+def check_begun(data: bytes | bytearray, *, checked: int = 0) -> None:
+    """Raise Malformed for the beginning of a head that can not become a whole one; so many bytes of it were checked before."""
+    if len(data) > HEAD_BYTES_MAX or _STRAY.search(data, max(0, checked - 1)):
+        raise Malformed
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Heads of answers
+
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
+
+_RESPONSE_HEAD = re.compile(
+    rb"HTTP/1\.[01] [1-5][0-9][0-9](?: [\t\x20-\x7e\x80-\xff]*+)?\r\n(?:%b:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n" % _TOKEN
+)
+"""RFC 9112 section 2.1, without the line folding that it tells servers not to send."""
+
+_DIGITS = re.compile(rb"[0-9]{1,18}")
+
+_FRAMING = frozenset(
+    {b"content-length", b"transfer-encoding", b"connection", b"content-type", b"content-encoding", b"upgrade"}
+)
+
+
+_OF_THE_CONNECTION = frozenset({b"keep-alive", b"close", b"upgrade", b""})
+
+
+_KEPT_ALIVE = frozenset({b"keep-alive", b"Keep-Alive"})
+
+BODILESS = frozenset({204, 304})
+"""The statuses of answers that have no body (RFC 9112 section 6.3)."""
+
+
+class Response(NamedTuple):
+    """An answer's head, and what it says of the message and of the connection."""
+
+    head: ResponseHead
+    framing: Framing
+    persistent: bool
+    """True where the provider will take another request after this one."""
+    websocket: bool
+    """True for a 101 that makes the connection a WebSocket."""
+
+
+def response(data: bytes, *, to_head: bool) -> Response:
+    """The answer whose head this is, with the empty line that ends it; `to_head` if HEAD was asked. Raises Malformed."""
+    if len(data) > HEAD_BYTES_MAX or _RESPONSE_HEAD.fullmatch(data) is None:
+        raise Malformed
+    first, *lines = data[:-4].split(b"\r\n")
+    length = coding = connection = media_type = encoding = upgrade = None
+    fields = []
+    for line in lines:
+        name, _, value = line.partition(b":")
+        lowered = name.lower()
+        fields.append((lowered, line))
+        if lowered in _FRAMING:
+            value = value.strip(b" \t")
+            if lowered == b"content-length":
+                if length is not None or _DIGITS.fullmatch(value) is None:
+                    raise Malformed
+                length = int(value)
+            elif lowered == b"content-type":
+                media_type = media_type or value
+            elif lowered == b"connection":
+                connection = value if connection is None else connection + b"," + value
+            elif lowered == b"transfer-encoding":
+                if coding is not None or value.lower() != b"chunked":
+                    raise Malformed
+                coding = value
+            elif lowered == b"content-encoding":
+                encoding = value if encoding is None else encoding + b", " + value
+            else:
+                upgrade = value
+    status = int(first[9:12])
+    http10 = first[7] == 48
+    if coding is not None and (length is not None or http10):
+        raise Malformed
+    options: list[bytes] = []
+    if connection is None:
+        persistent = not http10
+    elif connection in _KEPT_ALIVE:
+        persistent = True
+    else:
+        options = [option.strip() for option in connection.lower().split(b",")]
+        persistent = b"keep-alive" in options if http10 else b"close" not in options
+    framing: Framing
+    if to_head or status < 200 or status in BODILESS:
+        framing = Counted(0)
+    elif coding is not None:
+        framing = Chunked()
+    elif length is not None:
+        framing = Counted(length)
+    else:
+        framing = UntilClose()
+        persistent = False
+    head = ResponseHead(
+        status,
+        first[13:],
+        fields,
+        length,
+        "" if media_type is None else _media_type(media_type),
+        "" if encoding is None else _encoding(encoding),
+        [option for option in options if option not in _OF_THE_CONNECTION] if options else (),
     )
+    websocket = status == 101 and upgrade is not None and upgrade.lower() == b"websocket" and b"upgrade" in options
+    return Response(head, framing, persistent, websocket)
 
 
-def response_parser(protocol: BaseProtocol, loop: asyncio.AbstractEventLoop, *, with_body: bool) -> Any:
-    return http_parser.HttpResponseParser(
-        protocol,
-        loop,
-        READ_BUFFER_BYTES,
-        max_line_size=LINE_BYTES_MAX,
-        max_field_size=FIELD_BYTES_MAX,
-        max_headers=FIELDS_MAX,
-        payload_exception=BrokenBody,
-        response_with_body=with_body,
-        read_until_eof=True,
-        auto_decompress=False,
-    )
+def _media_type(value: bytes) -> str:
+    return value.partition(b";")[0].strip().lower().decode("latin-1")
 
 
-def available(body: Body) -> bytes:
-    """What has arrived of a body and was not read yet; empty if nothing has."""
-    return body._read_nowait(-1) if body is not NO_BODY and body._buffer else b""  # noqa: SLF001
+def _encoding(value: bytes) -> str:
+    codings = [coding.strip().lower() for coding in value.decode("latin-1").split(",")]
+    return ", ".join(coding for coding in codings if coding not in ("", "identity"))
 
 
-def readable(body: Body) -> bool:
-    """True if reading the body would not wait: something has arrived, or nothing more will."""
-    return body.at_eof() or bool(body._buffer)  # noqa: SLF001
+# ---------------------------------------------------------------------------------------------------------------------
+# Framing of bodies (RFC 9112 section 6)
+
+
+class Framing(Protocol):
+    """Where a body ends in the bytes of a connection."""
+
+    ended: bool
+    """True once the whole body was fed."""
+    rest: bytes
+    """What was fed behind its end."""
+
+    def feed(self, data: bytes) -> bytes:
+        """The bytes of the body among these. Raises Malformed."""
+
+    @property
+    def ends_by_close(self) -> bool:
+        """True where the end of the connection is the end of the body."""
+
+
+class Counted:
+    """A body of a declared length."""
+
+    __slots__ = ("_left", "ended", "rest")
+    ends_by_close = False
+
+    def __init__(self, length: int) -> None:
+        self._left = length
+        self.ended = length == 0
+        self.rest = b""
+
+    def feed(self, data: bytes) -> bytes:
+        size = len(data)
+        if size < self._left:
+            self._left -= size
+            return data
+        body, self.rest = (data, b"") if size == self._left else (data[: self._left], data[self._left :])
+        self._left = 0
+        self.ended = True
+        return body
+
+
+class UntilClose:
+    """A body that ends with the connection."""
+
+    __slots__ = ("ended", "rest")
+    ends_by_close = True
+
+    def __init__(self) -> None:
+        self.ended = False
+        self.rest = b""
+
+    def feed(self, data: bytes) -> bytes:
+        return data
+
+
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*+)?\r\n")
+_CHUNK_LINE_BYTES_MAX = 1024
+"""A chunk's size, and extensions that nobody is known to use (RFC 9112 section 7.1.1): read over, never passed on."""
+
+_TRAILER = re.compile(rb"(?:%b:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n" % _TOKEN)
+_TRAILER_BYTES_MAX = 16 << 10
+"""The section behind the last chunk is read over; RFC 9110 section 6.5.1 lets intermediaries discard it."""
+
+
+class Chunked:
+    """A body in chunks."""
+
+    __slots__ = ("_begun", "_in_trailer", "_left", "ended", "rest")
+    ends_by_close = False
+
+    def __init__(self) -> None:
+        self._begun = b""
+        """The beginning of a line that has not come whole."""
+        self._left = 0
+        """What is still to come of a chunk, with the two bytes that end it."""
+        self._in_trailer = False
+        self.ended = False
+        self.rest = b""
+
+    def feed(self, data: bytes) -> bytes:
+        if self._begun:
+            data = self._begun + data
+            self._begun = b""
+        pieces = []
+        at, end = 0, len(data)
+        while at < end:
+            if self._left:
+                here = min(self._left, end - at)
+                body = max(0, min(here, self._left - 2))
+                if data[at + body : at + here] != b"\r\n"[max(0, 2 - self._left) :][: here - body]:
+                    raise Malformed
+                if body:
+                    pieces.append(data[at : at + body])
+                self._left -= here
+                at += here
+            elif self._in_trailer:
+                self._end(data[at:])
+                break
+            else:
+                size = _CHUNK_SIZE.match(data, at)
+                if size is None:
+                    self._begun = _line_begun(data[at:])
+                    break
+                if size.end() - at > _CHUNK_LINE_BYTES_MAX:
+                    raise Malformed
+                at = size.end()
+                self._left = int(size[1], 16)
+                if self._left:
+                    self._left += 2
+                else:
+                    self._in_trailer = True
+                    self._end(data[at:])
+                    break
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _end(self, data: bytes) -> None:
+        if data[:2] == b"\r\n":
+            trailer_end = 2
+        else:
+            found = _TRAILER.match(data)
+            if found is None:
+                complete = data.rfind(b"\r\n") + 2
+                if len(data) > _TRAILER_BYTES_MAX or HEAD_END in data or _STRAY.search(data):
+                    raise Malformed
+                if complete > 1 and _TRAILER.fullmatch(data[:complete] + b"\r\n") is None:
+                    raise Malformed
+                self._begun = data
+                return
+            trailer_end = found.end()
+            if trailer_end > _TRAILER_BYTES_MAX:
+                raise Malformed
+        self.ended = True
+        self.rest = data[trailer_end:]
+
+
+_LINE_BEGUN = re.compile(rb"(?:[0-9A-Fa-f]{1,15}(?:[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?\r?)?)?")
+
+
+def _line_begun(data: bytes) -> bytes:
+    """The beginning of the line of a chunk's size. Raises Malformed where it can not become one."""
+    if len(data) > _CHUNK_LINE_BYTES_MAX or _LINE_BEGUN.fullmatch(data) is None:
+        raise Malformed
+    return data

@@ -1,8 +1,9 @@
-"""Where bytes become requests and answers become bytes: the proxy's side towards its clients.
+"""Where requests arrive and answers leave: the proxy's side towards its clients.
 
-The life of a connection is `Connection.serve`: requests are handled one after another in one task, which outlives the
-client, since a call that a client has left is still to be metered. A request that is not well-formed gets a fixed
-answer in which no byte of it appears, and the connection is closed.
+The life of a connection is `Connection`: bytes come in, a head makes an exchange, the exchange is handled by one
+coroutine, and when that has ended the next head is looked for. The coroutine outlives the client, since a call that a
+client has left is still to be metered. A request that is not well-formed gets a fixed answer in which no byte of it
+appears, and the connection is closed.
 """
 
 from __future__ import annotations
@@ -11,48 +12,67 @@ import asyncio
 import socket
 import ssl
 import struct
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
-from typing import Any
+from http import HTTPStatus
+from typing import Any, cast
 
-from gateway import http1
-from gateway.messages import RequestHead
+from gateway.http1 import (
+    BODILESS,
+    HEAD_END,
+    Alike,
+    Chunked,
+    Counted,
+    Framing,
+    Malformed,
+    Request,
+    RequestHeads,
+    UntilClose,
+    check_begun,
+)
+from gateway.limits import ClientLimits
+from gateway.strand import PARK, Strand
+from gateway.telemetry import log
 
-HEAD_BYTES_MAX = 512 << 10
-"""Of a head that is not whole, no more than this is kept: the limits of its single fields add up to far more."""
-
-PIPELINED_MAX = 8
-"""Requests parsed ahead on one connection; more wait unread in the socket."""
-
-HEAD_TIMEOUT_S = 15
-"""A request head takes no longer than this from its first byte to its last; slower clients are holding a connection."""
-
-IDLE_TIMEOUT_S = 75
-"""A connection without a request is closed after this time, as common servers do."""
-
-BODY_IDLE_TIMEOUT_S = 60
-"""While a request body is read, so long may pass without a byte of it."""
-
-WRITE_IDLE_TIMEOUT_S = 300
-"""A client that takes nothing of its answer for so long is given up; the call itself goes on."""
+READ_AHEAD_BYTES = 64 << 10
+"""So much of a body, or of the requests behind one, is kept that nobody has asked for; then the client is not read from."""
 
 CUT_S = 2
 """After calls were cut at the end, so long is waited for them to record what they had."""
 
-LINGER_S = 2
 LINGER_BYTES_MAX = 16 << 20
-"""A client that was refused while it was still sending is listened to so long, so that it hears the refusal."""
+
+NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+UNSENT_BYTES = 128 << 10
+"""So much of an answer waits in the system's buffer besides what is on its way to the client (tcp(7))."""
 
 SWEEP_S = 1.0
+LAG_TICK_S = 0.05
 
-BAD_REQUEST_BODY = b'{"error":{"message":"The request is not well-formed HTTP/1.1.","type":"invalid_request_error"}}'
-BAD_REQUEST = (
-    b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n"
-    b"x-tollkeeper-error: malformed_request\r\nContent-Length: %d\r\n\r\n" % len(BAD_REQUEST_BODY)
-) + BAD_REQUEST_BODY
+NEVER = float("inf")
+"""The deadline of a connection that waits for nothing of its client's."""
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\n"
+
+
+def _refusal(status: int, message: str) -> bytes:
+    body = b'{"error":{"message":"%b","type":"invalid_request_error"}}' % message.encode()
+    return (
+        b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nConnection: close\r\nx-tollkeeper-error: malformed_request\r\n"
+        b"x-should-retry: false\r\nContent-Length: %d\r\n\r\n%b"
+        % (status, HTTPStatus(status).phrase.encode(), len(body), body)
+    )
+
+
+REFUSALS = {
+    400: _refusal(400, "The request is not well-formed HTTP/1.1."),
+    417: _refusal(417, "Of expectations, 100-continue is the only one that can be met."),
+    501: _refusal(501, "Of transfer codings, chunked is the only one that is known here, and in HTTP/1.1 alone."),
+    505: _refusal(505, "The versions spoken here are HTTP/1.1 and HTTP/1.0."),
+}
+"""What the sender of a malformed request is told; whose API it was meant for is not known."""
 
 
 class ClientGone(Exception):
@@ -62,114 +82,203 @@ class ClientGone(Exception):
 class Exchange:
     """One request, and the answer to it."""
 
-    __slots__ = (
-        "_body",
-        "_chunked",
-        "_connection",
-        "_continue",
-        "_head",
-        "_http10",
-        "_until_close",
-        "head",
-        "keep_alive",
-        "started",
-        "status",
-    )
+    # Most exchanges leave most of these as they are, which then costs them nothing.
+    started = False
+    """True once a byte of the answer may have left."""
+    status = 0
+    strand: Strand | None = None
+    _malformed = False
+    _size = 0
+    _taken = 0
+    _answer_chunked = False
+    _until_close = False
+    _lines: list[bytes] | None = None
+    _when_gone: Callable[[], None] | None = None
 
-    def __init__(self, connection: Connection, message: Any, body: http1.Body) -> None:
-        self.head = RequestHead(message.method, message.path, message.headers, message.raw_headers)
-        # After a chunked body the parser would put a trailer into the next head; after an upgrade nothing is ours to read.
-        self.keep_alive = not (message.should_close or message.chunked or message.upgrade)
-        self.started = False
-        """True once a byte of the answer may have left."""
-        self.status = 0
+    def __init__(self, connection: Connection, request: Request, length: int) -> None:
+        self.head = request.head
+        self.length = None if request.chunked else length
+        """Of the body; None where it comes in chunks."""
+        self.websocket = request.websocket
+        self.keep_alive = request.persistent
         self._connection = connection
-        self._body = body
-        self._http10 = message.version.minor == 0
-        self._continue = not self._http10 and message.headers.get("Expect", "").lower() == "100-continue"
-        self._chunked = False
-        self._until_close = False
-        self._head = b""
+        self._framing: Framing = Chunked() if request.chunked else Counted(length)
+        self._chunks: list[bytes] = []
+        self._http10 = request.http10
+        self._continue = request.expects_continue
+        self._patience_s = connection.limits.body_idle_timeout_s
+
+    # -- the request
 
     @property
     def gone(self) -> bool:
         """True once the client can not get an answer any more; writing then does nothing."""
         return self._connection.transport is None
 
+    def call_when_gone(self, told: Callable[[], None]) -> None:
+        """Call back if the client goes before this exchange is over, or has gone already."""
+        if self.gone:
+            told()
+        else:
+            self._when_gone = told
+
+    def lost(self) -> None:
+        """The client is gone."""
+        if self._when_gone is not None:
+            self._when_gone()
+        if self.strand is not None:
+            self.strand.wake()
+
+    @property
+    def overloaded(self) -> bool:
+        """True where the worker has more to do than it can: this call should be refused."""
+        return self._connection.listener.overloaded
+
+    @property
+    def whole(self) -> bool:
+        """True once the whole request has arrived."""
+        return self._framing.ended
+
+    @property
+    def readable(self) -> bool:
+        """True if reading would not wait."""
+        return bool(self._chunks) or self._framing.ended or self._malformed or self._connection.transport is None
+
     @property
     def body_read(self) -> bool:
         """True once the whole request body was read, or there is none."""
-        return self._body.at_eof()
+        return self._framing.ended and not self._chunks
 
     async def read(self) -> bytes:
         """The next bytes of the request body; empty at its end. Raises ClientGone if the end never comes."""
-        if self._body.at_eof():
-            return b""
+        if not self._chunks and not self._framing.ended:
+            await self.arrival()
+        chunks, self._chunks = self._chunks, []
+        self._size = 0
+        if self._connection.reading_paused:
+            self._connection.resume_reading()
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    async def arrival(self, unless: Callable[[], bool] = lambda: False) -> None:
+        """Wait for more of the body, or for something else, with a patience that only bytes at the least rate renew.
+        Raises ClientGone."""
+        connection = self._connection
         if self._continue:
             self._continue = False
-            self._connection.write(CONTINUE)
-        chunk = http1.available(self._body)
-        if chunk:
-            return chunk
-        self._connection.deadline = self._connection.loop_time() + BODY_IDLE_TIMEOUT_S
-        try:
-            return await self._body.readany()
-        except (http1.BrokenBody, http1.Malformed, ConnectionError, RuntimeError) as error:
-            raise ClientGone from error
-        finally:
-            self._connection.deadline = http1.NEVER
+            connection.write(CONTINUE)
+        connection.deadline = connection.now() + self._patience_s
+        while not self._chunks and not self._framing.ended and not unless():
+            if self._malformed or connection.transport is None:
+                connection.deadline = NEVER
+                raise ClientGone
+            await PARK
+        self._patience_s = max(0.0, connection.deadline - connection.now())
+        connection.deadline = NEVER
 
-    def start(self, status: int, reason: str, headers: Iterable[tuple[bytes, bytes]], *, length: int | None) -> None:
-        """Begin an answer whose body has `length` bytes, or as many as will be written. Leaves with the first bytes."""
-        lines = [b"HTTP/1.1 %d %s\r\n" % (status, reason.encode("latin-1", "replace"))]
-        for name, value in headers:
-            lines.append(name + b": " + value + b"\r\n")
-        self._chunked = False
-        if status == 204:
-            pass  # It has no body and no length (RFC 9110 section 8.6).
-        elif length is not None:
-            lines.append(b"Content-Length: %d\r\n" % length)
-        elif status != 304 and self.head.method != "HEAD":
+    def arrived(self, data: bytes) -> None:
+        """Take bytes of the body from the connection."""
+        if self._malformed:
+            return  # What follows could be read as the end of a whole body.
+        try:
+            chunk = self._framing.feed(data)
+        except Malformed:
+            self._malformed = True
+            self.keep_alive = False
+        else:
+            if chunk:
+                self._continue = False
+                self._chunks.append(chunk)
+                size = len(chunk)
+                self._size += size
+                self._taken += size
+                if self._size > READ_AHEAD_BYTES:
+                    self._connection.pause_reading()
+
+    @property
+    def behind(self) -> bytes:
+        """What has arrived behind the request."""
+        return self._framing.rest
+
+    @property
+    def malformed(self) -> bool:
+        return self._malformed
+
+    def slow(self, now: float, limits: ClientLimits) -> bool:
+        """True where the body that is waited for comes too slowly; else the client has another while."""
+        if self._taken < limits.body_rate_min * limits.body_idle_timeout_s:
+            return True
+        self._taken = 0
+        self._connection.deadline = now + limits.body_idle_timeout_s
+        return False
+
+    # -- the answer
+
+    def start(self, status: int, reason: bytes, lines: Iterable[bytes], *, length: int | None) -> None:
+        """Begin an answer whose body has `length` bytes, or as many as will be written. Leaves with the first bytes.
+
+        `lines` are header lines without their ends."""
+        head = [b"HTTP/1.1 %d %b" % (status, reason), *lines]
+        if length is not None and status != 204:  # A 204 has no body and no length (RFC 9110 section 8.6).
+            head.append(b"Content-Length: %d" % length)
+        elif status not in BODILESS and self.head.method != "HEAD":
             if self._http10:
                 self._until_close = True
                 self.keep_alive = False
             else:
-                self._chunked = True
-                lines.append(b"Transfer-Encoding: chunked\r\n")
-        if self._body.is_eof():
-            http1.available(self._body)  # A body that has come whole is out of the way, read or not.
-        if not self.body_read or self._connection.draining:
+                self._answer_chunked = True
+                head.append(b"Transfer-Encoding: chunked")
+        if not self._framing.ended or self._connection.listener.draining:
             # What is left of the request body would be read as the next request.
             self.keep_alive = False
         if not self.keep_alive:
-            lines.append(b"Connection: close\r\n")
+            head.append(b"Connection: close")
         elif self._http10:
-            lines.append(b"Connection: keep-alive\r\n")
-        lines.append(b"\r\n")
+            head.append(b"Connection: keep-alive")
+        head.append(b"")
         self.status = status
-        self._head = b"".join(lines)
+        self._lines = head
 
-    async def write(self, chunk: bytes) -> None:
-        """Send bytes of the body and wait while the client is slower than we are."""
+    def send(self, chunk: bytes) -> None:
+        """Send bytes of the body; of the connection, if this exchange has become one."""
         self._send(chunk, last=False)
-        if self._connection.writing_paused:
-            await self._connection.writable()
+
+    async def writable(self) -> None:
+        """Wait until the client has taken enough, or is gone."""
+        connection = self._connection
+        while connection.writing_paused and connection.transport is not None:
+            await PARK
+
+    @property
+    def writing_paused(self) -> bool:
+        """True while the client takes bytes more slowly than they are sent."""
+        return self._connection.writing_paused
 
     def finish(self, chunk: bytes = b"") -> None:
         """Send the last bytes, and what tells the client that they are the last."""
         self._send(chunk, last=True)
 
-    def answer(self, status: int, reason: str, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
+    def answer(self, status: int, reason: bytes, lines: Iterable[bytes], body: bytes) -> None:
         """Send a whole answer."""
-        self.start(status, reason, headers, length=len(body))
+        self.start(status, reason, lines, length=len(body))
         self.finish(b"" if self.head.method == "HEAD" else body)
 
-    def when_gone(self, told: Callable[[], None]) -> None:
-        """Call back if the client goes before this exchange is over, or has gone already."""
-        if self.gone:
-            told()
-        else:
-            self._connection.when_lost = told
+    def switch(self, lines: Iterable[bytes]) -> None:
+        """Go on as a WebSocket: from here on, what is read and sent are the bytes of the connection."""
+        self.started = True
+        self.status = 101
+        self.keep_alive = False
+        self._connection.write(SWITCHING + b"\r\n".join((*lines, b"\r\n")))
+        behind = self._connection.taken_over()
+        self._framing = UntilClose()
+        if behind:
+            self.arrived(behind)
+
+    def refuse(self) -> None:
+        """Answer a request whose body has turned out not to be well-formed."""
+        self.started = True
+        self.status = 400
+        self.keep_alive = False
+        self._connection.write(REFUSALS[400])
 
     def abort(self) -> None:
         """End the connection so that what was sent can not be taken for a whole answer."""
@@ -180,201 +289,267 @@ class Exchange:
 
     def _send(self, chunk: bytes, *, last: bool) -> None:
         self.started = True
-        if self._chunked:
+        if self._answer_chunked:
             if chunk:
                 chunk = b"%x\r\n%b\r\n" % (len(chunk), chunk)
             if last:
                 chunk += b"0\r\n\r\n"
-        if self._head:
-            chunk = self._head + chunk
-            self._head = b""
-        if chunk:
-            self._connection.write(chunk)
+        lines = self._lines
+        if lines is not None:
+            self._lines = None
+            lines.append(chunk)
+            chunk = b"\r\n".join(lines)
+        transport = self._connection.transport
+        if chunk and transport is not None:
+            transport.write(chunk)
 
 
-Handler = Callable[[Exchange], Awaitable[None]]
+Handler = Callable[[Exchange], Coroutine[Any, Any, None]]
 
 
-class Connection(http1.BaseProtocol):
+class Connection(asyncio.Protocol):
     """One client connection."""
 
     __slots__ = (
-        "_body",
+        "_alike",
+        "_begun",
         "_dropped",
-        "_head_bytes",
-        "_latest",
-        "_listener",
-        "_pending",
-        "_task",
-        "_wake",
-        "busy",
+        "_exchange",
+        "_lingering",
+        "_loop",
+        "_proceeding",
+        "_received",
+        "_searched",
+        "_unsent",
         "deadline",
-        "loop_time",
-        "when_lost",
+        "limits",
+        "listener",
+        "now",
+        "reading_paused",
+        "transport",
+        "writing_paused",
     )
 
     def __init__(self, listener: Listener, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop)
-        self._parser = http1.request_parser(self, loop, PIPELINED_MAX)
-        self._listener = listener
-        self._pending: deque[tuple[Any, http1.Body] | None] = deque()
-        self._body: http1.Body = http1.NO_BODY
-        self._wake: asyncio.Future[None] | None = None
-        self._task: asyncio.Task[None] | None = None
+        self.listener = listener
+        self.limits = listener.limits
+        self.transport: asyncio.Transport | None = None
+        self.reading_paused = False
+        self.writing_paused = False
+        self.now = loop.time
+        self.deadline = NEVER
+        self._loop = loop
+        self._received = b""
+        """What is not of the exchange that is under way."""
+        self._begun = bytearray()
+        """A head that is not whole, and how far its end was looked for."""
+        self._searched = 0
+        self._exchange: Exchange | None = None
+        self._alike: Alike | None = None
+        """The head that came last."""
+        self._proceeding = False
+        self._lingering = False
         self._dropped = 0
-        self._head_bytes = 0
-        self._latest: http1.Body = http1.NO_BODY
-        self.busy = False
-        self.when_lost: Callable[[], None] | None = None
-        """Called when the client goes during the exchange that is under way."""
-        self.loop_time = loop.time
-        self.deadline = loop.time() + HEAD_TIMEOUT_S
+        self._unsent = 0
 
-    # -- from the transport
+    # -- its life
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self._listener.began(self)
-        self._task = self._loop.create_task(self.serve())
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's are none by name.
+        self.deadline = self.now() + self.limits.head_timeout_s
+        end: socket.socket | None = transport.get_extra_info("socket")
+        if end is not None and NOTSENT_LOWAT is not None:
+            # The system's own buffer would take megabytes before we saw that nobody reads them.
+            end.setsockopt(socket.IPPROTO_TCP, NOTSENT_LOWAT, UNSENT_BYTES)
+        if not self.listener.admitted(self):
+            self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        if self._parser is None:
+        exchange = self._exchange
+        if self._lingering:
             self._dropped += len(data)
             if self._dropped > LINGER_BYTES_MAX:
                 self.abort()
-            return
-        try:
-            parsed, upgraded, _ = self._parser.feed_data(data)
-            messages: list[tuple[Any, http1.Body] | None] = list(parsed)
-        except http1.Malformed as error:
-            self._fail_bodies(error)
-            messages, upgraded = [None], False
-        if messages:
-            self._head_bytes = 0
-            self._latest = messages[-1][1] if messages[-1] is not None else http1.NO_BODY
-        elif self._latest.is_eof():
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES_MAX:
-                messages = [None]
-        for message in messages:
-            if message is not None and http1.plain(message[0]):
-                self._pending.append(message)
-            else:
-                self._pending.append(None)
-                upgraded = True
-                break
-        if upgraded:
-            # What follows is no request, or a request in a protocol that is not spoken here.
-            self._parser = None
-            self._pause_transport_reading()
-        if messages:
-            self._wake_up()
-            if len(self._pending) + self.busy >= PIPELINED_MAX and not self._buffer_paused:
-                # The parser stops by itself at the same number, and goes on when one is consumed.
-                self._pause_reading_for_buffer()
-        elif not self.busy and self.deadline > (latest := self.loop_time() + HEAD_TIMEOUT_S):
-            self.deadline = latest
+        elif exchange is None and not self.writing_paused:
+            self._received = data
+            self._proceed()
+        elif exchange is None or exchange.whole:
+            self._received += data
+            if len(self._received) > READ_AHEAD_BYTES:
+                self.pause_reading()
+        else:
+            exchange.arrived(data)
+            self._received = exchange.behind
+            assert exchange.strand is not None
+            exchange.strand.wake()
 
-    def eof_received(self) -> bool:
-        return False
+    def _proceed(self) -> None:
+        """Handle one request after another, as far as they have arrived and have been answered."""
+        self._proceeding = True
+        while self._exchange is None and self._received and not self._lingering and not self.writing_paused:
+            data, self._received = self._received, b""
+            alike = self._alike
+            found = None if alike is None or self._begun else alike.found(data)
+            if alike is not None and found is not None:
+                request = alike.request
+                length, body_at = found
+                rest = data[body_at:]
+            else:
+                head_and_rest = self._head_whole(data)
+                if head_and_rest is None:
+                    break
+                head, rest = head_and_rest
+                try:
+                    request, length = self.listener.heads.read(head)
+                except Malformed as malformed:
+                    self._refuse(malformed.status)
+                    break
+                self._alike = Alike.of(head, request)
+            exchange = self._exchange = Exchange(self, request, length)
+            self.deadline = NEVER
+            if rest:
+                exchange.arrived(rest)
+                self._received = exchange.behind
+            self.listener.busy.add(self)
+            exchange.strand = Strand(self.listener.handler(exchange), self._loop, self._ended)
+            exchange.strand.wake()
+        self._proceeding = False
+
+    def _head_whole(self, data: bytes) -> tuple[bytes, bytes] | None:
+        """The next head, and what is behind it; None where it has not come whole."""
+        begun = self._begun
+        if not begun:
+            end = data.find(HEAD_END) + 4
+            if end > 4:
+                return data[:end], data[end:]
+        begun += data
+        while begun[:2] == b"\r\n":
+            del begun[:2]  # A robust server ignores an empty line before a request (RFC 9112 section 2.2).
+        end = begun.find(HEAD_END, max(0, self._searched - 3)) + 4
+        if end >= 4:
+            whole = bytes(begun)
+            begun.clear()
+            self._searched = 0
+            return whole[:end], whole[end:]
+        try:
+            check_begun(begun, checked=self._searched)
+        except Malformed as malformed:
+            self._refuse(malformed.status)
+            return None
+        if not self._searched and begun:
+            self.deadline = self.now() + self.limits.head_timeout_s
+        self._searched = len(begun)
+        return None
+
+    def _ended(self, error: BaseException | None) -> None:
+        """The exchange is over: go on to the next request, or end."""
+        exchange, self._exchange = self._exchange, None
+        assert exchange is not None
+        exchange.strand = None
+        self.listener.free(self)
+        transport = self.transport
+        if error is not None:
+            log.error("call_failed", error=type(error).__name__)
+            self.abort()
+        elif transport is None:
+            pass
+        elif not exchange.keep_alive:
+            if exchange.whole:
+                self._close()
+            else:
+                self._linger()
+        else:
+            if self.reading_paused:
+                self.resume_reading()
+            if not self.writing_paused:
+                self.deadline = self.listener.now + self.limits.keepalive_timeout_s
+            if self._received:
+                if not self._proceeding:
+                    self._proceed()
+            elif self.listener.draining:
+                self._close()
+
+    def taken_over(self) -> bytes:
+        """What has arrived behind the request that is under way, and is then no longer kept here."""
+        received, self._received = self._received, b""
+        return received
+
+    def _close(self) -> None:
+        """End the connection when the client has taken what was sent; requests behind that are not handled."""
+        self._received = b""
+        if self.transport is not None and not self.transport.is_closing():
+            self.pause_writing()
+            self.transport.close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        super().connection_lost(None)
-        self._listener.connections.discard(self)
-        self._fail_bodies(ConnectionResetError())
-        self._parser = None
-        self._pending.clear()
-        self._wake_up()
-        if self.when_lost is not None:
-            self.when_lost()
+        self.transport = None
+        self.listener.connections.discard(self)
+        self._received = b""
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.lost()
 
-    # -- the life of a connection
+    def _refuse(self, status: int) -> None:
+        self.write(REFUSALS[status])
+        self._linger()
 
-    async def serve(self) -> None:
-        """Handle requests one after another until the client, an error or a shutdown ends the connection."""
-        try:
-            while self.transport is not None:
-                if not self._pending:
-                    if self._listener.draining:
-                        break
-                    self.busy = False
-                    self.deadline = self.loop_time() + IDLE_TIMEOUT_S
-                    self._wake = self._loop.create_future()
-                    await self._wake
-                    continue
-                message = self._pending.popleft()
-                if message is None:
-                    self.write(BAD_REQUEST)
-                    await self._linger()
-                    break
-                self.busy = True
-                self.deadline = http1.NEVER
-                self._body = message[1]
-                exchange = Exchange(self, *message)
-                await self._listener.handler(exchange)
-                self.when_lost = None
-                if not exchange.keep_alive:
-                    if not exchange.body_read:
-                        await self._linger()
-                    break
-                if self.writing_paused:
-                    await self.writable()
-                self._consumed()
-        finally:
-            self.busy = False
-            self._listener.ended(self)
-            if self.transport is not None:
-                self.transport.close()
-
-    async def _linger(self) -> None:
+    def _linger(self) -> None:
         """Read what the client still sends and drop it, until it closes or for a while: closing on it at once would
         reset the connection, and the answer could be lost with it (RFC 9112 section 9.6)."""
-        if self.transport is None:
+        if self.transport is not None:
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+            self._lingering = True
+            self._received = b""
+            self.deadline = self.now() + self.limits.linger_s
+            self.resume_reading()
+
+    def expired(self, now: float) -> None:
+        """What was waited for has not come in time."""
+        if self.writing_paused and self.transport is not None:
+            taken = self._unsent - self.transport.get_write_buffer_size()
+            if taken >= self.limits.body_rate_min * self.limits.write_idle_timeout_s:
+                self.pause_writing()
+                return
+        elif self._exchange is not None and not self._exchange.slow(now, self.limits):
             return
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-        self._parser = None
-        self._resume_transport_reading()
-        self._wake = self._loop.create_future()
-        try:
-            async with asyncio.timeout(LINGER_S):
-                await self._wake
-        except TimeoutError:
-            return
+        self.abort()
 
-    def _consumed(self) -> None:
-        """One request is done: the parser may go on to one more."""
-        parser = self._parser
-        if parser is not None:
-            parser.message_consumed()
-            if self._buffer_paused:
-                self.data_received(b"")
-                if len(self._pending) < PIPELINED_MAX:
-                    self._resume_reading_for_buffer()
+    # -- flow
 
-    def _fail_bodies(self, error: BaseException) -> None:
-        bodies = [self._body, *(message[1] for message in self._pending if message is not None)]
-        for body in bodies:
-            if not body.is_eof():
-                body.set_exception(http1.BrokenBody(), error)
+    def pause_reading(self) -> None:
+        if self.transport is not None and not self.reading_paused:
+            self.reading_paused = True
+            self.transport.pause_reading()
 
-    def _wake_up(self) -> None:
-        if self._wake is not None and not self._wake.done():
-            self._wake.set_result(None)
+    def resume_reading(self) -> None:
+        if self.transport is not None and self.reading_paused:
+            self.reading_paused = False
+            self.transport.resume_reading()
 
-    # -- towards the client
+    def pause_writing(self) -> None:
+        """The client takes bytes more slowly than they are sent: give it a while to take some."""
+        self.writing_paused = True
+        if self.transport is not None:
+            self._unsent = self.transport.get_write_buffer_size()
+            self.deadline = self.now() + self.limits.write_idle_timeout_s
+
+    def resume_writing(self) -> None:
+        self.writing_paused = False
+        exchange = self._exchange
+        if exchange is None:
+            if not self._lingering:
+                self.deadline = self.now() + self.limits.keepalive_timeout_s
+                self.resume_reading()
+                self._proceed()
+        else:
+            self.deadline = NEVER
+            if exchange.strand is not None:
+                exchange.strand.wake()
 
     def write(self, data: bytes) -> None:
         if self.transport is not None:
             self.transport.write(data)
-
-    async def writable(self) -> None:
-        """Wait until the client has taken enough, or is gone."""
-        if self.transport is None:
-            return
-        self.deadline = self.loop_time() + WRITE_IDLE_TIMEOUT_S
-        await self._drain_helper()
-        self.deadline = http1.NEVER
 
     def refuse_orderly_end(self) -> None:
         """Make the end of the connection a reset: for an answer that ends by the close, an orderly one means success."""
@@ -386,17 +561,10 @@ class Connection(http1.BaseProtocol):
         if self.transport is not None:
             self.transport.abort()
 
-    @property
-    def draining(self) -> bool:
-        """True once no further request is to be taken."""
-        return self._listener.draining
-
     def close_if_idle(self) -> None:
         """End a connection on which nothing is under way."""
-        if not self.busy and not self._pending:
-            self._wake_up()
-            if self.transport is not None:
-                self.transport.close()
+        if self._exchange is None:
+            self._close()
 
 
 BACKLOG_MAX = 1024
@@ -412,62 +580,102 @@ def bound(host: str, port: int) -> socket.socket:
 class Listener:
     """Accepts connections and hands their requests to the handler."""
 
-    def __init__(self, handler: Handler) -> None:
-        self.handler = handler
-        self.connections: set[Connection] = set()
-        self.draining = False
-        self._serving: set[Connection] = set()
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._server: asyncio.Server
-        self._sweeper: asyncio.Task[None]
+    heads: RequestHeads
 
-    async def open(self, bound: socket.socket, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, handler: Handler, limits: ClientLimits | None = None) -> None:
+        self.handler = handler
+        self.limits = ClientLimits() if limits is None else limits
+        self.connections: set[Connection] = set()
+        self.busy: set[Connection] = set()
+        """Those with a call under way, whose client may be gone."""
+        self.draining = False
+        """True once no further request is to be taken."""
+        self.now = 0.0
+        """The time of the loop, no older than a sweep."""
+        self._lagging = False
+        self._quiet = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def open(self, listening: socket.socket, tls: ssl.SSLContext | None) -> None:
         """Accept connections on a socket, which other processes may accept on as well."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._accept, sock=bound, ssl=tls, backlog=BACKLOG_MAX)
-        self._sweeper = asyncio.create_task(self._sweep())
+        self.heads = RequestHeads(loop)
+        self.now = loop.time()
+        self._server = await loop.create_server(
+            lambda: Connection(self, loop),
+            sock=listening,
+            ssl=tls,
+            backlog=BACKLOG_MAX,
+            ssl_handshake_timeout=None if tls is None else self.limits.head_timeout_s,
+        )
+        self._tasks = [loop.create_task(self._sweep()), loop.create_task(self._watch_lag())]
 
-    def _accept(self) -> Connection:
-        return Connection(self, asyncio.get_running_loop())
+    @property
+    def overloaded(self) -> bool:
+        """True while there is more to do than can be done in time."""
+        return self._lagging or len(self.busy) > self.limits.calls_max
 
-    def began(self, connection: Connection) -> None:
+    def admitted(self, connection: Connection) -> bool:
+        """Take note of a new connection; False if there are too many."""
+        if len(self.connections) >= self.limits.connections_max or self.draining:
+            return False
         self.connections.add(connection)
-        self._serving.add(connection)
-        self._idle.clear()
+        return True
 
-    def ended(self, connection: Connection) -> None:
-        self._serving.discard(connection)
-        if not self._serving:
-            self._idle.set()
+    def free(self, connection: Connection) -> None:
+        """A connection's call is over."""
+        self.busy.discard(connection)
+        if self.draining and not self.busy:
+            self._quiet.set()
 
     async def close(self, grace_s: float) -> bool:
-        """Stop accepting, let calls under way end, cut those that have not after the grace; True if none was cut."""
+        """Stop accepting, let calls under way end, and cut those off that have not after the grace; True if none was."""
         self.draining = True
         self._server.close()
         for connection in tuple(self.connections):
             connection.close_if_idle()
         try:
-            async with asyncio.timeout(grace_s):
-                await self._idle.wait()
-        except TimeoutError:
+            if await self.quiet(grace_s):
+                for connection in tuple(self.connections):
+                    connection.close_if_idle()
+                return True
             for connection in tuple(self.connections):
                 connection.abort()
-            # What they were cut off from is still to be recorded.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(CUT_S):
-                    await self._idle.wait()
             return False
         finally:
-            self._sweeper.cancel()
-        return True
+            for task in self._tasks:
+                task.cancel()
+
+    async def quiet(self, within_s: float) -> bool:
+        """Wait until no call is under way; False if that takes longer."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                while self.busy:
+                    self._quiet.clear()
+                    await self._quiet.wait()
+        return not self.busy
 
     async def _sweep(self) -> None:
         """Close what has passed its deadline. One task for all connections: a timer for each would cost every call."""
+        limits = self.limits
+        shortest_s = min(limits.head_timeout_s, limits.body_idle_timeout_s, limits.write_idle_timeout_s)
+        pause_s = min(SWEEP_S, shortest_s / 4, limits.keepalive_timeout_s / 4)
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(SWEEP_S)
-            now = loop.time()
+            await asyncio.sleep(pause_s)
+            now = self.now = loop.time()
             for connection in tuple(self.connections):
                 if connection.deadline <= now:
-                    connection.abort()
+                    connection.expired(now)
+
+    async def _watch_lag(self) -> None:
+        """Find out how long what has arrived waits for its turn: as long as this does. Once is no measure, since what has
+        waited through a pause of the whole process is done with at the next turn."""
+        loop = asyncio.get_running_loop()
+        late_before = False
+        while True:
+            due = loop.time() + LAG_TICK_S
+            await asyncio.sleep(LAG_TICK_S)
+            late = loop.time() - due > self.limits.lag_max_s
+            self._lagging = late and late_before
+            late_before = late

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from multidict import CIMultiDictProxy
@@ -14,8 +15,10 @@ RawHeaders: TypeAlias = Iterable[tuple[bytes, bytes]]
 """Header lines in their order, names in the case they came in, repeated ones repeated."""
 
 
-class RequestHead(NamedTuple):
-    """The head of a request, as it came."""
+@dataclass(frozen=True, slots=True, eq=False)
+class RequestHead:
+    """The head of a request, as it came, without what frames its body. Requests that are alike share one: it is told from
+    another by its identity."""
 
     method: str
     target: str
@@ -28,15 +31,24 @@ class ResponseHead(NamedTuple):
     """The head of a provider's answer."""
 
     status: int
-    reason: str
-    headers: Headers
-    raw_headers: RawHeaders
+    reason: bytes
+    fields: Sequence[tuple[bytes, bytes]]
+    """Each header's name in lower case, and its line as it came, in their order."""
+    length: int | None = None
+    """The declared length of the body; None where its end is told otherwise."""
+    media_type: str = ""
+    """The content type without its parameters, in lower case; empty if there is none."""
+    encoding: str = ""
+    """What the body is coded with, in lower case; empty if with nothing."""
+    options: Sequence[bytes] = ()
+    """The headers that Connection names, in lower case: meant for us alone, and cut as it is."""
 
     @property
     def succeeded(self) -> bool:
         return 200 <= self.status < 300
 
-    @property
-    def media_type(self) -> str:
-        """The content type without its parameters, in lower case; empty if there is none."""
-        return self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    def values(self, name: bytes) -> list[str]:
+        """The values of a header, whose name is given in lower case."""
+        return [
+            line[len(name) + 1 :].strip(b" \t").decode("latin-1") for lowered, line in self.fields if lowered == name
+        ]

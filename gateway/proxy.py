@@ -1,13 +1,15 @@
 """One call through the gateway, start to finish: all of a call's control flow.
 
-who      callers.identify      key → tenant, scopes            401, 403
-where    routes.match          path → provider, endpoint, URL  404
-may it   sharing               nothing of other tenants        403, 404
-what     address, prepare      credential, hop-by-hop, usage
-intent   recorder.begin        before the first byte leaves    503
-forward  upstream              one attempt                     502, 504
-relay    relay                 every chunk on, and past a meter
-outcome  recorder.outcome      before the client can conclude success
+plan     by the head alone, once for all heads that are alike
+  who      callers.identify      key → tenant, scopes            401, 403
+  where    routes.match          path → provider, endpoint, URL  404
+  may it   sharing               nothing of other tenants        403, 404
+  what     headers               credential, hop-by-hop
+body     prepare                 what it asks for                404, 415
+intent   recorder.begin          before the first byte leaves    503
+forward  upstream                one attempt                     502, 504
+relay    relay                   every chunk on, and past a meter
+outcome  recorder.outcome        before the client can conclude success
 """
 
 from __future__ import annotations
@@ -15,28 +17,33 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from functools import cache, partial
+from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
-from typing import Any
+from typing import NamedTuple
+
+import msgspec
 
 from gateway import errors, headers, upstream
-from gateway.account_alias import AccountAlias, Restoring
+from gateway.account_alias import AccountAlias, Restoring, hidden
 from gateway.call_ids import new_call_id
-from gateway.callers import GATEWAY_PREFIX, Caller, Callers
+from gateway.callers import Caller, Callers
 from gateway.idempotency import Claims
 from gateway.keys import NotSealedHere, Secrets
 from gateway.listener import ClientGone, Exchange
-from gateway.messages import RawHeaders, RequestHead
+from gateway.messages import RequestHead, ResponseHead
 from gateway.objects import Objects
-from gateway.providers.api import Meter, Prepared, as_it_came
+from gateway.providers.api import Meter, Prepared, Provider, as_it_came
 from gateway.providers.decoding import UndecodableAnswer
 from gateway.recorder import Recorder, Recording
-from gateway.request_body import RequestBody
+from gateway.request_body import RequestBody, codings_of
 from gateway.routing import Route, Routes
 from gateway.sharing import References, named_objects
-from gateway.telemetry import AccessLog, log
-from gateway.upstream import Answer, Connection, Origin, Upstream
+from gateway.snapshot import Snapshot
+from gateway.strand import PARK
+from gateway.telemetry import AccessLog, CallLine, log
+from gateway.upstream import Connection, Origin, Pool, Upstream
+from metering.columns import iso_ms
 from metering.database import DatabaseUnavailable
 from metering.spool import SpoolFailed, SpoolFull
 from metering.usage import UsageEvent
@@ -48,9 +55,13 @@ DRAIN_BYTES_MAX = 64 << 20
 DRAIN_S = 600
 """A call whose client has left is followed so far for its usage, then given up."""
 
+PLANS_MAX = 1024
+PLAN_BYTES_MAX = 8 << 10
+"""So many plans are kept, for heads no longer than that; others are made for each call."""
+
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS"})
 
-REASONS = {status.value: status.phrase for status in HTTPStatus}
+REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,34 +73,54 @@ class Rules:
     shared_reads: bool
 
 
-@dataclass(slots=True)
-class Outgoing:
-    """A request as it goes to a provider; its bytes are let go of once they are sent."""
+class Plan(NamedTuple):
+    """What a request's head decides about its call: who it is for, and what goes where."""
 
-    origin: Origin
-    data: bytes
-    """Its head, and of its body what is held."""
-    body: RequestBody
-    """Where its rest comes from."""
-    whole: bool
-    """True if nothing is left to come."""
+    snapshot: Snapshot
+    """What was known of keys and tenants when it was made: with the next snapshot it is made anew."""
+    expires_ms: float
+    """When the caller's key expires, in milliseconds since 1970."""
+    route: Route
+    caller: Caller
+    pool: Pool
+    lines: bytes
+    """The head as it goes to the provider, but for what frames the body."""
+    lines_plain: bytes
+    """The same, where the answer must come uncompressed."""
+    shared: bool
+    """True on an account that others share: nothing of theirs may be touched."""
+    names: tuple[str, ...]
+    """The objects that path and query name, each of which must then be the caller's own."""
     alias: AccountAlias | None
     """What names the account on the way, None where the application knows the real one."""
+    secrets: tuple[AccountAlias, ...]
+    """What of our credential a provider could repeat in an answer that is no success."""
+    answer_cut: frozenset[bytes]
+    """The headers of the answer that are not the client's business."""
+    codings: tuple[str, ...]
+    """What the body is coded with."""
+    claim_key: str | None
 
 
-class _Line:
-    """What the log will say of one call; filled in as the call goes along."""
+class Call:
+    """One call under way; filled in as it goes along."""
 
-    __slots__ = ("arrived_ms", "began", "caller", "error", "event", "route", "upstream_s")
+    # Most calls leave most of these as they are, which then costs them nothing.
+    event: UsageEvent | None = None
+    error: str | None = None
+    upstream_s = 0.0
+    """How long the provider was waited for."""
+    route: Route | None = None
+    caller: Caller | None = None
+    recording: Recording
+    """As its records name it, once it is known who calls for what."""
+    data: bytes
+    """The request as it goes to the provider, or its beginning; let go of once it is sent."""
 
     def __init__(self) -> None:
         self.arrived_ms = time.time_ns() // 1_000_000
         self.began = time.perf_counter()
-        self.upstream_s = 0.0
-        self.caller: Caller | None = None
-        self.route: Route | None = None
-        self.event: UsageEvent | None = None
-        self.error: str | None = None
+        self.call_id = new_call_id(self.arrived_ms)
 
 
 class Proxy:
@@ -114,107 +145,146 @@ class Proxy:
         self._objects = objects
         self._claims = claims
         self._recorder = recorder
-        self._upstream = upstream
-        self._origins = origins
+        self._pools = {place: upstream.pool(origin) for place, origin in origins.items()}
         self._credentials = credentials
         self._secrets = secrets
         self._rules = rules
         self._access_log = access_log
+        self._plans: dict[RequestHead, Plan] = {}
 
     async def __call__(self, exchange: Exchange) -> None:
         """Answer one request. Whatever happens, the client gets an answer or a broken connection, and the log a line."""
         if exchange.head.target == "/healthz":
-            exchange.answer(200, "OK", ((b"Content-Type", b"application/json"),), b'{"status":"ok"}')
+            exchange.answer(200, b"OK", (b"Content-Type: application/json",), b'{"status":"ok"}')
             return
-        line = _Line()
-        call_id = new_call_id(line.arrived_ms)
+        call = Call()
         try:
-            await self._call(exchange, line, call_id)
+            await self._call(exchange, call)
         except errors.Refusal as refusal:
-            line.error = "client_gone" if exchange.gone else refusal.code
-            self._refuse(exchange, line.route, refusal, call_id)
+            call.error = "client_gone" if exchange.gone else refusal.code
+            self._refuse(exchange, call, refusal)
         except ClientGone:
-            line.error = "client_gone"
-            exchange.abort()
+            call.error = "client_gone"
+            if exchange.malformed and not exchange.started:
+                call.error = "malformed_request"
+                exchange.refuse()
+            else:
+                exchange.abort()
         except (SpoolFailed, SpoolFull) as error:
             # What the client can not be told to have succeeded must not look as if it had.
-            line.error = "usage_not_recorded"
-            log.critical("usage_not_recorded", call_id=call_id, reason=str(error))
+            call.error = "usage_not_recorded"
+            log.critical("usage_not_recorded", call_id=call.call_id, reason=str(error))
             exchange.abort()
         except Exception as error:  # noqa: BLE001  The last line of defence: its text could hold anything, its type can not.
-            line.error = "internal"
-            log.error("call_failed", call_id=call_id, error=type(error).__name__, where=_place(error))
+            call.error = "internal"
+            log.error("call_failed", call_id=call.call_id, error=type(error).__name__, where=_place(error))
             if exchange.started:
                 exchange.abort()
             else:
-                self._refuse(
-                    exchange, line.route, errors.Internal("The gateway failed; the log has the cause."), call_id
-                )
-        self._log(exchange, line, call_id)
+                self._refuse(exchange, call, errors.Internal("The gateway failed; the log has the cause."))
+        self._log(exchange, call)
 
-    async def _call(self, exchange: Exchange, line: _Line, call_id: str) -> None:
+    async def _call(self, exchange: Exchange, call: Call) -> None:
+        if exchange.overloaded:
+            raise errors.Overloaded("The gateway has more to do than it can right now. Try again shortly.")
         head = exchange.head
-        route = line.route = self._routes.match(head.method, head.target)
-        caller = line.caller = await self._callers.identify(route.provider, head.headers)
-        credential, shared = self._credential(route, caller)
-        own = partial(self._own, caller, route)
-        if shared:
-            await own(named_objects(route, head, caller.tenant.account_sid))
-            if "?" in route.target:
-                await own(References(route.provider).feed(route.target.encode()))
-        if not route.listed and not self._rules.unlisted_forwarded:
-            raise errors.UnlistedDenied(
-                "This path is not in the gateway's list, and the operator has set `unlisted = deny`."
-            )
-        claim_key = head.headers.get("X-Gateway-Idempotency-Key")
+        plan = self._plans.get(head)
+        if plan is None or plan.snapshot is not self._callers.current or plan.expires_ms <= call.arrived_ms:
+            plan = await self._planned(head, call)
+        route = call.route = plan.route
+        call.caller = plan.caller
         endpoint = route.endpoint
-        watch = None if endpoint.watch is None else endpoint.watch()
-        incoming = RequestBody(exchange, References(route.provider) if shared else None, own, watch)
+        if plan.names:
+            await self._own(plan, plan.names)
+        if exchange.websocket and not endpoint.websocket:
+            raise errors.UpgradeRefused("This endpoint is not a WebSocket: send the request without Upgrade.")
+        incoming = RequestBody(
+            exchange,
+            plan.codings,
+            References(route.provider) if plan.shared else None,
+            partial(self._own, plan),
+            None if endpoint.watch is None else endpoint.watch(),
+        )
         body = b""
-        if endpoint.prepare is not None or shared or claim_key is not None:
-            body = await _held(incoming)
+        if endpoint.prepare is not None or plan.shared or plan.claim_key is not None:
+            body = await incoming.held(BODY_BYTES_MAX)
         whole = incoming.ended
-        prepared = endpoint.prepare(body) if whole and endpoint.prepare is not None else as_it_came(body)
-        recording = Recording(call_id, line.arrived_ms, caller, route, incoming.learnt or replace(prepared, body=b""))
-        alias = _alias(route, caller, credential)
-        origin = self._origins[route.provider.name, route.product]
-        data = _request(head, route, origin, credential, alias, prepared, whole=whole)
-        outgoing = Outgoing(origin, data, incoming, whole, alias)
-        del prepared, data
-        if claim_key is None:
-            del body
-            await self._recorded(exchange, line, recording, outgoing)
-            return
-        if not whole:
-            raise errors.BadHeader(f"X-Gateway-Idempotency-Key: only with bodies up to {BODY_BYTES_MAX >> 20} MiB.")
-        await self._claims.claim(caller.tenant.tenant_id, claim_key, call_id, head, body)
-        del body
-        try:
-            await self._recorded(exchange, line, recording, outgoing)
-        except (errors.NotRecordable, errors.UpstreamUnreachable):
-            await self._claims.release(caller.tenant.tenant_id, claim_key)
-            raise
-
-    async def _recorded(self, exchange: Exchange, line: _Line, recording: Recording, outgoing: Outgoing) -> None:
-        """Forward a call between its intent and its outcome."""
-        name = recording.route.provider.name
+        if plan.claim_key is not None:
+            await self._claim(plan, plan.claim_key, call, exchange.head, body, whole=whole)
+        prepared = _prepared(route, body, whole=whole, websocket=exchange.websocket)
+        call.data = _request(plan, exchange, prepared, whole=whole)
+        learnt = incoming.learnt or _without_body(prepared)
+        recording = call.recording = Recording(call.call_id, call.arrived_ms, plan.caller, route, learnt)
+        del body, prepared
         await self._recorder.begin(recording)
         try:
-            await self._forward(exchange, line, recording, outgoing)
+            await self._forward(exchange, call, plan, incoming, whole=whole)
         except errors.UpstreamUnreachable:
             self._recorder.nothing(recording, "unreachable")
+            if plan.claim_key is not None:
+                await self._give_back(plan, plan.claim_key)
             raise
         except (ClientGone, errors.ObjectMissing, errors.OwnerUnknown, errors.EncodedBody):
             self._recorder.nothing(recording, "request not sent whole")
             raise
         except upstream.TooSlow as error:
-            raise errors.UpstreamTooSlow(f"{name} did not answer in time. It may have acted.") from error
+            raise errors.UpstreamTooSlow(f"{route.provider.name} did not answer in time. It may have acted.") from error
         except (upstream.NoAnswer, upstream.BrokenAnswer, UndecodableAnswer) as error:
-            raise errors.UpstreamBroke(f"{name} broke the connection off. It may have acted.") from error
+            raise errors.UpstreamBroke(f"{route.provider.name} broke the connection off. It may have acted.") from error
         finally:
-            line.event = self._recorder.lost(recording) or line.event
+            call.event = self._recorder.lost(recording) or call.event
 
-    # -- may it, and with what
+    async def _claim(self, plan: Plan, key: str, call: Call, head: RequestHead, body: bytes, *, whole: bool) -> None:
+        """Take the application's own key for this call, so that it is not forwarded twice."""
+        if not whole:
+            raise errors.BadHeader(f"X-Gateway-Idempotency-Key: only with bodies up to {BODY_BYTES_MAX >> 20} MiB.")
+        tenant_id = plan.caller.tenant.tenant_id
+        await asyncio.ensure_future(self._claims.claim(tenant_id, key, call.call_id, head, body))
+
+    async def _give_back(self, plan: Plan, key: str) -> None:
+        await asyncio.ensure_future(self._claims.release(plan.caller.tenant.tenant_id, key))
+
+    # -- what the head decides
+
+    async def _planned(self, head: RequestHead, call: Call) -> Plan:
+        route = call.route = self._routes.match(head.method, head.target)
+        snapshot = self._callers.current
+        caller = call.caller = await self._callers.identify(route.provider, head.headers)
+        credential, shared = self._credential(route, caller)
+        names: list[str] = []
+        if shared:
+            names += named_objects(route, head, caller.tenant.account_sid)
+            if "?" in route.target:
+                names += References(route.provider).feed(route.target.encode())
+        if not route.listed and not self._rules.unlisted_forwarded:
+            raise errors.UnlistedDenied(
+                "This path is not in the gateway's list, and the operator has set `unlisted = deny`."
+            )
+        alias = _alias(route, caller, credential)
+        provider = route.provider
+        pool = self._pools[provider.name, route.product]
+        of_account = frozenset() if caller.brings_credential else provider.account_headers
+        expires_ms = caller.key.expires_at_ms
+        plan = Plan(
+            snapshot,
+            float("inf") if expires_ms is None else expires_ms,
+            route,
+            caller,
+            pool,
+            *_lines(head, route, pool.origin, credential, alias),
+            shared,
+            tuple(names),
+            alias,
+            () if credential is None else _secrets(provider, credential),
+            headers.OF_ANSWERS | of_account,
+            codings_of(head.headers),
+            head.headers.get("X-Gateway-Idempotency-Key"),
+        )
+        if len(plan.lines) <= PLAN_BYTES_MAX:
+            if len(self._plans) >= PLANS_MAX:
+                del self._plans[next(iter(self._plans))]
+            self._plans[head] = plan
+        return plan
 
     def _credential(self, route: Route, caller: Caller) -> tuple[Mapping[str, str] | None, bool]:
         """The credential to send, None for the one that the request brings, and whether its account is shared."""
@@ -236,10 +306,11 @@ class Proxy:
             )
         return credential, not self._rules.shared_reads
 
-    async def _own(self, caller: Caller, route: Route, names: Iterable[str]) -> None:
+    async def _own(self, plan: Plan, names: Iterable[str]) -> None:
+        tenant_id, source = plan.caller.tenant.tenant_id, plan.route.provider.name
         for name in names:
             try:
-                owned = await self._objects.owns(caller.tenant.tenant_id, route.provider.name, name)
+                owned = await asyncio.ensure_future(self._objects.owns(tenant_id, source, name))
             except DatabaseUnavailable as error:
                 raise errors.OwnerUnknown(
                     "Whose object this is can not be found out right now, so the call was not sent. Try again shortly."
@@ -249,91 +320,103 @@ class Proxy:
 
     # -- forward and relay
 
-    async def _forward(self, exchange: Exchange, line: _Line, recording: Recording, outgoing: Outgoing) -> None:
+    async def _forward(self, exchange: Exchange, call: Call, plan: Plan, incoming: RequestBody, *, whole: bool) -> None:
         began = time.perf_counter()
-        method = exchange.head.method
-        connection = await self._connected(exchange, outgoing.origin)
+        pool, strand, method = plan.pool, exchange.strand, exchange.head.method
+        connection = pool.kept() or await self._connected(pool)
         try:
+            if not self._rules.drain_on_disconnect:
+                exchange.call_when_gone(connection.give_up)
+            connection.send(call.data, strand, method=method, whole=whole, upgrading=exchange.websocket)
+            if method not in IDEMPOTENT:
+                call.data = b""  # It is not sent twice, and a model may think for minutes.
             try:
-                connection.send(outgoing.data, method=method, whole=outgoing.whole)
-                if method not in IDEMPOTENT:
-                    outgoing.data = b""  # It is not sent twice, and a model may think for minutes.
-                if not outgoing.whole:
-                    await self._upload(exchange, connection, outgoing.body)
-                    recording = recording._replace(prepared=outgoing.body.learnt or recording.prepared)
-                answer = await connection.answer()
+                if not whole:
+                    await self._upload(exchange, connection, incoming)
+                    if incoming.learnt is not None:
+                        call.recording = call.recording._replace(prepared=incoming.learnt)
+                head = await connection.answer()
             except upstream.TooSlow:
                 raise
             except upstream.NoAnswer:
-                if not (connection.used and outgoing.whole and method in IDEMPOTENT):
+                if not (connection.used and whole and method in IDEMPOTENT):
                     raise
                 # Kept from before and closed by the provider meanwhile. Asking again changes nothing there.
-                self._upstream.release(connection)
-                connection = await self._connected(exchange, outgoing.origin, fresh=True)
-                connection.send(outgoing.data, method=method, whole=True)
-                answer = await connection.answer()
-            line.upstream_s = time.perf_counter() - began
-            if answer.head.succeeded:
-                await self._relay(exchange, line, recording, answer, outgoing.alias)
+                pool.release(connection)
+                connection = await self._connected(pool)
+                connection.send(call.data, strand, method=method, whole=True, upgrading=exchange.websocket)
+                head = await connection.answer()
+            call.upstream_s = time.perf_counter() - began
+            if 200 <= head.status < 300:
+                await self._relay(exchange, call, plan, connection, head)
+            elif head.status == 101:
+                await self._tunnel(exchange, call, plan, connection, head)
             else:
-                await self._relay_failure(exchange, recording, answer, outgoing.alias)
+                await self._relay_failure(exchange, call, plan, connection, head)
         finally:
-            self._upstream.release(connection)
+            pool.release(connection)
 
-    async def _connected(self, exchange: Exchange, origin: Origin, *, fresh: bool = False) -> Connection:
+    async def _connected(self, pool: Pool) -> Connection:
         try:
-            connection = await self._upstream.connection(origin, fresh=fresh)
+            return await pool.connected()
+        except upstream.ConnectTimeout as error:
+            raise errors.ConnectTimeout(
+                "The provider takes no connection in time. Nothing was sent; try again shortly."
+            ) from error
         except upstream.Unreachable as error:
             raise errors.UpstreamUnreachable(
                 "The provider can not be reached. Nothing was sent; try again shortly."
             ) from error
-        if not self._rules.drain_on_disconnect:
-            exchange.when_gone(connection.give_up)
-        return connection
 
     async def _upload(self, exchange: Exchange, connection: Connection, body: RequestBody) -> None:
         """Send the body as it comes, until its end or an early answer."""
-        chunked = "Content-Length" not in exchange.head.headers
-        while not connection.answering.done():
-            reading = asyncio.ensure_future(body.read())
-            await asyncio.wait((reading, connection.answering), return_when=asyncio.FIRST_COMPLETED)
-            if not reading.done():
-                reading.cancel()
-                return
-            chunk = reading.result()
+        chunked = exchange.length is None
+        while not connection.answered:
+            if not exchange.readable:
+                await exchange.arrival(lambda: connection.answered)
+                continue
+            chunk = await body.read()
             last = body.ended
             if chunked:
                 chunk = (_chunk(chunk) if chunk else b"") + (b"0\r\n\r\n" if last else b"")
-            await connection.send_more(chunk, last=last)
+            connection.send_more(chunk, last=last)
             if last:
                 return
+            if connection.writing_paused:
+                await connection.writable()
 
     async def _relay(
-        self, exchange: Exchange, line: _Line, recording: Recording, answer: Answer, alias: AccountAlias | None
+        self, exchange: Exchange, call: Call, plan: Plan, connection: Connection, head: ResponseHead
     ) -> None:
         """Pass a successful answer on, and record what it used before the client can conclude that it succeeded."""
-        head, endpoint, prepared = answer.head, recording.route.endpoint, recording.prepared
-        restoring = None if alias is None else Restoring(alias, head.headers)
-        meter = endpoint.meter(head, prepared)
+        endpoint, status = plan.route.endpoint, head.status
+        restoring = None if plan.alias is None else Restoring((plan.alias,), head.encoding)
+        meter = endpoint.meter(head, call.recording.prepared)
         streamed = head.media_type == "text/event-stream"
         if not endpoint.billable:
             # Nothing in the body matters, and its end may look like success to a client before it is over.
-            line.event = await self._outcome(recording, meter, head.status)
-        kept_length = not (prepared.usage_injected and streamed) and (restoring is None or restoring.keeps_length)
-        length = _length(head.headers) if kept_length else None
-        exchange.start(head.status, head.reason, _answer_headers(head.raw_headers, recording, restoring), length=length)
-        if streamed and not answer.arrived:
-            await exchange.write(b"")
+            await self._outcome(call, meter, status)
+        kept_length = not (streamed and call.recording.prepared.usage_injected) and (
+            restoring is None or restoring.keeps_length
+        )
+        length = head.length if kept_length else None
+        exchange.start(status, head.reason, _answer_lines(head, plan, call.call_id, restoring), length=length)
+        if streamed and not connection.arrived:
+            exchange.send(b"")
         held = b""
         followed, deadline = 0, 0.0
         try:
-            while not answer.ended:
-                chunk = await self._next(answer, line)
+            while not connection.ended:
+                if not connection.arrived:
+                    began = time.perf_counter()
+                    await connection.arrival()
+                    call.upstream_s += time.perf_counter() - began
+                chunk = connection.take()
                 passed = meter.feed(chunk)
                 if restoring is not None:
                     passed = restoring.feed(passed)
-                if meter.concluded and line.event is None:
-                    line.event = await self._outcome(recording, meter, head.status)
+                if call.event is None and meter.concluded:
+                    await self._outcome(call, meter, status)
                 if not streamed or length is not None:
                     # At most one chunk is held: the last one must not leave before the usage is recorded.
                     held, passed = passed, held
@@ -343,153 +426,218 @@ class Proxy:
                     if followed > DRAIN_BYTES_MAX or time.monotonic() > deadline:
                         raise upstream.BrokenAnswer("nobody waits for the rest")
                 elif passed:
-                    await exchange.write(passed)
+                    exchange.send(passed)
+                    if exchange.writing_paused:
+                        await exchange.writable()
         except (upstream.BrokenAnswer, UndecodableAnswer):
-            line.error = "client_gone" if exchange.gone else "upstream_broke"
-            if line.event is None:
+            call.error = "client_gone" if exchange.gone else "upstream_broke"
+            if call.event is None:
                 _, usage = meter.finish(whole=False)
-                line.event = self._recorder.outcome(recording, usage, head.status)
+                call.event = self._recorder.outcome(call.recording, usage, status)
             if held:
-                await exchange.write(held)
+                exchange.send(held)
             exchange.abort()
             return
         rest, usage = meter.finish(whole=True)
-        if line.event is None:
-            line.event = self._recorder.outcome(recording, usage, head.status)
-            await self._recorder.durable()
+        if call.event is None:
+            call.event = self._recorder.outcome(call.recording, usage, status)
+            if self._recorder.syncs:
+                await self._recorder.durable()
         if restoring is not None:
             rest = restoring.feed(rest) + restoring.finish()
         if exchange.gone:
-            line.error = "client_gone"
-        exchange.finish(held + rest)
+            call.error = "client_gone"
+        exchange.finish(held + rest if rest else held)
 
-    async def _outcome(self, recording: Recording, meter: Meter, status: int) -> UsageEvent:
-        """Record the outcome of a stream that has concluded and is not over yet."""
+    async def _outcome(self, call: Call, meter: Meter, status: int) -> None:
+        """Record the outcome of an answer that has concluded and is not over yet."""
         _, usage = meter.finish(whole=True)
-        event = self._recorder.outcome(recording, usage, status)
-        await self._recorder.durable()
-        return event
+        call.event = self._recorder.outcome(call.recording, usage, status)
+        if self._recorder.syncs:
+            await self._recorder.durable()
 
     async def _relay_failure(
-        self, exchange: Exchange, recording: Recording, answer: Answer, alias: AccountAlias | None
+        self, exchange: Exchange, call: Call, plan: Plan, connection: Connection, head: ResponseHead
     ) -> None:
         """Pass on an answer that is no success; it used nothing."""
-        self._recorder.nothing(recording, f"status {answer.head.status}")
-        if answer.head.status == 401 and not recording.caller.brings_credential:
+        self._recorder.nothing(call.recording, f"status {head.status}")
+        if head.status == 401 and not plan.caller.brings_credential:
             raise errors.UpstreamRefusedCredential(
-                f"{recording.route.provider.name} does not accept the credential that the gateway holds for this tenant. "
+                f"{plan.route.provider.name} does not accept the credential that the gateway holds for this tenant. "
                 "Ask the operator to replace it."
             )
-        head = answer.head
-        restoring = None if alias is None else Restoring(alias, head.headers)
-        length = _length(head.headers) if restoring is None or restoring.keeps_length else None
-        exchange.start(head.status, head.reason, _answer_headers(head.raw_headers, recording, restoring), length=length)
+        changes = plan.secrets if plan.alias is None else (plan.alias, *plan.secrets)
+        restoring = Restoring(changes, head.encoding) if changes else None
+        length = head.length if restoring is None or restoring.keeps_length else None
+        exchange.start(head.status, head.reason, _answer_lines(head, plan, call.call_id, restoring), length=length)
         try:
-            while not answer.ended and not exchange.gone:
-                chunk = await answer.read()
-                await exchange.write(chunk if restoring is None else restoring.feed(chunk))
+            while not connection.ended and not exchange.gone:
+                await connection.arrival()
+                chunk = connection.take()
+                exchange.send(chunk if restoring is None else restoring.feed(chunk))
+                if exchange.writing_paused:
+                    await exchange.writable()
         except (upstream.BrokenAnswer, UndecodableAnswer):
             exchange.abort()
             return
         exchange.finish(b"" if restoring is None else restoring.finish())
 
-    async def _next(self, answer: Answer, line: _Line) -> bytes:
-        if answer.arrived:
-            return await answer.read()
-        began = time.perf_counter()
+    async def _tunnel(
+        self, exchange: Exchange, call: Call, plan: Plan, connection: Connection, head: ResponseHead
+    ) -> None:
+        """Let both sides talk as they like, until one of them ends it: what was used in between is not known."""
+        exchange.switch([*_answer_lines(head, plan, call.call_id, None), *_UPGRADE])
         try:
-            return await answer.read()
-        finally:
-            line.upstream_s += time.perf_counter() - began
+            while not exchange.gone and not connection.ended:
+                if connection.arrived and not exchange.writing_paused:
+                    exchange.send(connection.take())
+                elif exchange.readable and not connection.writing_paused:
+                    connection.send_more(await exchange.read(), last=False)
+                else:
+                    await PARK
+        except ClientGone:
+            call.error = "client_gone"
+        except upstream.BrokenAnswer:
+            call.error = "upstream_broke"
+        connection.close()
+        _, usage = plan.route.endpoint.meter(head, call.recording.prepared).finish(whole=False)
+        call.event = self._recorder.outcome(call.recording, usage, head.status)
 
     # -- what the gateway says itself
 
-    def _refuse(self, exchange: Exchange, route: Route | None, refusal: errors.Refusal, call_id: str) -> None:
+    def _refuse(self, exchange: Exchange, call: Call, refusal: errors.Refusal) -> None:
         if exchange.started:
             exchange.abort()
             return
+        route = call.route
         provider = self._routes.nearest(exchange.head.target) if route is None else route.provider
         path = "" if route is None else route.target.partition("?")[0]
         if isinstance(refusal, errors.ObjectMissing):
             media_type, body = provider.missing(path, refusal.object_id)
-            told = [(b"Content-Type", media_type)]
+            told = [b"Content-Type: " + media_type]
         else:
             media_type, body = provider.refusal(path, refusal.status, refusal.code, refusal.message)
-            told = [(b"Content-Type", media_type), (b"x-tollkeeper-error", refusal.code.encode())]
+            told = [b"Content-Type: " + media_type, b"x-tollkeeper-error: " + refusal.code.encode()]
             if refusal.retry_pointless:
-                told.append((b"x-should-retry", b"false"))
+                told.append(b"x-should-retry: false")
             elif refusal.status == 503:
-                told.append((b"Retry-After", b"1"))
-        told.append((b"x-tollkeeper-call-id", call_id.encode()))
+                told.append(b"Retry-After: 1")
+        told.append(b"x-tollkeeper-call-id: " + call.call_id.encode())
         exchange.answer(refusal.status, REASONS[refusal.status], told, body)
 
-    def _log(self, exchange: Exchange, line: _Line, call_id: str) -> None:
-        took = time.perf_counter() - line.began
-        fields: dict[str, Any] = {"call_id": call_id, "status": exchange.status, "method": exchange.head.method}
-        if line.route is not None:
-            fields["provider"] = line.route.provider.name
-            fields["endpoint"] = line.route.endpoint.name
-        if line.caller is not None:
-            fields["tenant_id"] = line.caller.tenant.tenant_id
-            fields["key_id"] = line.caller.key.key_id
-        fields["duration_ms"] = round(took * 1e3, 3)
-        fields["upstream_ms"] = round(line.upstream_s * 1e3, 3)
-        fields["gateway_ms"] = round((took - line.upstream_s) * 1e3, 3)
-        event = line.event
-        if event is not None:
-            fields["event_type"] = event.event_type
-            fields["resource"] = event.resource
-            fields["completeness"] = event.completeness
-            fields["usage"] = event.quantities
-        if line.error is not None:
-            fields["error"] = line.error
-        self._access_log.call(line.arrived_ms, fields)
+    def _log(self, exchange: Exchange, call: Call) -> None:
+        took_us = int((time.perf_counter() - call.began) * 1e6)
+        upstream_us = int(call.upstream_s * 1e6)
+        route, caller, event = call.route, call.caller, call.event
+        self._access_log.call(
+            CallLine(
+                "info",
+                iso_ms(call.arrived_ms),
+                call.call_id,
+                exchange.status,
+                exchange.head.method,
+                None if route is None else route.provider.name,
+                None if route is None else route.endpoint.name,
+                None if caller is None else caller.tenant.tenant_id,
+                None if caller is None else caller.key.key_id,
+                took_us / 1000,
+                upstream_us / 1000,
+                (took_us - upstream_us) / 1000,
+                None if event is None else event.event_type,
+                None if event is None else event.resource,
+                None if event is None else event.completeness,
+                None if event is None else event.quantities,
+                call.error,
+            )
+        )
 
 
-def _request(
+def _lines(
     head: RequestHead,
     route: Route,
     origin: Origin,
     credential: Mapping[str, str] | None,
     alias: AccountAlias | None,
-    prepared: Prepared,
-    *,
-    whole: bool,
-) -> bytes:
-    """The bytes of the request to the provider: as it came, with the documented changes; all of it if the body is held."""
-    rewritten = prepared.usage_injected or alias is not None
+) -> tuple[bytes, bytes]:
+    """A head as it goes to the provider: as it came, with the documented changes; and the same for an answer that is to be
+    changed on its way."""
+    provider = route.provider
     target = route.target if alias is None else alias.sent(route.target)
-    lines = [f"{head.method} {origin.prefix}{target} HTTP/1.1\r\nHost: ".encode() + origin.authority + b"\r\n"]
-    cut = _request_cut(route.provider.credential_headers if credential is not None else frozenset(), rewritten)
-    lines += [b"%b: %b\r\n" % pair for pair in cut.crossing(head.raw_headers)]
+    cut = frozenset() if credential is None else provider.credential_headers
+    first = b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (
+        head.method.encode(),
+        (origin.prefix + target).encode(),
+        origin.authority,
+    )
+    lines, plain = [first], [first]
+    for name, value in headers.of_request(head.raw_headers, cut):
+        lowered = name.lower()
+        line = b"%b: %b\r\n" % (name, value)
+        if lowered == b"sec-websocket-protocol" and credential is not None:
+            line = _without_key(name, value, provider)
+        lines.append(line)
+        if lowered != b"accept-encoding":
+            plain.append(line)
     if credential is not None:
-        lines += [b"%b: %b\r\n" % pair for pair in route.provider.authorize(credential)]
-    if rewritten:
-        lines.append(b"Accept-Encoding: identity\r\n")
+        own = [b"%b: %b\r\n" % pair for pair in provider.authorize(credential)]
+        lines += own
+        plain += own
+    plain.append(b"Accept-Encoding: identity\r\n")
+    rewritten = b"".join(plain)
+    return rewritten if alias is not None else b"".join(lines), rewritten
+
+
+_UPGRADE = (b"Connection: Upgrade", b"Upgrade: websocket")
+
+
+def _without_key(name: bytes, value: bytes, provider: Provider) -> bytes:
+    """The subprotocols that a WebSocket client offers, less the one that is its key."""
+    offered = [protocol.strip() for protocol in value.split(b",")]
+    prefix = provider.key_subprotocol.encode()
+    kept = [protocol for protocol in offered if not (prefix and protocol.startswith(prefix))]
+    return b"%b: %b\r\n" % (name, b", ".join(kept)) if kept else b""
+
+
+def _request(plan: Plan, exchange: Exchange, prepared: Prepared, *, whole: bool) -> bytes:
+    """The bytes of the request to the provider: all of it if the body is held, else its beginning."""
+    lines = plan.lines_plain if prepared.usage_injected else plan.lines
+    body = prepared.body
+    if exchange.websocket:
+        return b"%bConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n" % lines
     if whole:
-        if prepared.body or head.method not in IDEMPOTENT:
-            lines.append(b"Content-Length: %d\r\n" % len(prepared.body))
-        return b"".join((*lines, b"\r\n", prepared.body))
-    length = head.headers.get("Content-Length")
-    if length is not None:
-        return b"".join((*lines, f"Content-Length: {int(length)}\r\n\r\n".encode(), prepared.body))
-    begun = _chunk(prepared.body) if prepared.body else b""
-    return b"".join((*lines, b"Transfer-Encoding: chunked\r\n\r\n", begun))
+        if body or exchange.head.method not in IDEMPOTENT:
+            return b"%bContent-Length: %d\r\n\r\n%b" % (lines, len(body), body)
+        return b"%b\r\n" % lines
+    if exchange.length is not None:
+        return b"%bContent-Length: %d\r\n\r\n%b" % (lines, exchange.length, body)
+    begun = _chunk(body) if body else b""
+    return b"%bTransfer-Encoding: chunked\r\n\r\n%b" % (lines, begun)
 
 
 def _chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-@cache
-def _request_cut(credential_headers: frozenset[bytes], rewritten: bool) -> headers.Cut:  # noqa: FBT001  A key of a table.
-    coding = frozenset({b"accept-encoding"} if rewritten else ())
-    return headers.Cut(headers.OF_REQUESTS | credential_headers | coding, GATEWAY_PREFIX)
+def _prepared(route: Route, body: bytes, *, whole: bool, websocket: bool) -> Prepared:
+    prepare = route.endpoint.prepare
+    if prepare is None or not whole:
+        return as_it_came(body)
+    return prepare(route.target.partition("?")[2].encode()) if websocket else prepare(body)
 
 
-@cache
-def _answer_cut(account_headers: frozenset[bytes], restored: frozenset[bytes]) -> headers.Cut:
-    return headers.Cut(headers.OF_ANSWERS | account_headers | restored)
+def _without_body(prepared: Prepared) -> Prepared:
+    return msgspec.structs.replace(prepared, body=b"") if prepared.body else prepared
+
+
+SECRET_BYTES_MIN = 8
+"""What is shorter is no secret, and would be found in any answer."""
+
+
+def _secrets(provider: Provider, credential: Mapping[str, str]) -> tuple[AccountAlias, ...]:
+    """What proves to the provider who we are, in the forms in which it is sent and kept."""
+    kept = {value.encode() for field, value in credential.items() if field != provider.account_field}
+    sent = {value.rpartition(b" ")[2] for _, value in provider.authorize(credential)}
+    return tuple(hidden(secret) for secret in sorted(kept | sent) if len(secret) >= SECRET_BYTES_MIN)
 
 
 def _alias(route: Route, caller: Caller, credential: Mapping[str, str] | None) -> AccountAlias | None:
@@ -500,32 +648,14 @@ def _alias(route: Route, caller: Caller, credential: Mapping[str, str] | None) -
     return AccountAlias(caller.tenant.account_sid.encode(), credential[field].encode())
 
 
-async def _held(body: RequestBody) -> bytes:
-    """What of a body is held: all of it, or its beginning."""
-    chunks: list[bytes] = []
-    size = 0
-    while not body.ended and size < BODY_BYTES_MAX:
-        chunks.append(await body.read())
-        size += len(chunks[-1])
-    return b"".join(chunks)
-
-
-def _answer_headers(
-    raw_headers: RawHeaders, recording: Recording, restoring: Restoring | None
-) -> list[tuple[bytes, bytes]]:
+def _answer_lines(head: ResponseHead, plan: Plan, call_id: str, restoring: Restoring | None) -> list[bytes]:
     """The headers of the answer to the client: as they came, less those that are not the client's business."""
-    of_account = frozenset() if recording.caller.brings_credential else recording.route.provider.account_headers
-    kept = _answer_cut(of_account, frozenset() if restoring is None else restoring.cut).crossing(raw_headers)
-    if restoring is not None:
-        kept = [(name, restoring.header(value)) for name, value in kept]
-    kept.append((b"x-tollkeeper-call-id", recording.call_id.encode()))
+    if restoring is None:
+        kept = headers.of_answer(head, plan.answer_cut)
+    else:
+        kept = [restoring.header(line) for line in headers.of_answer(head, plan.answer_cut | restoring.cut)]
+    kept.append(b"x-tollkeeper-call-id: " + call_id.encode())
     return kept
-
-
-def _length(headers: Mapping[str, str]) -> int | None:
-    """The declared length of a body, or None if its end is told otherwise."""
-    value = headers.get("Content-Length")
-    return int(value) if value is not None and value.isascii() and value.isdigit() else None
 
 
 def _place(error: BaseException) -> str:

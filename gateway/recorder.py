@@ -43,29 +43,34 @@ class Recorder:
         self._objects = objects
         self._now_ms = now_ms
         self._reference = reference
-        self._open: set[str] = set()
+        self._open: dict[str, int] = {}
+        """Calls under way, each with the sequence of its intent."""
+
+    @property
+    def syncs(self) -> bool:
+        """True where the settings ask that records survive the death of the machine."""
+        return self._spool.fsync
 
     async def begin(self, call: Recording) -> None:
         """Record that the call is about to be forwarded. Raises NotRecordable; nothing may then be sent."""
         if not call.route.endpoint.billable:
             return
         try:
-            self._spool.admit(_encode(self._intent(call)))
-            self._open.add(call.call_id)
-            try:
-                await self.durable()
-            except SpoolFailed:
-                self.nothing(call, "not durable")
-                raise
+            self._open[call.call_id] = self._spool.admit(_encode(self._intent(call)))
+            if self.syncs:
+                try:
+                    await self.durable()
+                except SpoolFailed:
+                    self.nothing(call, "not durable")
+                    raise
         except (SpoolFull, SpoolFailed) as error:
             raise NotRecordable(
                 "Usage can not be recorded right now, so the call was not sent. Try again shortly."
             ) from error
 
     async def durable(self) -> None:
-        """Wait until what was recorded is as durable as the settings ask. Raises SpoolFailed."""
-        if self._spool.fsync:
-            await self._spool.durable()
+        """Wait until what was recorded survives the death of the machine; where that `syncs`. Raises SpoolFailed."""
+        await self._spool.durable()
 
     def outcome(self, call: Recording, usage: Usage, status: int) -> UsageEvent:
         """Record what the call used. Raises SpoolFailed or SpoolFull."""
@@ -80,14 +85,14 @@ class Recorder:
             endpoint=endpoint.name,
             occurred_at_ms=call.arrived_ms,
             completeness=usage.completeness,
-            quantities=dict(usage.quantities),
+            quantities=usage.quantities,
             resource=usage.resource,
             external_id=usage.external_id,
             direction=EVENT_TYPES.get(event_type, OTHER).direction,
             category=call.caller.category,
-            tags=dict(call.caller.tags),
+            tags=call.caller.tags,
             description=f"{asked or usage.resource or source} {endpoint.describes or endpoint.name}",
-            metadata={**usage.metadata, **self._hashed(usage.parties or call.prepared.parties)},
+            metadata=self._metadata(usage.metadata, usage.parties or call.prepared.parties),
             key_id=call.caller.key.key_id,
             call_id=call.call_id,
             status=status,
@@ -124,8 +129,7 @@ class Recorder:
         return event
 
     def _settle(self, call: Recording, kind: RecordKind, payload: bytes) -> None:
-        self._open.discard(call.call_id)
-        self._spool.settle(kind, payload)
+        self._spool.settle(self._open.pop(call.call_id), kind, payload)
 
     def _intent(self, call: Recording) -> Intent:
         event_type = call.prepared.event_type or call.route.endpoint.event_type
@@ -139,11 +143,12 @@ class Recorder:
             direction=EVENT_TYPES.get(event_type, OTHER).direction,
             resource=call.prepared.resource,
             category=call.caller.category,
-            tags=dict(call.caller.tags),
+            tags=call.caller.tags,
             key_id=call.caller.key.key_id,
             metered=call.caller.metered,
-            metadata=self._hashed(call.prepared.parties),
+            metadata=self._metadata({}, call.prepared.parties),
         )
 
-    def _hashed(self, parties: Mapping[str, str]) -> dict[str, object]:
-        return {role: self._reference(party) for role, party in parties.items()}
+    def _metadata(self, told: dict[str, object], parties: Mapping[str, str]) -> dict[str, object]:
+        """What is kept besides the quantities, with the keyed hashes of who took part."""
+        return told | {role: self._reference(party) for role, party in parties.items()} if parties else told

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
 from gateway.errors import EncodedBody
 from gateway.listener import Exchange
+from gateway.messages import Headers
 from gateway.providers import decoding
 from gateway.providers.api import Prepared, Watch
 from gateway.sharing import References
@@ -26,6 +27,11 @@ what was made for that costs up to 0.5 s for each MiB, and gzip can hold a thous
 look at much must send it. A mail to a thousand recipients that all get the same has 20 times its compressed size."""
 
 
+def codings_of(headers: Headers) -> tuple[str, ...]:
+    """What a body is coded with, in lower case."""
+    return tuple(coding for name in headers.getall("Content-Encoding", ()) if (coding := name.lower()) != "identity")
+
+
 class RequestBody:
     """Reads a body from the client."""
 
@@ -34,6 +40,7 @@ class RequestBody:
     def __init__(
         self,
         exchange: Exchange,
+        codings: tuple[str, ...],
         references: References | None,
         own: Callable[[Iterable[str]], Awaitable[None]],
         watch: Watch | None,
@@ -46,9 +53,7 @@ class RequestBody:
         self._plain_bytes_left = PLAIN_BYTES_MAX
         self._readable = True
         self._gunzip: Callable[[bytes], Iterator[bytes]] | None = None
-        told = exchange.head.headers.getall("Content-Encoding", ())
-        codings = [coding for name in told if (coding := name.lower()) != "identity"]
-        if codings == ["gzip"]:
+        if codings == ("gzip",):
             self._gunzip = decoding.gunzip(LOOK_BYTES)
         elif codings and not self.ended:
             self._unreadable("On the platform's shared account, bodies must come uncompressed, or in gzip.")
@@ -62,17 +67,32 @@ class RequestBody:
         """What the endpoint's watch found in what has gone by; None where there is none."""
         return None if self._watch is None else self._watch.finish(whole=self._readable and self.ended)
 
+    async def held(self, bytes_max: int) -> bytes:
+        """All of the body, or so much of its beginning. Raises as `read` does."""
+        chunk = await self.read()
+        if self.ended:
+            return chunk
+        chunks, size = [chunk], len(chunk)
+        while not self.ended and size < bytes_max:
+            chunks.append(await self.read())
+            size += len(chunks[-1])
+        return b"".join(chunks)
+
     async def read(self) -> bytes:
         """The next bytes, as they came; empty at the end. Raises ClientGone, EncodedBody, and what `own` raises."""
         chunk = await self._exchange.read()
         if self._references is None and self._watch is None:
             return chunk
         if len(chunk) <= LOOK_BYTES and self._gunzip is None:
-            await self._look(chunk)
+            names = self._look(chunk)
+            if names:
+                await self._own(names)
             return chunk
         for start in range(0, len(chunk), LOOK_BYTES):
             for plain in self._plain(chunk[start : start + LOOK_BYTES]):
-                await self._look(plain)
+                names = self._look(plain)
+                if names:
+                    await self._own(names)
                 # Looking through a large body takes longer than other calls should wait.
                 await asyncio.sleep(0)
         return chunk
@@ -92,13 +112,13 @@ class RequestBody:
         except zlib.error:
             self._unreadable("The body is not gzip, as its Content-Encoding says.")
 
-    async def _look(self, plain: bytes) -> None:
+    def _look(self, plain: bytes) -> Sequence[str]:
+        """Show a piece to whoever wants to look; the objects that it names."""
         if not self._readable:
-            return
+            return ()
         if self._watch is not None:
             self._watch.feed(plain)
-        if self._references is not None:
-            await self._own(self._references.feed(plain))
+        return () if self._references is None else self._references.feed(plain)
 
     def _unreadable(self, problem: str) -> None:
         """Look no further. Raises EncodedBody where nothing may pass unseen."""

@@ -92,6 +92,28 @@ def workers(value: object) -> int:
     return _whole(value, range(1, 1000), "give how many processes share the proxy's port")
 
 
+COUNT_MAX: Final = 1_000_000
+"""No number of a limit is larger: none of them means anything beyond it."""
+
+SECONDS_MAX: Final = 86_400
+"""No time of a limit is longer than a day."""
+
+
+def count(value: object) -> int:
+    return _whole(value, range(1, COUNT_MAX + 1), f"give a number from 1 to {COUNT_MAX}")
+
+
+def seconds(value: object) -> float:
+    """A time limit. There is no value that turns one off: what has none is what an attacker looks for."""
+    cure = f"give seconds, more than 0 and up to {SECONDS_MAX}, such as 10 or 0.5"
+    digits = str(value).strip()
+    if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", digits):
+        raise Wrong(f"is not a number of seconds: {_quoted(value)}", cure)
+    if not 0 < float(digits) <= SECONDS_MAX:
+        raise Wrong(f"is {digits}, which is out of its range", cure)
+    return float(digits)
+
+
 def _whole(value: object, allowed: range, cure: str) -> int:
     digits = str(value).strip()
     if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,9}", digits):

@@ -17,12 +17,13 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeGuard, TypeVar
 
 from gateway import setting_values as values_of
+from gateway.limits import ClientLimits, UpstreamLimits
 from gateway.setting_values import MASK, Secret, Wrong
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class Resolved(NamedTuple):
 
     name: str
     environment_name: str
-    value: str | int | None
+    value: str | float | None
     """A secret is masked."""
     origin: Origin
 
@@ -152,6 +153,11 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+CLIENT: Final = ClientLimits()
+UPSTREAM: Final = UpstreamLimits()
+"""The defaults of the limits, which are declared where their reasons are."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProxySettings:
     """The listener that applications call."""
@@ -164,6 +170,46 @@ class ProxySettings:
     tls_key: Path | None = setting(
         values_of.file, None, "Private key (PEM) of the proxy; together with its certificate.", unset="plain HTTP"
     )
+    connections_max: int = setting(
+        values_of.count, CLIENT.connections_max, "Open connections of one worker; further ones are closed at once."
+    )
+    calls_max: int = setting(
+        values_of.count, CLIENT.calls_max, "Calls under way in one worker; further ones get a 503 with Retry-After."
+    )
+    lag_max_s: float = setting(
+        values_of.seconds,
+        CLIENT.lag_max_s,
+        "So far a worker may be behind with what has arrived; further behind, it answers new calls with such a 503.",
+    )
+    head_timeout_s: float = setting(
+        values_of.seconds,
+        CLIENT.head_timeout_s,
+        "For the head of a request, first byte to last; it fits into a few packets.",
+    )
+    keepalive_timeout_s: float = setting(
+        values_of.seconds,
+        CLIENT.keepalive_timeout_s,
+        "A client's connection without a call is closed after this, as common servers do.",
+    )
+    body_idle_timeout_s: float = setting(
+        values_of.seconds, CLIENT.body_idle_timeout_s, "So long a request body that is awaited may pause."
+    )
+    body_rate_min: int = setting(
+        values_of.count,
+        CLIENT.body_rate_min,
+        "Bytes a second, on average over such a time, at which a client must send its body and take its answer: "
+        "less than a tenth of what a telephone modem gave.",
+    )
+    write_idle_timeout_s: float = setting(
+        values_of.seconds,
+        CLIENT.write_idle_timeout_s,
+        "So long an answer may wait for its reader; then the connection ends and the call goes on.",
+    )
+    linger_s: float = setting(
+        values_of.seconds,
+        CLIENT.linger_s,
+        "A client that is refused while it sends is listened to so long, so that it hears the refusal.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +218,35 @@ class ControlSettings:
 
     host: str = setting(values_of.host, "127.0.0.1", "Address the control API listens on.")
     port: int = setting(values_of.port, 8081, "Port the control API listens on; 0 lets the system choose.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamSettings:
+    """What is granted to providers, all of them."""
+
+    connect_timeout_s: float = setting(
+        values_of.seconds,
+        UPSTREAM.connect_timeout_s,
+        "For a connection to a provider, TLS and all: time enough to send lost packets again.",
+    )
+    first_byte_timeout_s: float = setting(
+        values_of.seconds,
+        UPSTREAM.first_byte_timeout_s,
+        "For the head of an answer: models think for minutes, and SDKs give up after 600 s.",
+    )
+    idle_timeout_s: float = setting(
+        values_of.seconds,
+        UPSTREAM.idle_timeout_s,
+        "So long a provider may pause within an answer, or in taking a request body. The whole may take any time.",
+    )
+    keepalive_timeout_s: float = setting(
+        values_of.seconds,
+        UPSTREAM.keepalive_timeout_s,
+        "A connection unused for longer is not used again: the provider may be closing it just then.",
+    )
+    idle_connections_max: int = setting(
+        values_of.count, UPSTREAM.idle_connections_max, "Unused connections that one worker keeps to each host."
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,6 +283,7 @@ class Settings:
         secret=True,
     )
     proxy: ProxySettings = field(default_factory=ProxySettings)
+    upstream: UpstreamSettings = field(default_factory=UpstreamSettings)
     control: ControlSettings = field(default_factory=ControlSettings)
     workers: int = setting(values_of.workers, 1, "Processes that share the proxy's port; more than one with Postgres.")
     admin_key: Secret | None = setting(
@@ -260,6 +336,16 @@ class Settings:
     """The settings file that was read, if one was."""
     resolved: tuple[Resolved, ...] = field(default=(), repr=False)
     """Every setting by itself, with the layer it came from."""
+
+    @property
+    def client_limits(self) -> ClientLimits:
+        """What one worker grants to its clients."""
+        return ClientLimits(**{one.name: getattr(self.proxy, one.name) for one in fields(ClientLimits)})
+
+    @property
+    def upstream_limits(self) -> UpstreamLimits:
+        """What one worker grants to providers."""
+        return UpstreamLimits(**asdict(self.upstream))
 
     @property
     def database_file(self) -> Path | None:
@@ -428,15 +514,17 @@ def _or_all(providers: Sequence[Provider] | None) -> Sequence[Provider]:
     return PROVIDERS
 
 
-def written(value: str | int | None) -> str:
+def written(value: str | float | None) -> str:
     """A value as one would write it in the environment: nothing for none."""
     if value is None:
         return ""
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else str(value)
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _plain(value: object) -> str | int | None:
-    return value if isinstance(value, int) or value is None else str(value)
+def _plain(value: object) -> str | float | None:
+    return value if isinstance(value, int | float) or value is None else str(value)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

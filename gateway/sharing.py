@@ -8,7 +8,7 @@ credentials of its own has all of its account, and none of this applies.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from itertools import zip_longest
 from urllib.parse import unquote
 
@@ -90,11 +90,13 @@ def named_objects(route: Route, head: RequestHead, account: str) -> list[str]:
 class References:
     """Finds the objects that a body refers to, in pieces of any size."""
 
+    __slots__ = ("_patterns", "_tail")
+
     def __init__(self, provider: Provider) -> None:
-        self._pattern = provider.references
+        self._patterns = provider.references
         self._tail = b""
 
-    def feed(self, chunk: bytes) -> Iterable[str]:
+    def feed(self, chunk: bytes) -> Sequence[str]:
         """Return what is referred to up to here and was not told before, or was: asking twice does no harm."""
         seen = self._tail + chunk if self._tail else chunk
         if b"%" in seen:
@@ -105,10 +107,13 @@ class References:
             seen = _HIDDEN_CHARACTER.sub(_revealed, seen)
         if b"\\/" in seen:
             seen = seen.replace(b"\\/", b"/")
-        self._tail = seen[-REFERENCE_BYTES_MAX:]
+        self._tail = seen if len(seen) <= REFERENCE_BYTES_MAX else seen[-REFERENCE_BYTES_MAX:]
         if len(seen) > REFERENCE_BYTES_MAX and _PADDING.search(self._tail):
             self._tail = _PADDING.sub(b" ", seen)[-REFERENCE_BYTES_MAX:]
-        return [found.decode("latin-1") for found in dict.fromkeys(self._pattern.findall(seen))]
+        found: list[bytes] = []
+        for pattern in self._patterns:
+            found += pattern.findall(seen)
+        return [name.decode("latin-1") for name in dict.fromkeys(found)] if found else ()
 
 
 REFERENCE_BYTES_MAX = 2048

@@ -16,8 +16,6 @@ from typing import Any
 import msgspec
 import structlog
 
-from metering.columns import iso_ms
-
 FLUSH_BYTES = 64 << 10
 RETRY_S = 0.05
 BACKLOG_BYTES_MAX = 8 << 20
@@ -53,6 +51,30 @@ def configure(*, as_json: bool, level: str) -> None:
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 
+class CallLine(msgspec.Struct, tag_field="event", tag="call", omit_defaults=True):
+    """What the log says of one call; what is None is not said."""
+
+    level: str
+    timestamp: str
+    call_id: str
+    status: int
+    """0 where the client got no answer."""
+    method: str
+    provider: str | None = None
+    endpoint: str | None = None
+    tenant_id: str | None = None
+    key_id: str | None = None
+    duration_ms: float | None = None
+    upstream_ms: float | None = None
+    """How long the provider was waited for; the rest of the time is the gateway's, and the client's."""
+    gateway_ms: float | None = None
+    event_type: str | None = None
+    resource: str | None = None
+    completeness: str | None = None
+    usage: dict[str, int] | None = None
+    error: str | None = None
+
+
 class AccessLog:
     """Writes one line per call, joined per turn of the loop."""
 
@@ -66,15 +88,12 @@ class AccessLog:
         """True while the reader of the log is slower than the calls; it is then tried again from time to time."""
         self.dropped = 0
 
-    def call(self, at_ms: int, fields: dict[str, Any]) -> None:
-        """Write the line of one call; fields that are None are left out."""
+    def call(self, said: CallLine) -> None:
+        """Write the line of one call."""
         if self._size > BACKLOG_BYTES_MAX:
             self.dropped += 1
             return
-        if self._as_json:
-            line = self._encode({"event": "call", "level": "info", "timestamp": iso_ms(at_ms), **fields}) + b"\n"
-        else:
-            line = self._readable(at_ms, fields)
+        line = self._encode(said) + b"\n" if self._as_json else self._readable(said)
         if not self._lines:
             asyncio.get_running_loop().call_soon(self.flush)
         self._lines.append(line)
@@ -101,15 +120,15 @@ class AccessLog:
         if rest:
             asyncio.get_running_loop().call_later(RETRY_S, self.flush)
 
-    def _readable(self, at_ms: int, fields: dict[str, Any]) -> bytes:
-        usage = " ".join(f"{name}={amount}" for name, amount in (fields.get("usage") or {}).items())
+    def _readable(self, said: CallLine) -> bytes:
+        usage = " ".join(f"{name}={amount}" for name, amount in (said.usage or {}).items())
         parts = (
-            iso_ms(at_ms)[11:23],
-            str(fields.get("status")),
-            f"{fields.get('tenant_id') or '-'}",
-            f"{fields.get('provider') or '-'}.{fields.get('endpoint') or '-'}",
-            f"{fields.get('duration_ms')} ms (gateway {fields.get('gateway_ms')} ms)",
-            usage or fields.get("completeness") or fields.get("error") or "",
-            fields.get("call_id", ""),
+            said.timestamp[11:23],
+            str(said.status),
+            said.tenant_id or "-",
+            f"{said.provider or '-'}.{said.endpoint or '-'}",
+            f"{said.duration_ms} ms (gateway {said.gateway_ms} ms)",
+            usage or said.completeness or said.error or "",
+            said.call_id,
         )
         return "  ".join(part for part in parts if part).encode() + b"\n"

@@ -1,6 +1,7 @@
 """The only HTTP client of the path of a call: connections to providers, kept and used again.
 
-A request is written to a connection at most once. What went wrong is told apart by what the provider may have done:
+The life of a connection is `Connection`: a request is written to it once, its answer comes in, and when both are over and
+in order the connection waits for the next. What went wrong is told apart by what the provider may have done:
 `Unreachable` (nothing was sent), `NoAnswer` (it may have acted), `BrokenAnswer` (it answered, in part).
 """
 
@@ -8,32 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections import defaultdict, deque
-from typing import Any, NamedTuple
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple, cast
 from urllib.parse import urlsplit
 
 from gateway import http1
+from gateway.http1 import Framing, Malformed, UntilClose
+from gateway.limits import UpstreamLimits
 from gateway.messages import ResponseHead
+from gateway.strand import PARK, Strand
 
-CONNECT_TIMEOUT_S = 10
-"""Longer than two retransmissions of a lost SYN, shorter than the patience of any SDK's connection timeout retries."""
-
-HEAD_TIMEOUT_S = 900
-"""Until the head of the answer. A reasoning model thinks for minutes before it says a word; SDKs give up after 600 s."""
-
-BODY_IDLE_TIMEOUT_S = 600
-"""Between two pieces of an answer. There is no limit on the whole: streams run for as long as they run."""
-
-IDLE_MAX_S = 15
-"""A connection unused for longer is not used again: the longer it lies, the likelier the provider has just closed it."""
-
-IDLE_CONNECTIONS_MAX = 512
-"""For each origin; beyond it, the connection that has waited longest is closed."""
+READ_AHEAD_BYTES = 128 << 10
+"""So much of an answer is kept that nobody has taken; then the provider is not read from."""
 
 INTERIM_MAX = 16
 """Interim (1xx) answers to one request, dropped; with more, the provider is not making sense."""
 
 SWEEP_S = 1.0
+
+NEVER = float("inf")
 
 
 class UpstreamError(Exception):
@@ -42,6 +38,10 @@ class UpstreamError(Exception):
 
 class Unreachable(UpstreamError):
     """No connection came about; nothing was sent."""
+
+
+class ConnectTimeout(Unreachable):
+    """No connection came about within the time limit."""
 
 
 class NoAnswer(UpstreamError):
@@ -78,209 +78,354 @@ class Origin(NamedTuple):
         return cls(url.hostname, port, tls, url.path.rstrip("/"), (host if default else f"{host}:{port}").encode())
 
 
-class Connection(http1.BaseProtocol):
+class Connection(asyncio.Protocol):
     """One connection to a provider, carrying one request at a time."""
 
     __slots__ = (
-        "_aborted",
-        "_answered",
-        "_body",
+        "_begun",
+        "_chunks",
         "_error",
+        "_framing",
         "_interim",
+        "_pool",
+        "_reading_paused",
         "_sent",
-        "_with_body",
+        "_size",
+        "_strand",
+        "_to_head",
+        "_waiting",
         "deadline",
+        "head",
         "idle_since",
-        "loop_time",
-        "origin",
         "reusable",
+        "transport",
+        "upgrading",
         "used",
+        "writing_paused",
     )
 
-    def __init__(self, origin: Origin, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop)
-        self.origin = origin
-        self.loop_time = loop.time
-        self.deadline = http1.NEVER
-        self.idle_since = 0.0
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self.transport: asyncio.Transport | None = None
+        self.writing_paused = False
         self.used = False
         """True once a request before the current one was answered here."""
         self.reusable = True
-        self._parser: Any = None
-        self._with_body: bool | None = None
-        """What the parser expects; None if there is none that can read another answer."""
-        self._answered: asyncio.Future[tuple[Any, http1.Body]] | None = None
-        self._body: http1.Body = http1.NO_BODY
+        self.idle_since = 0.0
+        self.head: ResponseHead | None = None
+        """The answer's, once it has begun."""
+        self.upgrading = False
+        self.deadline = NEVER
+        self._waiting = True
+        """True while no request is under way: whatever comes then was not asked for."""
+        self._strand: Strand | None = None
+        self._begun = b""
+        """The head of an answer that is not whole."""
+        self._framing: Framing | None = None
+        self._chunks: list[bytes] = []
+        self._size = 0
         self._interim = 0
+        self._to_head = False
         self._sent = False
         """True once the whole request was written: before, another one would be read as a part of it."""
-        self._aborted = False
-        self._error: type[UpstreamError] | None = None
+        self._error: UpstreamError | None = None
+        self._reading_paused = False
 
     # -- a request
 
-    def send(self, head_and_body: bytes, *, method: str, whole: bool) -> None:
-        """Write a request, or its head and the beginning of its body, and begin to expect the answer."""
-        with_body = method != "HEAD"
-        if with_body != self._with_body:
-            self._parser = http1.response_parser(self, self._loop, with_body=with_body)
-            self._with_body = with_body
-        self._interim = 0
-        self._body = http1.NO_BODY
+    def send(
+        self, head_and_body: bytes, strand: Strand | None, *, method: str, whole: bool, upgrading: bool = False
+    ) -> None:
+        """Write a request, or its head and the beginning of its body, and begin to expect the answer.
+
+        The strand is woken whenever something is there that was not before."""
+        self._waiting = False
+        self._strand = strand
+        self._to_head = method == "HEAD"
         self._sent = whole
-        self._answered = self._loop.create_future()
-        self.deadline = self.loop_time() + HEAD_TIMEOUT_S
+        self._interim = 0
+        self.upgrading = upgrading
+        self.head = None
+        self._framing = None
+        self.deadline = self._pool.now() + self._pool.limits.first_byte_timeout_s if whole else NEVER
         if self.transport is None:
-            self._answered.set_exception(NoAnswer("connection closed"))
+            self._fail(NoAnswer("connection closed"))
         else:
             self.transport.write(head_and_body)
 
-    async def send_more(self, chunk: bytes, *, last: bool) -> None:
-        """Write more of the body, and wait while the provider is slower than we are and has not answered yet."""
-        if self.transport is None or self.answering.done():
-            return
-        self.deadline = self.loop_time() + HEAD_TIMEOUT_S
-        self.transport.write(chunk)
-        self._sent = last
-        if self.writing_paused:
-            await self._drain_helper()
+    def send_more(self, chunk: bytes, *, last: bool) -> None:
+        """Write more of the body."""
+        if self.transport is not None:
+            self.transport.write(chunk)
+            self._sent = last
+            if last and self.head is None:
+                self.deadline = self._pool.now() + self._pool.limits.first_byte_timeout_s
 
     @property
-    def answering(self) -> asyncio.Future[tuple[Any, http1.Body]]:
-        """Done when the answer has begun, or never will."""
-        assert self._answered is not None
-        return self._answered
+    def answered(self) -> bool:
+        """True once the answer has begun, or never will."""
+        return self.head is not None or self._error is not None
 
-    async def answer(self) -> Answer:
+    async def answer(self) -> ResponseHead:
         """Wait for the head of the answer. Raises NoAnswer, TooSlow or BrokenAnswer."""
-        message, body = await self.answering
-        return Answer(self, message, body)
+        while self.head is None:
+            if self._error is not None:
+                raise self._error
+            await PARK
+        return self.head
 
-    # -- from the transport
+    async def writable(self) -> None:
+        """Wait until the provider has taken enough of the request, or has answered."""
+        self.deadline = self._pool.now() + self._pool.limits.idle_timeout_s
+        while self.writing_paused and not self.answered:
+            await PARK
+        if self.head is None:
+            self.deadline = NEVER
 
-    def data_received(self, data: bytes) -> None:
-        if self._answered is None:
-            self.abort()  # It speaks without having been asked.
-            return
-        try:
-            messages, upgraded, _ = self._parser.feed_data(data)
-        except http1.Malformed:
-            self._fail(BrokenAnswer)
-            return
-        for message, body in messages:
-            if message.code < 200:
-                self._interim += 1
-                if message.code == 101 or self._interim > INTERIM_MAX:
-                    self._fail(BrokenAnswer)
-                    return
-            elif self._answered is None or self._answered.done() or not http1.framed(message):
-                self._fail(BrokenAnswer)
-                return
-            else:
-                self._body = body
-                self.deadline = http1.NEVER
-                self.reusable = not message.should_close and not upgraded
-                if message.chunked:
-                    # This parser would put a trailer of the body into the head of the next answer, another tenant's.
-                    self._with_body = None
-                self._answered.set_result((message, body))
-                self._stop_sending()
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        super().connection_lost(None)
-        self.reusable = False
-        error = self._error or (NoAnswer if self._answered is None or not self._answered.done() else BrokenAnswer)
-        if exc is None and not self._aborted and self._answered is not None and self._answered.done():
-            try:
-                self._parser.feed_eof()  # The end of a body that ends by the close.
-            except http1.Malformed:
-                error = BrokenAnswer
-        if self._answered is not None and not self._answered.done():
-            self._answered.set_exception(error("the provider closed the connection"))
-            self._answered.exception()  # Whoever waits gets it; nobody may be waiting.
-        if not self._body.is_eof():
-            self._body.set_exception(error("the provider closed the connection"))
-
-    def _stop_sending(self) -> None:
-        """Let go whoever waits for the provider to read on: it has answered, and may never."""
-        waiter, self._drain_waiter = self._drain_waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-
-    def _fail(self, error: type[UpstreamError]) -> None:
-        self._error = error
-        self.abort()
-
-    def rest(self, now: float) -> bool:
-        """The answer is done with: wait for the next request, or end here if there can be none; True if it waits."""
-        answered = self._answered is not None and self._answered.done()
-        if not (answered and self._sent and self.reusable and self._body.at_eof()) or self.transport is None:
-            self.abort()
-            return False
-        self._answered = None
-        self.used = True
-        self.idle_since = now
-        return True
-
-    def expire(self) -> None:
-        """The provider has taken too long."""
-        self._fail(TooSlow)
-
-    def give_up(self) -> None:
-        """Nobody waits for the answer any more."""
-        self._fail(BrokenAnswer)
-
-    def abort(self) -> None:
-        self.reusable = False
-        self._aborted = True
-        if self.transport is not None:
-            self.transport.abort()
-
-
-class Answer:
-    """The answer to one request: its head, and its body as it arrives."""
-
-    __slots__ = ("_body", "_connection", "head")
-
-    def __init__(self, connection: Connection, message: Any, body: http1.Body) -> None:
-        self.head = ResponseHead(message.code, message.reason, message.headers, message.raw_headers)
-        self._connection = connection
-        self._body = body
+    # -- its answer
 
     @property
     def ended(self) -> bool:
         """True once the whole body was read, or there is none."""
-        return self._body.at_eof()
+        return self._framing is not None and self._framing.ended and not self._chunks
 
     @property
     def arrived(self) -> bool:
         """True if there is something to read without waiting, or nothing more to come."""
-        return http1.readable(self._body)
+        return bool(self._chunks) or self._error is not None or (self._framing is not None and self._framing.ended)
 
-    async def read(self) -> bytes:
-        """The next bytes of the body; empty at its end. Raises BrokenAnswer if the end never comes."""
-        chunk = http1.available(self._body)
-        if chunk or self._body.at_eof():
-            return chunk
-        connection = self._connection
-        connection.deadline = connection.loop_time() + BODY_IDLE_TIMEOUT_S
+    async def arrival(self) -> None:
+        """Wait until there is something to take, or nothing more will come."""
+        if not self.arrived:
+            self.deadline = self._pool.now() + self._pool.limits.idle_timeout_s
+            while not self.arrived:
+                await PARK
+            self.deadline = NEVER
+
+    def take(self) -> bytes:
+        """The bytes of the body that have arrived; empty at its end. Raises BrokenAnswer if the end never comes."""
+        chunks = self._chunks
+        if not chunks:
+            if self._error is not None and not (self._framing is not None and self._framing.ended):
+                raise BrokenAnswer("the answer broke off") from self._error
+            return b""
+        self._chunks = []
+        self._size = 0
+        if self._reading_paused and self.transport is not None:
+            self._reading_paused = False
+            self.transport.resume_reading()
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    # -- from the transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's are none by name.
+
+    def data_received(self, data: bytes) -> None:
+        if self._waiting:
+            self.abort()  # It speaks without having been asked.
+            return
         try:
-            return await self._body.readany()
-        except (http1.BrokenBody, http1.Malformed, UpstreamError, ConnectionError, RuntimeError) as error:
+            if self._framing is None:
+                self._head_received(self._begun + data if self._begun else data)
+            else:
+                self._body_received(data)
+        except Malformed:
+            self._fail(BrokenAnswer("the answer is not well-formed"))
+        if self._strand is not None:
+            self._strand.wake()
+
+    def _head_received(self, data: bytes) -> None:
+        end = data.find(http1.HEAD_END) + 4
+        while end >= 4:
+            response = http1.response(data[:end], to_head=self._to_head)
+            head = response.head
+            data = data[end:]
+            if head.status >= 200 or (self.upgrading and response.websocket):
+                self._begun = b""
+                self._framing = response.framing if head.status >= 200 else UntilClose()
+                self.reusable = response.persistent and head.status >= 200
+                self.head = head
+                self.deadline = NEVER
+                if data:
+                    self._body_received(data)
+                return
+            self._interim += 1
+            if head.status == 101 or self._interim > INTERIM_MAX:
+                raise Malformed
+            end = data.find(http1.HEAD_END) + 4
+        http1.check_begun(data)
+        self._begun = data
+
+    def _body_received(self, data: bytes) -> None:
+        framing = self._framing
+        assert framing is not None
+        if framing.ended:
+            self.reusable = False  # It speaks without having been asked.
+            return
+        chunk = framing.feed(data)
+        if framing.rest:
+            self.reusable = False
+        if chunk:
+            self._chunks.append(chunk)
+            self._size += len(chunk)
+            if self._size > READ_AHEAD_BYTES and self.transport is not None and not self._reading_paused:
+                self._reading_paused = True
+                self.transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        if self._framing is not None and self._framing.ends_by_close and self._error is None:
+            self._framing.ended = True
+        return False
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.transport = None
+        self.reusable = False
+        self._pool.forget(self)
+        if self._error is None and not (self._framing is not None and self._framing.ended):
+            kind = NoAnswer if self.head is None else BrokenAnswer
+            self._error = kind("the provider closed the connection")
+        if self._strand is not None:
+            self._strand.wake()
+
+    def pause_writing(self) -> None:
+        self.writing_paused = True
+
+    def resume_writing(self) -> None:
+        self.writing_paused = False
+        if self._strand is not None:
+            self._strand.wake()
+
+    # -- its end
+
+    def rest(self, now: float) -> bool:
+        """The answer is done with: wait for the next request, or end here if there can be none; True if it waits."""
+        self._strand = None
+        transport = self.transport
+        # What of the request has not left would be followed by the next one.
+        sent = self._sent and transport is not None and not transport.get_write_buffer_size()
+        if not (sent and self.reusable and self.ended):
+            self.abort()
+            return False
+        self._waiting = True
+        self.used = True
+        self.idle_since = now
+        self.deadline = NEVER
+        return True
+
+    def expire(self) -> None:
+        """The provider has taken too long."""
+        self._fail(TooSlow("too slow") if self.head is None else BrokenAnswer("too slow"))
+
+    def give_up(self) -> None:
+        """Nobody waits for the answer any more."""
+        self._fail(BrokenAnswer("nobody waits for it"))
+
+    def _fail(self, error: UpstreamError) -> None:
+        if self._error is None:
+            self._error = error
+        self.abort()
+
+    def close(self) -> None:
+        """Send what is to be sent, and end the connection."""
+        self.reusable = False
+        if self.transport is not None:
+            self.transport.close()
+
+    def abort(self) -> None:
+        self.reusable = False
+        if self.transport is not None:
+            self.transport.abort()
+
+
+class Pool:
+    """Connections to one origin."""
+
+    def __init__(self, origin: Origin, limits: UpstreamLimits, tls: ssl.SSLContext | None) -> None:
+        self.origin = origin
+        self.limits = limits
+        self._tls = tls
+        self._idle: deque[Connection] = deque()
+        self._all: set[Connection] = set()
+        self.now: Callable[[], float] = time.monotonic
+        """The time of the loop."""
+
+    def kept(self) -> Connection | None:
+        """A connection that is kept from before, or None."""
+        idle = self._idle
+        while idle:
+            connection = idle.pop()
+            if (
+                connection.transport is not None
+                and not connection.transport.is_closing()
+                and self.now() - connection.idle_since < self.limits.keepalive_timeout_s
+            ):
+                return connection
             connection.abort()
-            raise BrokenAnswer("the answer broke off") from error
-        finally:
-            connection.deadline = http1.NEVER
+        return None
+
+    async def connected(self) -> Connection:
+        """A new connection. Raises Unreachable."""
+        # In a task of its own, which the timeout needs.
+        return await asyncio.ensure_future(self._connected())
+
+    async def _connected(self) -> Connection:
+        loop = asyncio.get_running_loop()
+        origin = self.origin
+        if origin.tls and self._tls is None:
+            self._tls = ssl.create_default_context()
+        try:
+            async with asyncio.timeout(self.limits.connect_timeout_s):
+                _, connection = await loop.create_connection(
+                    lambda: Connection(self), origin.host, origin.port, ssl=self._tls if origin.tls else None
+                )
+        except TimeoutError as error:
+            raise ConnectTimeout("too slow") from error
+        except (OSError, ssl.SSLError) as error:
+            raise Unreachable(type(error).__name__) from error
+        self._all.add(connection)
+        return connection
+
+    def release(self, connection: Connection) -> None:
+        """Take a connection back: kept if its answer was read to the end and it may carry another request."""
+        if connection.rest(self.now()):
+            self._idle.append(connection)
+            if len(self._idle) > self.limits.idle_connections_max:
+                self._idle.popleft().abort()
+
+    def forget(self, connection: Connection) -> None:
+        """A connection has ended."""
+        self._all.discard(connection)
+
+    def sweep(self, now: float) -> None:
+        """Close what has passed its deadline, or has not been used for too long."""
+        idle = self._idle
+        while idle and (idle[0].transport is None or now - idle[0].idle_since > self.limits.keepalive_timeout_s):
+            idle.popleft().abort()
+        for connection in tuple(self._all):
+            if connection.deadline <= now:
+                connection.expire()
+
+    def close(self) -> None:
+        for connection in tuple(self._all):
+            connection.abort()
 
 
 class Upstream:
-    """Gives out connections to providers and takes them back."""
+    """The pools of all origins."""
 
-    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, limits: UpstreamLimits | None = None, tls: ssl.SSLContext | None = None) -> None:
+        self._limits = UpstreamLimits() if limits is None else limits
         self._tls = tls
-        self._idle: defaultdict[Origin, deque[Connection]] = defaultdict(deque)
-        self._all: set[Connection] = set()
+        self._pools: dict[Origin, Pool] = {}
         self._sweeper: asyncio.Task[None] | None = None
+
+    def pool(self, origin: Origin) -> Pool:
+        """The connections to an origin."""
+        pool = self._pools.get(origin)
+        if pool is None:
+            pool = self._pools[origin] = Pool(origin, self._limits, self._tls)
+        return pool
 
     async def open(self) -> None:
         self._sweeper = asyncio.create_task(self._sweep())
@@ -288,50 +433,15 @@ class Upstream:
     async def close(self) -> None:
         if self._sweeper is not None:
             self._sweeper.cancel()
-        for connection in tuple(self._all):
-            connection.abort()
-
-    async def connection(self, origin: Origin, *, fresh: bool = False) -> Connection:
-        """A connection to the origin, kept from before or new. Raises Unreachable."""
-        loop = asyncio.get_running_loop()
-        idle = self._idle[origin]
-        while idle and not fresh:
-            kept = idle.pop()
-            if kept.transport is not None and loop.time() - kept.idle_since < IDLE_MAX_S:
-                return kept
-            kept.abort()
-        if origin.tls and self._tls is None:
-            self._tls = ssl.create_default_context()
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                _, connection = await loop.create_connection(
-                    lambda: Connection(origin, loop), origin.host, origin.port, ssl=self._tls if origin.tls else None
-                )
-        except (OSError, TimeoutError, ssl.SSLError) as error:
-            raise Unreachable(type(error).__name__) from error
-        self._all.add(connection)
-        return connection
-
-    def release(self, connection: Connection) -> None:
-        """Take a connection back: kept if its answer was read to the end and it may carry another request."""
-        if not connection.rest(asyncio.get_running_loop().time()):
-            self._all.discard(connection)
-            return
-        idle = self._idle[connection.origin]
-        idle.append(connection)
-        if len(idle) > IDLE_CONNECTIONS_MAX:
-            idle.popleft().abort()
+        for pool in self._pools.values():
+            pool.close()
 
     async def _sweep(self) -> None:
+        limits = self._limits
+        shortest_s = min(limits.first_byte_timeout_s, limits.idle_timeout_s, limits.keepalive_timeout_s)
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(SWEEP_S)
+            await asyncio.sleep(min(SWEEP_S, shortest_s / 4))
             now = loop.time()
-            for idle in self._idle.values():
-                while idle and (idle[0].transport is None or now - idle[0].idle_since > IDLE_MAX_S):
-                    idle.popleft().abort()
-            for connection in tuple(self._all):
-                if connection.transport is None:
-                    self._all.discard(connection)
-                elif connection.deadline <= now:
-                    connection.expire()
+            for pool in self._pools.values():
+                pool.sweep(now)

@@ -7,25 +7,16 @@ others wait until it is known whether that one is kept, and then see that it is 
 from __future__ import annotations
 
 import datetime as dt
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import NamedTuple
 
-import msgspec
-from sqlalchemy import Table, bindparam, text
+from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from metering.columns import NUL, NUL_INSTEAD, Moment, as_json, iso, iso_ms
-from metering.rows import Key, Rows, Values, rows_in
-from metering.tables import dedupe, quarantine, usage_events
-from metering.usage import UsageEvent
-
-
-class Fact(NamedTuple):
-    """An event, and what tells it from another event under the same key."""
-
-    event: UsageEvent
-    digest: str
+from metering.columns import NUL, NUL_INSTEAD, as_json, iso
+from metering.facts import Fact
+from metering.rows import Key, Values, rows_in
+from metering.tables import dedupe, quarantine, spool_positions, usage_events
 
 
 class Aside(NamedTuple):
@@ -67,19 +58,17 @@ async def append(connection: AsyncConnection, facts: Sequence[Fact], recorded_at
     """
     rows = rows_in(connection)
     at = iso(recorded_at)
-    facts = [_keepable(fact) for fact in facts]
+
+    async def add_keys(keyed: Sequence[Fact]) -> set[int]:
+        return await rows.add(connection, dedupe, [_dedupe_row(fact, at) for fact in keyed])
+
+    async def add_events(first: Sequence[Fact]) -> set[int]:
+        return await rows.add_events(connection, first, at)
+
     keyed = [fact for fact in facts if fact.event.dedupe_key is not None]
-    unkeyed = [fact for fact in facts if fact.event.dedupe_key is None]
-
-    def dedupe_row(fact: Fact) -> Values:
-        event = fact.event
-        return (event.tenant_id, event.dedupe_key, event.event_day, event.event_id, fact.digest, at)
-
-    def event_row(fact: Fact) -> Values:
-        return _event_row(fact, at)
-
-    first, known = await _taken(connection, rows, dedupe, _dedupe_key_of, dedupe_row, keyed)
-    new, known_too = await _taken(connection, rows, usage_events, _key_of, event_row, unkeyed + first)
+    first, known = await _taken(connection, dedupe, _dedupe_key_of, add_keys, keyed)
+    unkeyed = facts if not keyed else [fact for fact in facts if fact.event.dedupe_key is None]
+    new, known_too = await _taken(connection, usage_events, _key_of, add_events, [*unkeyed, *first])
     known += known_too
     conflicting = [fact for fact, digest in known if fact.digest != digest]
     asides = [aside(fact, "another content under the key of an event in the ledger") for fact in conflicting]
@@ -89,13 +78,15 @@ async def append(connection: AsyncConnection, facts: Sequence[Fact], recorded_at
 
 async def _taken(
     connection: AsyncConnection,
-    rows: Rows,
     table: Table,
     key_of: Callable[[Fact], Key],
-    row_of: Callable[[Fact], Values],
+    add: Callable[[Sequence[Fact]], Awaitable[set[int]]],
     facts: Sequence[Fact],
 ) -> tuple[list[Fact], list[tuple[Fact, str]]]:
-    """Take the facts' keys in a table: the facts that have theirs now, and the others with the digest that is there."""
+    """Take the facts' keys in a table: the facts that have theirs now, and the others with the digest that is there.
+
+    `add` is given facts in the order of their keys, and returns the places of those that came too late.
+    """
     first: dict[Key, Fact] = {}
     again: list[tuple[Key, Fact]] = []
     for fact in facts:
@@ -107,26 +98,30 @@ async def _taken(
     if not first:
         return [], []
     in_order = sorted(first)
-    new = await rows.add(connection, table, [row_of(first[key]) for key in in_order])
-    there = [key for key in in_order if key not in new]
-    digests = {key: first[key].digest for key in new}
+    added = [first[key] for key in in_order]
+    late = await add(added)
+    if not late and not again:
+        return added, []
+    there = [in_order[place] for place in sorted(late)]
+    digests = {key: fact.digest for key, fact in first.items()}
     if there:
-        digests |= await rows.digests(connection, table, there)
+        digests |= await rows_in(connection).digests(connection, table, there)
     again += [(key, first[key]) for key in there]
-    return [first[key] for key in in_order if key in new], [(fact, digests[key]) for key, fact in again]
-
-
-def key_of(event: UsageEvent) -> tuple[str, str, str]:
-    """The event's primary key."""
-    return event.tenant_id, event.event_day, event.event_id
+    new = [fact for place, fact in enumerate(added) if place not in late]
+    return new, [(fact, digests[key]) for key, fact in again]
 
 
 def _key_of(fact: Fact) -> Key:
-    return key_of(fact.event)
+    return fact.event.key
 
 
 def _dedupe_key_of(fact: Fact) -> Key:
     return fact.event.tenant_id, fact.event.dedupe_key
+
+
+def _dedupe_row(fact: Fact, recorded_at: str) -> Values:
+    event = fact.event
+    return (event.tenant_id, event.dedupe_key, event.event_day, event.event_id, fact.digest, recorded_at)
 
 
 def aside(fact: Fact, reason: str) -> Aside:
@@ -147,59 +142,12 @@ async def set_aside(connection: AsyncConnection, asides: Sequence[Aside], at: dt
 
 async def move(connection: AsyncConnection, moved: Iterable[Moved], at: dt.datetime) -> None:
     """Keep how far spools are. In the transaction that books what was read of them."""
-    for one in sorted(moved):
-        await connection.execute(_MOVE, {**one._asdict(), "updated_at": at})
+    rows = [(*one, iso(at)) for one in sorted(moved)]
+    if rows:
+        await rows_in(connection).insert(connection, spool_positions, rows, _MOVED)
 
 
-# Both engines understand it.
-_MOVE = text(
-    "INSERT INTO spool_positions (spool_id, segment, sequence, updated_at) "
-    "VALUES (:spool_id, :segment, :sequence, :updated_at) ON CONFLICT (spool_id) DO UPDATE "
+_MOVED = (
+    "ON CONFLICT (spool_id) DO UPDATE "
     "SET segment = excluded.segment, sequence = excluded.sequence, updated_at = excluded.updated_at"
-).bindparams(bindparam("updated_at", type_=Moment))
-
-
-_NUL_IN_JSON = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
-_as_event = msgspec.json.Decoder(UsageEvent).decode
-
-
-def _keepable(fact: Fact) -> Fact:
-    """The fact as both engines can keep it; the digest stays that of what was said."""
-    said = as_json(fact.event)
-    if "\\u0000" not in said:
-        return fact
-    return Fact(_as_event(_NUL_IN_JSON.sub(r"\1\\ufffd", said)), fact.digest)
-
-
-def _event_row(fact: Fact, recorded_at: str) -> Values:
-    """The values of the ledger's columns, in their order."""
-    event = fact.event
-    return (
-        event.tenant_id,
-        event.event_day,
-        event.event_id,
-        event.source,
-        event.event_type,
-        event.channel,
-        event.direction,
-        event.endpoint,
-        event.resource,
-        event.external_id,
-        event.units,
-        as_json(event.quantities),
-        event.completeness.value,
-        event.kind.value,
-        event.corrects,
-        event.category,
-        as_json(event.tags),
-        event.description,
-        as_json(event.metadata),
-        event.key_id,
-        event.call_id,
-        event.status,
-        event.duration_ms,
-        event.metered,
-        iso_ms(event.occurred_at_ms),
-        recorded_at,
-        fact.digest,
-    )
+)

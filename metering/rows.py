@@ -1,7 +1,7 @@
 """Many rows in one statement: the one thing that SQLite and Postgres do differently enough to need code of its own.
 
-Rows hold the values of a table's columns, in their order: moments as `iso` and `iso_ms` write them, JSON as text. Whoever
-adds rows does so in the order of their keys: then no two writers ever wait for each other in a circle.
+Rows hold the values of a table's columns, in their order: moments as `iso` and `iso_ms` write them, JSON as the values
+that it is of. Whoever adds rows does so in the order of their keys: then no two writers ever wait for each other in a circle.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metering import rows_postgres, rows_sqlite
+from metering.facts import Fact
 
 Values: TypeAlias = tuple[object, ...]
 Key: TypeAlias = tuple[Any, ...]
@@ -27,11 +28,14 @@ class Rows(Protocol):
     ) -> None:
         """Add rows, at least one. Where a key is taken, do what `on_conflict` says, or raise IntegrityError."""
 
-    async def add(self, connection: AsyncConnection, table: Table, rows: Sequence[Values]) -> set[Key]:
-        """Add those rows whose key is free, and return these keys. No two of the rows have the same.
+    async def add(self, connection: AsyncConnection, table: Table, rows: Sequence[Values]) -> set[int]:
+        """Add those rows whose key is free, and return the places of the others. No two of the rows have the same.
 
         A key that another transaction is about to take is waited for.
         """
+
+    async def add_events(self, connection: AsyncConnection, facts: Sequence[Fact], recorded_at: str) -> set[int]:
+        """The same for facts, into the ledger: the most frequent rows, each in the form that its engine takes best."""
 
     async def digests(self, connection: AsyncConnection, table: Table, keys: Sequence[Key]) -> dict[Key, str]:
         """The digests of those rows that are there."""

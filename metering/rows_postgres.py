@@ -1,20 +1,36 @@
-"""Many rows at once in Postgres: one statement however many there are, with a JSON list for each column.
+"""Many rows at once in Postgres: one statement however many there are.
 
-Why JSON, and not an array for each column: the driver looks at every value of an array by itself, and takes four times as
-long over it as the server does over the list (seen in a trial: 18 µs a row against 4, of 40 in all). The statement is
-written past SQLAlchemy's own, and goes over its connection, so that transactions and failures are its.
+Rows come as a JSON list for each column. Why JSON, and not an array for each column: the driver looks at every value of an
+array by itself, and takes four times as long over it as the server does over the list (seen in a trial: 18 µs a row
+against 4, of 40 in all). Events come as the JSON they were recorded as: the server takes the columns out of it, in the
+time that it took over the lists, and 8 µs of ours are saved for each.
+
+The statements are written past SQLAlchemy's own, and go over its connection, so that transactions and failures are its.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Table
+from sqlalchemy import BigInteger, Column, CursorResult, Table
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from metering.columns import Flag, Json, Moment, as_json
+from metering.columns import Flag, Json, Moment, as_json, iso_ms
+from metering.facts import Fact
+from metering.tables import usage_events
+from metering.usage import UNCATEGORISED, Kind
+
+LEFT_OUT = {
+    "quantities": "{}",
+    "kind": Kind.USAGE.value,
+    "category": UNCATEGORISED,
+    "tags": "{}",
+    "metadata": "{}",
+    "metered": "true",
+}
+"""What an event's JSON means by not naming these."""
 
 
 async def insert(
@@ -23,10 +39,27 @@ async def insert(
     await connection.exec_driver_sql(f"{_insert(table)} {on_conflict}", _lists(rows))
 
 
-async def add(connection: AsyncConnection, table: Table, rows: Sequence[tuple[object, ...]]) -> set[tuple[Any, ...]]:
-    key = ", ".join(column.name for column in table.primary_key)
-    statement = f"{_insert(table)} ON CONFLICT DO NOTHING RETURNING {key}"
-    return set(map(tuple, await connection.exec_driver_sql(statement, _lists(rows))))
+async def add(connection: AsyncConnection, table: Table, rows: Sequence[tuple[object, ...]]) -> set[int]:
+    width = len(table.primary_key)
+    added = await connection.exec_driver_sql(
+        _adding(table, _insert(table), len(table.columns)), (*_lists(rows), len(rows))
+    )
+    return _late(added, len(rows), lambda: [row[:width] for row in rows])
+
+
+async def add_events(connection: AsyncConnection, facts: Sequence[Fact], recorded_at: str) -> set[int]:
+    said = ",".join([_completed(fact, recorded_at) for fact in facts])
+    added = await connection.exec_driver_sql(_adding(usage_events, _insert_events(), 1), (f"[{said}]", len(facts)))
+    return _late(added, len(facts), lambda: [fact.event.key for fact in facts])
+
+
+def _late(added: CursorResult[Any], count: int, keys: Callable[[], Sequence[tuple[Any, ...]]]) -> set[int]:
+    """The places of keys that were not added."""
+    rows = added.all()
+    if rows[0][0] == count:
+        return set()
+    there: set[tuple[Any, ...]] = {tuple(row[1:]) for row in rows}
+    return {place for place, key in enumerate(keys()) if key not in there}
 
 
 async def digests(
@@ -36,15 +69,51 @@ async def digests(
     return {tuple(row[:-1]): row[-1] for row in found}
 
 
+def _completed(fact: Fact, recorded_at: str) -> str:
+    """An event's JSON with the columns that are not in it. Of two values of one name the server takes the last."""
+    event = fact.event
+    units = event.units
+    occurred_at = iso_ms(event.occurred_at_ms)
+    return (
+        f'{fact.said[:-1].decode()},"event_day":"{occurred_at[:10]}","channel":"{event.channel}",'
+        f'"units":{"null" if units is None else units},"occurred_at":"{occurred_at}","recorded_at":"{recorded_at}",'
+        f'"digest":"{fact.digest}"}}'
+    )
+
+
 def _lists(rows: Sequence[tuple[object, ...]]) -> tuple[str, ...]:
     return tuple(map(as_json, zip(*rows, strict=True)))
 
 
 @cache
 def _insert(table: Table) -> str:
-    names = ", ".join(column.name for column in table.columns)
-    values = ", ".join(f"{column.name}{_cast(column)}" for column in table.columns)
-    return f"INSERT INTO {table.name} ({names}) SELECT {values} FROM {_given(list(table.columns))}"  # noqa: S608
+    values = ", ".join(f"{column.name}::{_type(column)}" for column in table.columns)
+    return f"INSERT INTO {table.name} ({_names(table)}) SELECT {values} FROM {_given(list(table.columns))}"  # noqa: S608
+
+
+@cache
+def _insert_events() -> str:
+    columns = usage_events.columns
+    values = ", ".join(
+        f"COALESCE({column.name}, '{LEFT_OUT[column.name]}')" if column.name in LEFT_OUT else column.name
+        for column in columns
+    )
+    given = ", ".join(f"{column.name} {_type(column)}" for column in columns)
+    return (
+        f"INSERT INTO {usage_events.name} ({_names(usage_events)}) "  # noqa: S608
+        f"SELECT {values} FROM json_to_recordset($1::text::json) AS given({given})"
+    )
+
+
+@cache
+def _adding(table: Table, insert: str, parameters: int) -> str:
+    """Says how many rows were added, and of which keys only if that is fewer than the number given last."""
+    key = ", ".join(column.name for column in table.primary_key)
+    return (
+        f"WITH added AS ({insert} ON CONFLICT DO NOTHING RETURNING {key}), "  # noqa: S608
+        "number AS (SELECT count(*) AS of_added FROM added) "
+        f"SELECT of_added, {key} FROM number LEFT JOIN added ON of_added < ${parameters + 1}"
+    )
 
 
 @cache
@@ -55,14 +124,18 @@ def _digests(table: Table) -> str:
     return f"SELECT {listed}, t.digest FROM {_given(key)} JOIN {table.name} AS t USING ({same})"  # noqa: S608
 
 
+def _names(table: Table) -> str:
+    return ", ".join(column.name for column in table.columns)
+
+
 def _given(columns: Sequence[Column[Any]]) -> str:
     """The parameters as a table of texts, a row for each place in the lists, in their order."""
     lists = ", ".join(f"json_array_elements_text(${number}::text::json)" for number in range(1, len(columns) + 1))
     return f"ROWS FROM ({lists}) AS given({', '.join(column.name for column in columns)})"
 
 
-def _cast(column: Column[Any]) -> str:
+def _type(column: Column[Any]) -> str:
     for kind, name in ((BigInteger, "bigint"), (Flag, "boolean"), (Moment, "timestamptz"), (Json, "json")):
         if isinstance(column.type, kind):
-            return f"::{name}"
-    return ""
+            return name
+    return "text"

@@ -81,8 +81,10 @@ class Spool:
             os.close(self._lock_fd)
             self._lock_fd = -1
 
-    def admit(self, payload: bytes) -> None:
-        """Record an intent, and keep room for its outcome. Raises SpoolFull or SpoolFailed; then nothing was recorded.
+    def admit(self, payload: bytes) -> int:
+        """Record an intent, keep room for its outcome, and return its sequence, by which `settle` knows it.
+
+        Raises SpoolFull or SpoolFailed; then nothing was recorded.
 
         Raises ValueError for a payload that no record holds.
         """
@@ -93,11 +95,12 @@ class Spool:
             self._rotate()
         self._write(RecordKind.INTENT, payload)
         self._under_way += 1
+        return self._sequence
 
-    def settle(self, kind: RecordKind, payload: bytes) -> None:
-        """Record how a call that was admitted has ended. Raises SpoolFailed."""
+    def settle(self, intent: int, kind: RecordKind, payload: bytes) -> None:
+        """Record how the call of an intent has ended. Raises SpoolFailed."""
         self._under_way -= 1
-        self._write(kind, payload)
+        self._write(kind, payload, intent)
 
     def note(self, payload: bytes) -> None:
         """Record the outcome of a call that needed no intent. Raises SpoolFull or SpoolFailed."""
@@ -105,10 +108,10 @@ class Spool:
             self._rotate()
         self._write(RecordKind.OUTCOME, payload)
 
-    def _write(self, kind: RecordKind, payload: bytes) -> None:
+    def _write(self, kind: RecordKind, payload: bytes, intent: int = 0) -> None:
         if self.failed:
             raise SpoolFailed("the spool has failed before")
-        data = encode(kind, self._sequence + 1, payload)
+        data = encode(kind, self._sequence + 1, payload, intent)
         try:
             written = os.pwrite(self._fd, data, self._offset)
         except OSError as error:

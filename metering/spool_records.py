@@ -1,9 +1,11 @@
 """The form of a spool record: bytes ⇄ values. Pure.
 
-    magic u16 | version u8 | kind u8 | payload length u32 | sequence u64 | CRC-32C u32 | payload
+    magic u16 | version u8 | kind u8 | payload length u32 | sequence u64 | intent u64 | CRC-32C u32 | payload
 
-little-endian, the checksum over everything but itself (RFC 3720 appendix B.4 has the polynomial). Zeros where a record
+little-endian, the checksum over everything but itself (RFC 3720 appendix B.4 has the polynomial). `intent` is the sequence
+of the intent that the record ends, 0 where it ends none: whoever reads need not look into intents. Zeros where a record
 should begin are the preallocated rest of a segment. After damage, reading goes on at the next record that is whole.
+Records of version 1, which no release wrote, had no `intent`: they are damage.
 """
 
 from __future__ import annotations
@@ -14,14 +16,18 @@ from enum import IntEnum
 from typing import NamedTuple
 
 import google_crc32c
+import msgspec
 
 MAGIC = 0x7B1C
-VERSION = 1
-_HEAD = struct.Struct("<HBBIQ")
+VERSION = 2
+_HEAD = struct.Struct("<HBBIQQ")
 _CHECKSUM = struct.Struct("<I")
-HEADER_BYTES = _HEAD.size + _CHECKSUM.size
+_HEADER = struct.Struct(_HEAD.format + _CHECKSUM.format[1:])
+HEADER_BYTES = _HEADER.size
 RECORD_BYTES_MAX = 16 << 10
 """A whole record. So much room is kept for every call under way."""
+
+_crc32c = google_crc32c.value
 
 _MAGIC_BYTES = struct.pack("<H", MAGIC)
 
@@ -37,11 +43,13 @@ class RecordKind(IntEnum):
     """It used nothing: refused, failed, or never sent."""
 
 
-class Record(NamedTuple):
+class Record(msgspec.Struct, frozen=True, gc=False):
     """One whole record."""
 
     kind: int
     sequence: int
+    intent: int
+    """The sequence of the intent that it ends; 0 for none."""
     payload: bytes
     end: int
     """The offset after it."""
@@ -54,39 +62,40 @@ class Damage(NamedTuple):
     end: int
 
 
-def encode(kind: RecordKind, sequence: int, payload: bytes) -> bytes:
+def encode(kind: RecordKind, sequence: int, payload: bytes, intent: int = 0) -> bytes:
     """The bytes of a record. Raises ValueError if it would exceed RECORD_BYTES_MAX."""
     if HEADER_BYTES + len(payload) > RECORD_BYTES_MAX:
         raise ValueError(f"a record of {len(payload)} bytes exceeds {RECORD_BYTES_MAX}")
-    head = _HEAD.pack(MAGIC, VERSION, kind, len(payload), sequence)
-    return head + _CHECKSUM.pack(google_crc32c.value(head + payload)) + payload
+    head = _HEAD.pack(MAGIC, VERSION, kind, len(payload), sequence, intent)
+    return head + _CHECKSUM.pack(_crc32c(head + payload)) + payload
 
 
 def scan(data: bytes, offset: int = 0) -> Iterator[Record | Damage]:
     """The records from an offset on, in order. Ends before zeros, and before a torn record that nothing whole follows."""
     while True:
-        record = _whole(data, offset)
+        record = whole(data, offset)
         if record is None:
             start = offset
             while record is None:
                 offset = data.find(_MAGIC_BYTES, offset + 1)
                 if offset < 0:
                     return
-                record = _whole(data, offset)
+                record = whole(data, offset)
             yield Damage(start, offset)
         yield record
         offset = record.end
 
 
-def _whole(data: bytes, offset: int) -> Record | None:
+def whole(data: bytes, offset: int) -> Record | None:
+    """The record that begins here, if one does and is whole."""
     start = offset + HEADER_BYTES
     if start > len(data):
         return None
-    magic, version, kind, length, sequence = _HEAD.unpack_from(data, offset)
-    if magic != MAGIC or version != VERSION or length > RECORD_BYTES_MAX - HEADER_BYTES or start + length > len(data):
+    magic, version, kind, length, sequence, intent, checksum = _HEADER.unpack_from(data, offset)
+    end = start + length
+    if magic != MAGIC or version != VERSION or end > len(data) or end - offset > RECORD_BYTES_MAX:
         return None
-    payload = data[start : start + length]
-    (checksum,) = _CHECKSUM.unpack_from(data, offset + _HEAD.size)
-    if google_crc32c.value(data[offset : offset + _HEAD.size] + payload) != checksum:
+    payload = data[start:end]
+    if _crc32c(data[offset : offset + _HEAD.size] + payload) != checksum:
         return None
-    return Record(kind, sequence, payload, start + length)
+    return Record(kind, sequence, intent, payload, end)

@@ -95,6 +95,10 @@ EVENT_TYPES: Mapping[str, EventType] = {
 
 OTHER = EventType("other", ("requests",))
 
+_CHANNELS = {name: event_type.channel for name, event_type in EVENT_TYPES.items()}
+_COUNTED = {name: frozenset(event_type.units) for name, event_type in EVENT_TYPES.items()}
+_COUNTED_OTHERWISE = frozenset(OTHER.units)
+
 UNCATEGORISED = "uncategorised"
 """The category of a call whose application named none and whose key has no default."""
 
@@ -127,10 +131,10 @@ COUNTED_KINDS = frozenset({Kind.USAGE, Kind.BACKFILL})
 """The kinds that count as events in totals; the others only move quantities or money."""
 
 
-class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One fact of use, as the spool carries it and the ledger keeps it.
 
-    Raises ValueError from :func:`validated` for values that could not be a fact; the constructor itself is on the path
+    It holds JSON, which has no cycles, so the garbage collector need not look at it. Raises ValueError from :func:`validated` for values that could not be a fact; the constructor itself is on the path
     of every call and trusts its caller.
     """
 
@@ -182,16 +186,23 @@ class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return _day(self.occurred_at_ms // DAY_MS)
 
     @property
+    def key(self) -> tuple[str, str, str]:
+        """What it is in the ledger by: tenant, day and id."""
+        return self.tenant_id, _day(self.occurred_at_ms // DAY_MS), self.event_id
+
+    @property
     def channel(self) -> str:
-        return EVENT_TYPES.get(self.event_type, OTHER).channel
+        return _CHANNELS.get(self.event_type, OTHER.channel)
 
     @property
     def units(self) -> int | None:
         """The headline number of the event's type, or None where it is not known."""
-        known = [
-            self.quantities[name] for name in EVENT_TYPES.get(self.event_type, OTHER).units if name in self.quantities
-        ]
-        return sum(known) if known else None
+        counted = _COUNTED.get(self.event_type, _COUNTED_OTHERWISE)
+        units = None
+        for name, amount in self.quantities.items():
+            if name in counted:
+                units = amount if units is None else units + amount
+        return units
 
 
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -204,6 +215,8 @@ MOMENT_MS_END = (dt.date.max.toordinal() + 1 - EPOCH_DAY) * DAY_MS
 AMOUNT_MAX = 1 << 53
 """What every reader of JSON holds exactly, and sums hold a thousand times over."""
 
+
+_DIMENSIONS = frozenset(DIMENSIONS)
 
 DEDUPE_KEY_CHARACTERS_MAX = 512
 """No provider's ids are a tenth as long, and an index does not take texts of any length."""
@@ -234,9 +247,9 @@ def validated(event: UsageEvent) -> UsageEvent:
     if not 0 < event.occurred_at_ms < MOMENT_MS_END:
         raise ValueError("occurred_at_ms must lie between the years 1970 and 10000")
     for name, amount in event.quantities.items():
-        if name not in DIMENSIONS:
+        if name not in _DIMENSIONS:
             raise ValueError(f"quantities: no such dimension: {name}")
-        if abs(amount) > AMOUNT_MAX:
+        if not -AMOUNT_MAX <= amount <= AMOUNT_MAX:
             raise ValueError(f"quantities: {name} is more than anybody used")
         if amount < 0 and event.kind not in (Kind.CORRECTION, Kind.REVERSAL):
             raise ValueError(f"quantities: {name} is negative in an event of kind {event.kind}")

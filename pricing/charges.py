@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from metering.columns import as_json
 from metering.rows import rows_in
 from metering.usage import UsageEvent
 from pricing.rating import Rated
@@ -28,9 +27,7 @@ async def append(connection: AsyncConnection, judged: Sequence[tuple[UsageEvent,
     """Add the charge of each event. Only for events that were new to the ledger in this transaction."""
     rows = [
         (
-            event.tenant_id,
-            event.event_day,
-            event.event_id,
+            *event.key,
             rated.priced,
             rated.currency,
             rated.charge_nano,
@@ -39,7 +36,7 @@ async def append(connection: AsyncConnection, judged: Sequence[tuple[UsageEvent,
             rated.cost_nano,
             rated.price_book,
             rated.cost_book,
-            as_json(rated.lines),
+            rated.lines,
         )
         for event, rated in judged
     ]

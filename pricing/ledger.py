@@ -5,15 +5,17 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metering import ledger
-from metering.ledger import Appended, Fact
+from metering.facts import Fact
+from metering.ledger import Appended
 from metering.usage import UsageEvent
 from pricing import charges
+from pricing.book import Book, instant_ms
 from pricing.catalogue import Books
-from pricing.rating import Rated, rate
+from pricing.rating import rate
 from pricing.rollups import fold
 from pricing.tables import tenant_plans
 
@@ -22,8 +24,9 @@ async def book(connection: AsyncConnection, facts: Sequence[Fact], books: Books,
     """Book some facts inside the caller's transaction; those that the ledger has already change nothing."""
     appended = await ledger.append(connection, facts, now)
     if appended.new:
-        plans = await _plans(connection, {fact.event.tenant_id for fact in appended.new})
-        judged = [(fact.event, _rated(fact.event, plans, books)) for fact in appended.new]
+        plans = await _plans(connection, {fact.event.tenant_id for fact in appended.new}, books)
+        events = [fact.event for fact in appended.new]
+        judged = [(event, rate(event, plans.price_book(event), books.cost_book)) for event in events]
         await charges.append(connection, judged)
         folded = fold(judged)
         if folded:
@@ -31,26 +34,37 @@ async def book(connection: AsyncConnection, facts: Sequence[Fact], books: Books,
     return appended
 
 
-Plans = dict[str, list[tuple[dt.datetime, str | None]]]
+_PLANS = (
+    select(tenant_plans.c.tenant_id, tenant_plans.c.effective_at, tenant_plans.c.plan)
+    .where(tenant_plans.c.tenant_id.in_(bindparam("tenant_ids", expanding=True)))
+    .order_by(tenant_plans.c.tenant_id, tenant_plans.c.effective_at)
+)
 
 
-async def _plans(connection: AsyncConnection, tenant_ids: Iterable[str]) -> Plans:
-    question = (
-        select(tenant_plans.c.tenant_id, tenant_plans.c.effective_at, tenant_plans.c.plan)
-        .where(tenant_plans.c.tenant_id.in_(sorted(tenant_ids)))
-        .order_by(tenant_plans.c.tenant_id, tenant_plans.c.effective_at)
-    )
-    found: Plans = {}
-    for tenant_id, effective_at, plan in await connection.execute(question):
-        found.setdefault(tenant_id, []).append((effective_at, plan))
-    return found
+class Plans:
+    """Which book each of some tenants is charged by, and from when on."""
+
+    def __init__(self, books: Books, plans: Iterable[tuple[str, dt.datetime, str | None]]) -> None:
+        """`plans` are rows of tenant, moment and plan, each tenant's in the order of time."""
+        self._books = books
+        self._since_ms: dict[str, list[tuple[int, str | None]]] = {}
+        for tenant_id, effective_at, plan in plans:
+            self._since_ms.setdefault(tenant_id, []).append((instant_ms(effective_at), plan))
+        self._known: dict[str | None, Book] = {}
+
+    def price_book(self, event: UsageEvent) -> Book:
+        """The book of the plan that the event's tenant had when it happened. Raises ValueError where there is none."""
+        plan = None
+        for since_ms, named in self._since_ms.get(event.tenant_id, ()):
+            if since_ms > event.occurred_at_ms:
+                break
+            plan = named
+        book = self._known.get(plan)
+        if book is None:
+            book = self._known[plan] = self._books.price_book(plan)
+        return book
 
 
-def _rated(event: UsageEvent, plans: Plans, books: Books) -> Rated:
-    """Rate an event by the plan that its tenant had when it happened."""
-    plan = None
-    for effective_at, named in plans.get(event.tenant_id, ()):
-        if effective_at > event.occurred_at:
-            break
-        plan = named
-    return rate(event, books.price_book(plan), books.cost_book)
+async def _plans(connection: AsyncConnection, tenant_ids: Iterable[str], books: Books) -> Plans:
+    rows = await connection.execute(_PLANS, {"tenant_ids": sorted(tenant_ids)})
+    return Plans(books, map(tuple, rows))

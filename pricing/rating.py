@@ -7,13 +7,16 @@ known.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
+from functools import lru_cache
 from types import MappingProxyType
+from typing import NamedTuple
 
 import msgspec
 
 from metering.usage import INPUT_TOKENS, Completeness, Kind, UsageEvent
-from pricing.book import BATCH, CREDITS, EVENT, Book, applicable
+from pricing.book import BATCH, CREDITS, EVENT, TARIFFS_MAX, Book, Price, applicable
 from pricing.rates import Credits, Markup, Rate
 
 NOTHING: Mapping[str, int] = MappingProxyType({})
@@ -27,7 +30,7 @@ CHANGES = frozenset({Kind.CORRECTION, Kind.REVERSAL})
 _INPUT = frozenset(INPUT_TOKENS)
 
 
-class Line(msgspec.Struct, frozen=True, omit_defaults=True):
+class Line(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """What one dimension of an event comes to, with all it takes to check it by hand.
 
     charge = R(rated_from + quantity) - R(rated_from), where R(q) is q times the rate, rounded half to even; the cost
@@ -78,65 +81,143 @@ def rate(event: UsageEvent, price_book: Book, cost_book: Book, rated_from: Mappi
         return _rated(price_book, cost_book, None, None, ())
 
     tier = BATCH if event.event_type == BATCH else event.metadata.get("service_tier")
-    alike = (event.event_type, event.source, event.direction, event.resource, tier if isinstance(tier, str) else None)
-    prices, costs = price_book.tariff(*alike), cost_book.tariff(*alike)
-    at_ms, context = event.occurred_at_ms, _context_tokens(event.quantities, rated_from)
-    comparable = price_book.unit == cost_book.unit
+    terms = _terms(
+        price_book,
+        cost_book,
+        event.event_type,
+        event.source,
+        event.direction,
+        event.resource,
+        tier if isinstance(tier, str) else None,
+    )
+    asked = terms.asked(event.occurred_at_ms, _context_tokens(event.quantities, rated_from) if terms.contexts else 0)
+    whole = asked.get(EVENT, NOTHING_ASKED)
 
-    def rates_of(dimension: str) -> tuple[Rate | None, Rate | None]:
-        """The rates of the charge and of the cost. A markup on a cost that is unknown, or in another unit, is none."""
-        price = applicable(prices.get(dimension, ()), at_ms, context)
-        cost = applicable(costs.get(dimension, ()), at_ms, context)
+    # A price of the event as a whole covers the quantities that have none of their own, and so does a cost.
+    # A message whose segments the provider has not counted yet is no message without segments.
+    changes = event.kind in CHANGES
+    counted = event.completeness is not Completeness.PENDING or event.units is not None
+    known = (counted and bool(event.quantities)) or changes
+    whole_priced, whole_costed = whole.price is not None, whole.cost is not None
+    priced, costed = known or whole_priced, known or whole_costed
+    charge = cost_nano = 0
+    lines = []
+    if whole_priced or whole_costed:
+        before = rated_from.get(EVENT, 1) if changes else 0
+        after = 0 if event.kind is Kind.REVERSAL else 1
+        if before != after:
+            lines.append(_line(EVENT, after - before, before, whole))
+    for dimension, quantity in event.quantities.items():
+        if quantity:
+            of_this = asked.get(dimension, NOTHING_ASKED)
+            if of_this.price is None and not whole_priced:
+                priced = False
+            if of_this.cost is None and not whole_costed:
+                costed = False
+            lines.append(_line(dimension, quantity, rated_from.get(dimension, 0) if rated_from else 0, of_this))
+    for line in lines:
+        charge += line.charge_nano or line.credits or 0
+        cost_nano += line.cost_nano or 0
+    return _rated(price_book, cost_book, charge if priced else None, cost_nano if costed else None, tuple(lines))
+
+
+class Asked(NamedTuple):
+    """What is asked for one dimension."""
+
+    price: Rate | None
+    """The rate of the charge."""
+    cost: Rate | None
+    """The rate of the cost."""
+    in_credits: bool
+    price_text: str | None
+    cost_text: str | None
+
+
+def _asked(price: Rate | None, cost: Rate | None) -> Asked:
+    return Asked(
+        price,
+        cost,
+        isinstance(price, Credits),
+        None if price is None else price.text,
+        None if cost is None else cost.text,
+    )
+
+
+NOTHING_ASKED = _asked(None, None)
+
+
+class Terms:
+    """What two books ask of one kind of event: at any moment, whatever the size of its context."""
+
+    def __init__(
+        self, prices: Mapping[str, tuple[Price, ...]], costs: Mapping[str, tuple[Price, ...]], *, comparable: bool
+    ) -> None:
+        """`comparable` says that both books are of one unit, so that a markup on the cost is a price."""
+        self._prices = prices
+        self._costs = costs
+        self._comparable = comparable
+        each = [price for tariff in (prices, costs) for candidates in tariff.values() for price in candidates]
+        self._moments_ms = sorted({moment for price in each for moment in (price.since_ms, price.until_ms)})
+        self.contexts = sorted({price.context_over for price in each if price.context_over is not None})
+        """The sizes above which other prices apply."""
+        self._known: dict[tuple[int, int], dict[str, Asked]] = {}
+
+    def asked(self, at_ms: int, context_tokens: int) -> Mapping[str, Asked]:
+        """What is asked for each dimension for which something is."""
+        # Between two of the moments, and of the sizes, nothing changes: there are only so many different answers.
+        span = bisect_right(self._moments_ms, at_ms), bisect_left(self.contexts, context_tokens)
+        known = self._known.get(span)
+        if known is None:
+            known = self._known[span] = {
+                dimension: self._of(dimension, at_ms, context_tokens) for dimension in {*self._prices, *self._costs}
+            }
+        return known
+
+    def _of(self, dimension: str, at_ms: int, context_tokens: int) -> Asked:
+        """A markup on a cost that is unknown, or in another unit, is no price."""
+        price = applicable(self._prices.get(dimension, ()), at_ms, context_tokens)
+        cost = applicable(self._costs.get(dimension, ()), at_ms, context_tokens)
         cost_rate = None if cost is None or isinstance(cost.rate, Markup) else cost.rate
         price_rate = None if price is None else price.rate
         if not isinstance(price_rate, Markup):
-            return price_rate, cost_rate
-        if not comparable or cost_rate is None or isinstance(cost_rate, Credits):
-            return None, cost_rate
-        return price_rate.on(cost_rate), cost_rate
-
-    # A price of the event as a whole covers the quantities that have none of their own, and so does a cost.
-    whole_price, whole_cost = rates_of(EVENT)
-    # A message whose segments the provider has not counted yet is no message without segments.
-    counted = event.completeness is not Completeness.PENDING or event.units is not None
-    known = (counted and bool(event.quantities)) or event.kind in CHANGES
-    priced, costed = known or whole_price is not None, known or whole_cost is not None
-    before = rated_from.get(EVENT, 1) if event.kind in CHANGES else 0
-    after = 0 if event.kind is Kind.REVERSAL else 1
-    lines = []
-    if before != after and (whole_price is not None or whole_cost is not None):
-        lines.append(_line(EVENT, after - before, before, whole_price, whole_cost))
-    for dimension, quantity in event.quantities.items():
-        if quantity:
-            price, cost = rates_of(dimension)
-            priced = priced and not (price is None and whole_price is None)
-            costed = costed and not (cost is None and whole_cost is None)
-            lines.append(_line(dimension, quantity, rated_from.get(dimension, 0), price, cost))
-    charge = sum([line.charge_nano or line.credits or 0 for line in lines]) if priced else None
-    cost_nano = sum([line.cost_nano or 0 for line in lines]) if costed else None
-    return _rated(price_book, cost_book, charge, cost_nano, tuple(lines))
+            return _asked(price_rate, cost_rate)
+        if not self._comparable or cost_rate is None or isinstance(cost_rate, Credits):
+            return _asked(None, cost_rate)
+        return _asked(price_rate.on(cost_rate), cost_rate)
 
 
-def _line(dimension: str, quantity: int, rated_from: int, price: Rate | None, cost: Rate | None) -> Line:
-    charge = None if price is None else _added(price, rated_from, quantity)
-    in_credits = isinstance(price, Credits)
+@lru_cache(TARIFFS_MAX)
+def _terms(
+    price_book: Book,
+    cost_book: Book,
+    event_type: str,
+    source: str,
+    direction: str | None,
+    resource: str | None,
+    tier: str | None,
+) -> Terms:
+    alike = (event_type, source, direction, resource, tier)
+    return Terms(price_book.tariff(*alike), cost_book.tariff(*alike), comparable=price_book.unit == cost_book.unit)
+
+
+def _line(dimension: str, quantity: int, rated_from: int, asked: Asked) -> Line:
+    price, cost, in_credits, price_text, cost_text = asked
+    charge = None if price is None else price.amount(quantity + rated_from)
+    cost_nano = None if cost is None else cost.amount(quantity + rated_from)
+    if rated_from:
+        # What it adds to the amount of those before it.
+        charge = None if price is None or charge is None else charge - price.amount(rated_from)
+        cost_nano = None if cost is None or cost_nano is None else cost_nano - cost.amount(rated_from)
     return Line(
         dimension,
         quantity,
         rated_from,
-        None if price is None else price.text,
+        price_text,
         None if in_credits else charge,
         charge if in_credits else None,
-        None if cost is None else cost.text,
-        None if cost is None else _added(cost, rated_from, quantity),
+        cost_text,
+        cost_nano,
     )
-
-
-def _added(rate: Rate, rated_from: int, quantity: int) -> int:
-    """What a quantity adds to the amount of those before it."""
-    if not rated_from:
-        return rate.amount(quantity)
-    return rate.amount(rated_from + quantity) - rate.amount(rated_from)
 
 
 def _context_tokens(quantities: Mapping[str, int], rated_from: Mapping[str, int]) -> int:

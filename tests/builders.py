@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 
+from gateway.http1 import response
+from gateway.messages import ResponseHead
+from metering import facts
+from metering.facts import Fact
 from metering.intents import Closed, Intent
-from metering.ledger import Fact
 from metering.usage import Completeness, UsageEvent
 
 NOON = dt.datetime(2026, 11, 20, 12, tzinfo=dt.UTC)
@@ -74,4 +77,11 @@ def payload(value: Intent | UsageEvent | Closed) -> bytes:
 
 def fact(event: UsageEvent) -> Fact:
     """The event as it reaches the ledger."""
-    return Fact(event, hashlib.blake2b(payload(event), digest_size=8).hexdigest())
+    return facts.fact(event, payload(event))
+
+
+def answer_head(status: int = 200, headers: Iterable[tuple[str, str]] | Mapping[str, str] = ()) -> ResponseHead:
+    """The head of a provider's answer, as it is read off the wire."""
+    named = headers.items() if isinstance(headers, Mapping) else headers
+    lines = "".join(f"{name}: {value}\r\n" for name, value in named)
+    return response(f"HTTP/1.1 {status} Some reason\r\n{lines}\r\n".encode(), to_head=False).head

@@ -9,7 +9,7 @@ from functools import partial
 import hypothesis
 import pytest
 
-from tests import postgres
+from tests import canaries, postgres
 from tests.ledgers import Ledgers, PostgresLedgers, SqliteLedgers
 
 # What is packed twice is the same, whatever second it is: tests that run side by side must have the same names.
@@ -20,11 +20,24 @@ hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_c
 hypothesis.settings.load_profile("untimed")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_secret_was_left_anywhere(tmp_path_factory) -> Iterator[None]:
+    """After the last test, and after every other fixture's end: no gateway of these tests wrote a secret of its own down.
+
+    A fixture, because what fails in its end is an error of a test, also where tests run in several processes.
+    """
+    yield
+    assert canaries.leaks(canaries.WATCHED) + canaries.leaks_of_records(tmp_path_factory.getbasetemp()) == []
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[postgres.Server]:
     """A Postgres of these tests' own, started when the first of them needs it."""
     with postgres.running() as server:
         yield server
+        for watched in canaries.WATCHED:
+            if watched.database is not None:
+                watched.rows = canaries.rows_of(partial(server.execute, database=watched.database))
 
 
 @pytest.fixture(scope="session")

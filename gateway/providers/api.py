@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
+
+import msgspec
 
 from gateway.messages import Headers, ResponseHead
 from metering.usage import Completeness
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """What one answer says was used."""
 
-    quantities: Mapping[str, int]
+    quantities: dict[str, int]
     """Disjoint dimensions (see :data:`metering.usage.DIMENSIONS`)."""
     completeness: Completeness
     resource: str | None = None
@@ -28,9 +29,9 @@ class Usage:
     """The provider's name for the object that this call made."""
     event_type: str | None = None
     """Set where the answer, and not the path, tells the type of event."""
-    parties: Mapping[str, str] = field(default_factory=dict)
+    parties: Mapping[str, str] = {}
     """Who took part, `from` and `to`, as numbers and addresses. What is kept of them are keyed hashes."""
-    metadata: Mapping[str, object] = field(default_factory=dict)
+    metadata: dict[str, object] = {}
 
 
 class Meter(Protocol):
@@ -50,8 +51,7 @@ class Meter(Protocol):
         """The body is over, whole or broken off: the bytes still held back, and the usage."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
+class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     """A request body as it goes to the provider, and what was learnt from it on the way."""
 
     body: bytes
@@ -64,7 +64,7 @@ class Prepared:
     """Set where the request, and not the path, tells the type of event."""
     quantities: Mapping[str, int] | None = None
     """What the request says will be used, where the answer does not say it; None where that could not be read."""
-    parties: Mapping[str, str] = field(default_factory=dict)
+    parties: Mapping[str, str] = {}
     """As in :class:`Usage`: what a later search for the call at the provider needs."""
 
 
@@ -98,11 +98,14 @@ class Endpoint:
     """What the event is called to people, after the resource: `chat completion`."""
     meter: Callable[[ResponseHead, Prepared], Meter]
     prepare: Callable[[bytes], Prepared] | None = None
-    """Reads, and where it must changes, a body of up to BODY_BYTES_MAX; None where the body is of no interest."""
+    """Reads, and where it must changes, a body of up to BODY_BYTES_MAX; None where the body is of no interest. A request
+    for a WebSocket has no body, and asks in its query: it is that which is read."""
     watch: Callable[[], Watch] | None = None
     """Instead of `prepare`: reads a body that may be too large to be held, or compressed."""
     billable: bool = True
     """False where success costs nothing, whatever the answer repeats: reading something back, deleting it."""
+    websocket: bool = False
+    """True where the connection may go on as a WebSocket."""
     lists: bool = False
     """True where the answer shows what everybody on the account made: never on a shared one."""
 
@@ -172,6 +175,8 @@ class Provider:
     """The headers that carry a credential to the provider."""
     credential_headers: frozenset[bytes]
     """Request headers, in lower case, that belong to the application's idea of its account: replaced by ours."""
+    key_subprotocol: str = ""
+    """How the WebSocket subprotocol begins in which browsers, which can set no header, send their key; empty if none does."""
     account_headers: frozenset[bytes]
     """Answer headers, in lower case, that name the real account: cut."""
     account_field: str | None = None
@@ -183,8 +188,9 @@ class Provider:
     """Matches, whole, the paths that administer an account or hand out its credentials: never on a shared one."""
     object_id: re.Pattern[str]
     """Matches, whole, a path segment that names one object of the account."""
-    references: re.Pattern[bytes]
-    """Finds, as group 1, objects of the account that a body refers to."""
+    references: tuple[re.Pattern[bytes], ...]
+    """Each finds, as group 1, objects of the account that a body refers to. A pattern that begins with a literal is tried
+    only where that stands, which is most of the cost."""
     refusal: Callable[[str, int, str, str], ErrorBody]
     """(path, status, code, message) → an error body from which the provider's SDK raises its natural exception."""
     missing: Callable[[str, str], ErrorBody]

@@ -203,8 +203,7 @@ _DECODERS: dict[str, Callable[[], _Decoder]] = {
 
 def plain_for(meter: Meter, head: ResponseHead) -> Meter:
     """The meter itself, or before an answer that is compressed one that feeds it the plain form."""
-    encoding = head.headers.get("Content-Encoding", "identity").strip().lower()
-    return Decoded(meter, encoding) if encoding in _DECODERS else meter
+    return Decoded(meter, head.encoding) if head.encoding in _DECODERS else meter
 
 
 ENCODINGS = frozenset(_DECODERS)

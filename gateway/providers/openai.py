@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import lru_cache
+from typing import cast
+from urllib.parse import parse_qs
 
 import msgspec
 
 from gateway.messages import ResponseHead
 from gateway.providers import decoding, sse
 from gateway.providers.api import Endpoint, ErrorBody, FirstSteps, Meter, Prepared, Provider, Usage
-from gateway.providers.bearer import authorize, presented_key
+from gateway.providers.bearer import authorize, presented_key_or
 from gateway.providers.free import reads_back, unlisted_by
 from metering.usage import Completeness
 
@@ -39,41 +40,60 @@ def quantities(usage: Mapping[str, object]) -> dict[str, int]:
         details = _mapping(
             usage, "prompt_tokens_details", "input_tokens_details", "prompt_token_details", "input_token_details"
         )
-        if details:
-            kinds = _mapping(details, "cached_tokens_details")
-            cached_audio = (_count(kinds, "audio_tokens") or 0) if kinds else 0
-            cached_image = (_count(kinds, "image_tokens") or 0) if kinds else 0
-            cached = (_count(details, "cached_tokens") or 0) - cached_audio - cached_image
-            _take("input_tokens", "input_tokens_audio_cached", cached_audio, found)
-            _take("input_tokens", "input_tokens_image_cached", cached_image, found)
-            _take("input_tokens", "input_tokens_cached", cached, found)
-            _take("input_tokens", "input_tokens_cache_write", _count(details, "cache_write_tokens"), found)
-            _take("input_tokens", "input_tokens_audio", (_count(details, "audio_tokens") or 0) - cached_audio, found)
-            _take("input_tokens", "input_tokens_image", (_count(details, "image_tokens") or 0) - cached_image, found)
+        parts = _positive(details)
+        if parts:
+            apart: Mapping[str, int] = _NONE
+            if "cached_tokens_details" in details:
+                # Of what is cached, audio and images are counted by themselves.
+                of_cached = _positive(_mapping(details, "cached_tokens_details"))
+                audio, image = of_cached.get("audio_tokens", 0), of_cached.get("image_tokens", 0)
+                _take("input_tokens", "input_tokens_audio_cached", audio, found)
+                _take("input_tokens", "input_tokens_image_cached", image, found)
+                apart = {"cached_tokens": audio + image, "audio_tokens": audio, "image_tokens": image}
+            for name, part in _INPUT_PARTS:
+                if name in parts:
+                    _take("input_tokens", part, parts[name] - apart.get(name, 0), found)
     whole = _count(usage, "completion_tokens", "output_tokens")
     if whole is not None:
         found["output_tokens"] = whole
-        details = _mapping(
-            usage,
-            "completion_tokens_details",
-            "output_tokens_details",
-            "completion_token_details",
-            "output_token_details",
+        parts = _positive(
+            _mapping(
+                usage,
+                "completion_tokens_details",
+                "output_tokens_details",
+                "completion_token_details",
+                "output_token_details",
+            )
         )
-        if details:
-            _take("output_tokens", "output_tokens_reasoning", _count(details, "reasoning_tokens"), found)
-            _take("output_tokens", "output_tokens_audio", _count(details, "audio_tokens"), found)
-            _take("output_tokens", "output_tokens_image", _count(details, "image_tokens"), found)
+        for name, part in _OUTPUT_PARTS:
+            if name in parts:
+                _take("output_tokens", part, parts[name], found)
     return found
 
 
-def _take(name: str, part: str, amount: int | None, found: dict[str, int]) -> None:
+_INPUT_PARTS = (
+    ("cached_tokens", "input_tokens_cached"),
+    ("cache_write_tokens", "input_tokens_cache_write"),
+    ("audio_tokens", "input_tokens_audio"),
+    ("image_tokens", "input_tokens_image"),
+)
+_OUTPUT_PARTS = (
+    ("reasoning_tokens", "output_tokens_reasoning"),
+    ("audio_tokens", "output_tokens_audio"),
+    ("image_tokens", "output_tokens_image"),
+)
+"""The parts of the input and of the output, in the order in which they are taken out of it."""
+
+_NONE: Mapping[str, int] = {}
+
+
+def _take(name: str, part: str, amount: int, found: dict[str, int]) -> None:
     """Count a part by itself, and no longer in what it is a part of.
 
     Parts that together exceed the whole overlap in a way that the provider did not tell; each then gets what is left, so
     that the sum stays the provider's.
     """
-    if amount is not None and amount > 0:
+    if amount > 0:
         taken = min(amount, found[name])
         if taken:
             found[part] = taken
@@ -83,9 +103,17 @@ def _take(name: str, part: str, amount: int | None, found: dict[str, int]) -> No
 def _mapping(holder: Mapping[str, object], *names: str) -> Mapping[str, object]:
     for name in names:
         value = holder.get(name)
-        if isinstance(value, dict):
+        if type(value) is dict:
             return value
-    return {}
+    return _NOTHING
+
+
+_NOTHING: Mapping[str, object] = {}
+
+
+def _positive(holder: Mapping[str, object]) -> dict[str, int]:
+    """The counts that are not zero."""
+    return {name: value for name, value in holder.items() if type(value) is int and 0 < value <= COUNT_MAX}
 
 
 COUNT_MAX = 1 << 53
@@ -110,15 +138,19 @@ def _is_field(name: str) -> bool:
     return _FIELD.fullmatch(name) is not None
 
 
+_NUMBERS = frozenset({int, float})
+
+
 def numbers_only(holder: Mapping[str, object], depth: int = 4) -> dict[str, object]:
     """The numbers of a usage object in their places, and nothing else: no text of a provider's can reach the ledger."""
     kept: dict[str, object] = {}
     for name, value in holder.items():
         kind = type(value)
-        if (kind is int or kind is float) and _is_field(name):
-            kept[name] = value
-        elif isinstance(value, dict) and depth > 1 and _is_field(name):
-            kept[name] = numbers_only(value, depth - 1)
+        if kind in _NUMBERS:
+            if _is_field(name):
+                kept[name] = value
+        elif kind is dict and depth > 1 and _is_field(name):
+            kept[name] = numbers_only(cast("dict[str, object]", value), depth - 1)
     return kept
 
 
@@ -150,6 +182,12 @@ def read_model_request(body: bytes) -> Prepared:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return Prepared(body=body)
     return Prepared(body=body, resource=_text(request.model), stream=request.stream is True)
+
+
+def read_model_query(query: bytes) -> Prepared:
+    """Learn which model a session is asked for: it stands in the query."""
+    asked = parse_qs(query.decode("latin-1")).get("model", [""])[0]
+    return Prepared(body=query, resource=_text(asked))
 
 
 def ask_for_usage(body: bytes) -> Prepared:
@@ -228,23 +266,23 @@ _read_answer = msgspec.json.Decoder(_Answer).decode
 class _Findings:
     """What an answer has said so far, and the usage that this makes."""
 
-    __slots__ = ("background", "external_id", "model", "requested", "service_tier", "tools", "usage")
+    model: str | None = None
+    external_id: str | None = None
+    service_tier: str | None = None
+    usage: dict[str, object] | None = None
+    background = False
+    tools: Mapping[str, int] = {}
 
     def __init__(self, prepared: Prepared) -> None:
         self.requested = prepared.resource
-        self.model: str | None = None
-        self.external_id: str | None = None
-        self.service_tier: str | None = None
-        self.usage: Mapping[str, object] | None = None
-        self.background = False
-        self.tools: dict[str, int] = {}
 
     def see(self, answer: _Answer) -> None:
         self.external_id = _text(answer.id) or self.external_id
         self.model = _text(answer.model) or self.model
         self.service_tier = _text(answer.service_tier) or self.service_tier
-        if isinstance(answer.usage, dict):
-            self.usage = answer.usage
+        usage = answer.usage
+        if type(usage) is dict:
+            self.usage = usage
             self.tools = _tools(answer)
         # A background response is queued when it is created and runs on; what it uses is known when it is done. A
         # stream that is not of one begins as `in_progress`, too.
@@ -261,7 +299,8 @@ class _Findings:
             metadata["service_tier"] = self.service_tier
         found: dict[str, int] = {}
         if self.usage is not None:
-            found = quantities(self.usage) | self.tools
+            found = quantities(self.usage)
+            found.update(self.tools)
             metadata["usage"] = numbers_only(self.usage)
         if found:
             completeness = Completeness.REPORTED
@@ -278,6 +317,8 @@ class _Findings:
 
 def _tools(answer: _Answer) -> dict[str, int]:
     """How often a response used tools that are billed by the call."""
+    if not answer.output and answer.tool_usage is None:
+        return {}
     try:
         items = [item.type for item in _read_items(answer.output)] if answer.output else []
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -316,14 +357,13 @@ BODY_END_BYTES = 64 << 10
 class JsonMeter:
     """Reads one JSON answer, once, when it is over."""
 
-    __slots__ = ("_chunks", "_cut", "_findings", "_size", "concluded")
+    concluded = False
+    _size = 0
+    _cut = False
 
     def __init__(self, prepared: Prepared) -> None:
-        self.concluded = False
-        self._findings = _Findings(prepared)
+        self._prepared = prepared
         self._chunks: list[bytes] = []
-        self._size = 0
-        self._cut = False
 
     def feed(self, chunk: bytes) -> bytes:
         self._chunks.append(chunk)
@@ -336,12 +376,13 @@ class JsonMeter:
         return chunk
 
     def finish(self, *, whole: bool) -> tuple[bytes, Usage]:
+        findings = _Findings(self._prepared)
         if whole:
             body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
             answer = _read_ends(body) if self._cut else _read(body)
             if answer is not None:
-                self._findings.see(answer)
-        return b"", self._findings.result(whole=whole)
+                findings.see(answer)
+        return b"", findings.result(whole=whole)
 
 
 _END_FIELD = re.compile(rb'"(id|model|service_tier)"\s*:\s*"([^"\\]{1,200})"')
@@ -446,7 +487,7 @@ class ByShape:
 
     def finish(self, *, whole: bool) -> tuple[bytes, Usage]:
         held, usage = self._inner.finish(whole=whole)
-        return held, replace(usage, event_type="llm_call") if usage.quantities else usage
+        return held, msgspec.structs.replace(usage, event_type="llm_call") if usage.quantities else usage
 
 
 def by_shape(head: ResponseHead, prepared: Prepared) -> Meter:
@@ -493,9 +534,13 @@ _ITEMS = "call|fc|msg|rs|ws"
 
 _OBJECT_ID = re.compile(rf"(?:{_OBJECTS}|{_ITEMS})[-_][A-Za-z0-9_-]{{8,}}")
 
-_REFERENCE = re.compile(rb'["\n]((?:%s)[-_][A-Za-z0-9]{16,})["\r]' % _OBJECTS.encode())
+_WHOLE_ID = rb'(?=[a-z]{2,8}+[-_][A-Za-z0-9]{16})((?:%s)[-_][A-Za-z0-9]{16,})["\r]' % _OBJECTS.encode()
+_REFERENCES = (re.compile(rb'"' + _WHOLE_ID), re.compile(rb"\n" + _WHOLE_ID))
 """A whole JSON string, or a whole part of a form. Ids are long and of one piece (24 to 50 characters in recordings), so
 that the names which applications give to their tools, `run_python_code`, are none."""
+
+KEY_SUBPROTOCOL = "openai-insecure-api-key."
+"""Before the key, among the subprotocols that a realtime client in a browser offers (OpenAI's realtime reference)."""
 
 PROVIDER = Provider(
     name="openai",
@@ -538,6 +583,16 @@ PROVIDER = Provider(
             meter=meter,
             prepare=read_model_request,
         ),
+        Endpoint(
+            name="realtime",
+            method="GET",
+            path="/v1/realtime",
+            event_type="realtime",
+            describes="realtime session",
+            meter=meter,
+            prepare=read_model_query,
+            websocket=True,
+        ),
         reads_back("chat.completions.retrieve", "GET", "/v1/chat/completions/{id}"),
         reads_back("chat.completions.update", "POST", "/v1/chat/completions/{id}"),
         reads_back("chat.completions.delete", "DELETE", "/v1/chat/completions/{id}"),
@@ -548,14 +603,15 @@ PROVIDER = Provider(
         reads_back("responses.input_items", "GET", "/v1/responses/{id}/input_items"),
     ),
     unlisted=unlisted,
-    presented_key=presented_key,
+    presented_key=presented_key_or(KEY_SUBPROTOCOL),
+    key_subprotocol=KEY_SUBPROTOCOL,
     authorize=authorize,
     credential_headers=frozenset({b"authorization", b"openai-organization", b"openai-project"}),
     account_headers=frozenset({b"openai-organization", b"openai-project"}),
-    # The last two hand out a key with which a client goes to the provider past the gateway.
-    administration=re.compile(r"/v1/(organizations?|projects|dashboard|me|realtime|chatkit)(/.*)?"),
+    # The last two hand out a key with which a client goes to the provider past the gateway; a session itself does not.
+    administration=re.compile(r"/v1/(?:(?:organizations?|projects|dashboard|me|chatkit)(?:/.*)?|realtime/.*)"),
     object_id=_OBJECT_ID,
-    references=_REFERENCE,
+    references=_REFERENCES,
     refusal=refusal,
     missing=missing,
     first_steps=FirstSteps(

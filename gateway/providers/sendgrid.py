@@ -93,10 +93,10 @@ class MailMeter:
                 event_type="api_call",
                 metadata={"sandbox": True},
             )
-        named = _MESSAGE_ID.fullmatch(self._head.headers.get("X-Message-Id", ""))
+        named = _MESSAGE_ID.fullmatch(next(iter(self._head.values(b"x-message-id")), ""))
         counted = self._prepared.quantities
         return b"", Usage(
-            quantities=counted or {},
+            quantities={} if counted is None else dict(counted),
             completeness=Completeness.UNKNOWN if counted is None else Completeness.REPORTED,
             resource=self._prepared.resource,
             external_id=None if named is None else named[0],
@@ -203,7 +203,7 @@ PROVIDER = Provider(
     speaks_for=frozenset({"on-behalf-of"}),
     administration=re.compile(rf"(?!(?:{_OPEN})$).*", re.DOTALL),
     object_id=re.compile(rf"d-[0-9a-f]{{32}}|{_UUID.decode()}"),
-    references=_REFERENCE,
+    references=(_REFERENCE,),
     refusal=refusal,
     missing=missing,
     first_steps=FirstSteps(

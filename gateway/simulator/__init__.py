@@ -14,7 +14,8 @@ through it:
 3. the provider's module (`openai`, `sendgrid`, `twilio`) thinks of an answer; `prose` has the words, `store` the
    objects it remembers.
 4. `truth` gets the record of the exchange, in one write, before the first byte of the answer.
-5. `wire` lays the answer out in bytes, faults included, and `server` writes them; `truth` is told how that ended.
+5. `wire` lays the answer out in bytes, faults included, and `server` writes them; `truth` is told how that ended. What
+   begins with a 101 is a session instead (`openai_realtime`), which `sessions` holds over a WebSocket.
 6. `deliveries` sends what the provider makes by itself after that, such as status callbacks, to loopback and private
    addresses only; `truth` is told of each.
 
@@ -50,6 +51,8 @@ What a request can ask for, in headers, because headers pass through a proxy unt
     good order but without its closing event (`[DONE]`, `response.completed`). `close-delimited` sends neither a length
     nor chunks: the body ends where the connection does. `stall-stream` stops half-way through the events and stays
     silent until the client goes. `response-failed` lets a response of the Responses API end as failed.
+    In a session, `cut-stream` breaks off in the middle of a frame and `stall-stream` falls silent, both at the first word
+    of a response; `no-done` closes it in good order where `response.done` would be.
     A fault that a successful answer cannot have, such as `cut-stream` where nothing is streamed, is refused.
 `x-simulator-framing: chunked | length`
     How the body is framed; else events are chunked, and everything else has a length.
@@ -58,6 +61,8 @@ What a request can ask for, in headers, because headers pass through a proxy unt
 `x-simulator-encoding: identity | gzip | deflate | br | zstd`
     Code the body so, whatever its size and whatever the client accepts. Without it, JSON of 1 KiB and more is coded as
     Accept-Encoding prefers, and events are not.
+`x-simulator-close-code: N`
+    Close the session with this code (1000 to 4999) once a response is over.
 
 Every other header that starts with `x-simulator-`, and every other value, is refused with a 400 that says what is
 allowed: a test that misspells its fault must not pass.

@@ -1,9 +1,9 @@
-"""What the parts of the simulator pass to each other: Asked, Answer, Provider. Pure."""
+"""What the parts of the simulator pass to each other: Asked, Answer, Session, Provider. Pure."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import ClassVar, NamedTuple, Protocol
 
 import msgspec
@@ -58,6 +58,55 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     """Asked when its time has come; where what it tells of was called off meanwhile, it is not sent."""
 
 
+class Bill(NamedTuple):
+    """What one message of a session says was used."""
+
+    object_id: str
+    model: str
+    usage: object
+    """As the message says it; None where it says nothing."""
+
+
+class Message(NamedTuple):
+    """A message of a session, to be sent as text."""
+
+    text: bytes
+    bill: Bill | None = None
+
+
+class Close(NamedTuple):
+    """The end of a session, in good order."""
+
+    code: int
+    reason: str = ""
+
+
+class BreakOff(NamedTuple):
+    """The end of a session in the middle of this message."""
+
+    text: bytes
+
+
+class Silence(NamedTuple):
+    """Nothing more, until the client goes."""
+
+
+Step = Message | Close | BreakOff | Silence
+
+
+class Session(Protocol):
+    """What is said on a WebSocket, once it is open."""
+
+    def opened(self) -> Iterable[Step]:
+        """What the provider says first."""
+
+    def heard(self, text: str) -> Iterable[Step]:
+        """What it says at once to a message of the client's. Never raises for what a client sent."""
+
+    def goes_on(self) -> Step | None:
+        """What it says next by itself; None until it has heard more."""
+
+
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """What a provider answers, before it is framed, coded or spoilt."""
 
@@ -70,6 +119,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """For a streamed answer, instead of the body: makes its events, the same ones each time. The last one is the one
     from which a client knows that the answer is complete."""
     usage_in_last_event: bool = False
+    session: Session | None = None
+    """What follows a 101, instead of a body."""
     object_id: str | None = None
     model: str | None = None
     usage: object = None

@@ -38,7 +38,7 @@ class Fault(StrEnum):
 
 NEVER_ANSWERED = frozenset({Fault.RESET_BEFORE_HEAD, Fault.HANG})
 OF_STREAMS = frozenset({Fault.CUT_STREAM, Fault.NO_DONE, Fault.STALL_STREAM})
-"""The faults that only a streamed answer can have."""
+"""The faults that only a streamed answer can have, or a session."""
 OF_FRAMING = frozenset({Fault.CUT_BODY, Fault.CUT_CHUNKED, Fault.CLOSE_DELIMITED})
 """The faults that decide the framing, so that the request cannot."""
 
@@ -93,6 +93,7 @@ class Controls(msgspec.Struct, frozen=True, kw_only=True):
     framing: Framing | None = None
     sse: Sse | None = None
     encoding: str | None = None
+    close_code: int | None = None
 
     @property
     def of_life(self) -> str | None:
@@ -178,5 +179,6 @@ READERS: dict[str, Callable[[str, str], object]] = {
     "x-simulator-framing": one_of(Framing),
     "x-simulator-sse": one_of(Sse),
     "x-simulator-encoding": one_of(CODINGS),
+    "x-simulator-close-code": number(1000, 4999),
 }
 """Every control, and how its value is read."""

@@ -1,4 +1,4 @@
-"""OpenAI, simulated: chat, responses, completions, embeddings, and what an account has besides. No I/O.
+"""OpenAI, simulated: chat, responses, realtime, completions, embeddings, and what an account has besides. No I/O.
 
 The shapes are the API's own, so that the official SDKs work against it. The words mean nothing; how many there are, and
 what is said to have been used, follows from the request alone.
@@ -26,6 +26,7 @@ from gateway.simulator.openai_asked import (
     EMBEDDING,
     MODELS,
     MODERATION,
+    REALTIME,
     ApiError,
     chosen_tool,
     failure_of,
@@ -45,6 +46,7 @@ from gateway.simulator.openai_asked import (
     tools_of,
     wants_usage,
 )
+from gateway.simulator.openai_realtime import Realtime
 from gateway.simulator.openai_told import (
     Made,
     chat_events,
@@ -90,6 +92,10 @@ MODERATION_CATEGORIES = (
     "self-harm/instructions", "self-harm/intent", "sexual", "sexual/minors", "violence", "violence/graphic",
 )  # fmt: skip
 
+KEY_OFFERED = re.compile(r"openai-insecure-api-key\.([^,\s]+)")
+"""A browser can give a WebSocket no header, and puts the key among the subprotocols that it offers."""
+WEBSOCKET_KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
+
 ALPHANUMERIC = string.ascii_letters + string.digits
 
 
@@ -122,7 +128,10 @@ class OpenAI:
 
     def credential(self, headers: Mapping[str, str]) -> str | None:
         scheme, _, key = headers.get("Authorization", "").partition(" ")
-        return key.strip() if scheme.lower() == "bearer" and key.strip() else None
+        if scheme.lower() == "bearer" and key.strip():
+            return key.strip()
+        offered = KEY_OFFERED.search(headers.get("Sec-WebSocket-Protocol", ""))
+        return offered[1] if offered and is_upgrade(headers) else None
 
     def answer(self, asked: Asked) -> Answer:
         try:
@@ -393,6 +402,23 @@ class OpenAI:
         stored = known(self._responses.get(response_id), "response", response_id)
         return page(decode(stored.items), asked.query)
 
+    # Realtime.
+
+    def realtime(self, asked: Asked) -> Answer:
+        if not is_upgrade(asked.headers):
+            raise ApiError("This is a WebSocket endpoint: ask for an upgrade, of version 13, with a key.")
+        name = next(iter(parse_qs(asked.query).get("model", ())), "")
+        try:
+            model, unknown = model_for({"model": name}, REALTIME), None
+        except ApiError as error:
+            model, unknown = name, str(error)
+
+        def new_id(prefix: str) -> str:
+            return f"{prefix}_{self._token(21)}"
+
+        session = Realtime(model, unknown, asked.controls, new_id, int(self._now()))
+        return Answer(status=101, session=session, object_id=session.id, model=model if unknown is None else None)
+
     # Everything else.
 
     def embeddings(self, asked: Asked) -> Answer:
@@ -466,6 +492,14 @@ class OpenAI:
         return page([{**project, "created_at": CREATED, "archived_at": None, "status": "active"}], asked.query)
 
 
+def is_upgrade(headers: Mapping[str, str]) -> bool:
+    """Whether the request asks for a WebSocket, and can have one."""
+    connection = (token.strip() for token in headers.get("Connection", "").lower().split(","))
+    wanted = headers.get("Upgrade", "").lower() == "websocket" and "upgrade" in connection
+    key = headers.get("Sec-WebSocket-Key", "")
+    return wanted and headers.get("Sec-WebSocket-Version") == "13" and bool(WEBSOCKET_KEY.fullmatch(key))
+
+
 def deleted(object_id: str, kind: str) -> Answer:
     return Answer(body=encode({"id": object_id, "object": kind, "deleted": True}), object_id=object_id)
 
@@ -518,6 +552,7 @@ ROUTES: tuple[tuple[str, re.Pattern[str], Callable[..., Answer]], ...] = (
     ("DELETE", route("/v1/responses/{id}"), OpenAI.response_delete),
     ("POST", route("/v1/responses/{id}/cancel"), OpenAI.response_cancel),
     ("GET", route("/v1/responses/{id}/input_items"), OpenAI.response_input_items),
+    ("GET", route("/v1/realtime"), OpenAI.realtime),
     ("POST", route("/v1/completions"), OpenAI.completions),
     ("POST", route("/v1/embeddings"), OpenAI.embeddings),
     ("POST", route("/v1/moderations"), OpenAI.moderations),

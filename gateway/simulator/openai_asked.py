@@ -15,7 +15,7 @@ from gateway.simulator.api import Answer, Asked
 encode = msgspec.json.encode
 decode = msgspec.json.decode
 
-CHAT, COMPLETION, EMBEDDING, MODERATION = "chat", "completion", "embedding", "moderation"
+CHAT, COMPLETION, EMBEDDING, MODERATION, REALTIME = "chat", "completion", "embedding", "moderation", "realtime"
 
 SNAPSHOTS: dict[str, tuple[str, str]] = {
     "gpt-3.5-turbo": (CHAT, "gpt-3.5-turbo-0125"),
@@ -42,6 +42,9 @@ SNAPSHOTS: dict[str, tuple[str, str]] = {
     "text-embedding-3-large": (EMBEDDING, "text-embedding-3-large"),
     "text-embedding-ada-002": (EMBEDDING, "text-embedding-ada-002-v2"),
     "omni-moderation-latest": (MODERATION, "omni-moderation-2024-09-26"),
+    "gpt-realtime": (REALTIME, "gpt-realtime-2025-08-28"),
+    "gpt-realtime-mini": (REALTIME, "gpt-realtime-mini-2025-12-15"),
+    "gpt-realtime-2.1": (REALTIME, "gpt-realtime-2.1"),
 }
 """The models there are, under the names that applications use: what they are for, and the name that answers."""
 

@@ -10,6 +10,7 @@ import random
 import socket
 import struct
 import time
+from collections.abc import Set as AbstractSet
 from email.utils import formatdate
 from typing import NamedTuple
 
@@ -18,12 +19,13 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from gateway.simulator import codings, controls, wire
-from gateway.simulator.api import Answer, Asked, Provider, Setup
+from gateway.simulator.api import Answer, Asked, Bill, Provider, Session, Setup
 from gateway.simulator.controls import NEVER_ANSWERED, ControlError, Controls, Fault
 from gateway.simulator.deliveries import Deliveries
 from gateway.simulator.openai import OpenAI
 from gateway.simulator.sendgrid import SendGrid
-from gateway.simulator.truth import Closed, Opened, TruthLog, fingerprint
+from gateway.simulator.sessions import WebSocket
+from gateway.simulator.truth import Billed, Closed, Opened, TruthLog, fingerprint
 from gateway.simulator.twilio import Twilio
 from gateway.simulator.wire import Client, Ending, Plan
 
@@ -124,6 +126,9 @@ class Simulator:
         self._truth.write(self._opened(n, received, provider, answer, wanted.fault))
         # Whatever becomes of the answer: what was asked for has happened.
         self._deliveries.take(n, answer.later)
+        if answer.session is not None and wanted.fault not in NEVER_ANSWERED:
+            await self._converse(n, request, transport, answer, answer.session, wanted)
+            return Written(good_for_another=False)
         connection = Connection(request, transport)
         completed = False
         try:
@@ -139,6 +144,38 @@ class Simulator:
                 Closed(run=self._truth.run, n=n, completed=completed, bytes_sent=connection.body_bytes_sent)
             )
         return Written(good_for_another=connection.good_for_another)
+
+    async def _converse(
+        self,
+        n: int,
+        request: web.BaseRequest,
+        transport: asyncio.Transport,
+        answer: Answer,
+        session: Session,
+        wanted: Controls,
+    ) -> None:
+        """One session, start to finish."""
+        await self._wait(wanted)
+
+        def bill(told: Bill) -> None:
+            at_ms = int(time.time() * 1000)
+            self._truth.write(Billed(run=self._truth.run, n=n, at_ms=at_ms, **told._asdict()))
+
+        socket = WebSocket(request, transport, bill)
+        try:
+            await socket.carry_out(session, answer.headers, wanted)
+        except ConnectionError:
+            transport.abort()
+        finally:
+            in_order, sent = socket.close_code is not None, socket.bytes_sent
+            self._truth.write(
+                Closed(run=self._truth.run, n=n, completed=in_order, bytes_sent=sent, close_code=socket.close_code)
+            )
+
+    async def _wait(self, wanted: Controls) -> None:
+        latency_ms = self._latency_ms if wanted.latency_ms is None else wanted.latency_ms
+        if latency_ms:
+            await asyncio.sleep(latency_ms / 1000)
 
     async def close(self) -> None:
         """Send nothing more by itself."""
@@ -165,12 +202,12 @@ class Simulator:
             credential=None if credential is None else fingerprint(credential),
             method=received.method,
             target=received.target,
-            headers=[(name, concealed(value) if name.lower() in secret else value) for name, value in received.headers],
+            headers=[(name, shown(name, value, secret, credential)) for name, value in received.headers],
             body_bytes=received.body.size,
             body_sha256=received.body.sha256,
             body_b64=base64.b64encode(received.body.kept).decode() if self._record_bodies else msgspec.UNSET,
             status=None if never else answer.status,
-            stream=answer.events is not None,
+            stream=answer.events is not None or answer.session is not None,
             object_id=None if never else answer.object_id,
             model=None if never else answer.model,
             usage=answer.usage if says_usage else None,
@@ -179,9 +216,7 @@ class Simulator:
         )
 
     async def _send(self, connection: Connection, request: web.BaseRequest, answer: Answer, wanted: Controls) -> bool:
-        latency_ms = self._latency_ms if wanted.latency_ms is None else wanted.latency_ms
-        if latency_ms:
-            await asyncio.sleep(latency_ms / 1000)
+        await self._wait(wanted)
         if wanted.fault is Fault.RESET_BEFORE_HEAD:
             connection.reset()
             return False
@@ -273,6 +308,15 @@ def respond(provider: Provider | None, path: str, query: str, received: Received
     if objection := wire.objection(answer, wanted):
         return controls.NOTHING, provider.refusal(400, objection)
     return wanted, answer
+
+
+def shown(name: str, value: str, secret: AbstractSet[str], credential: str | None) -> str:
+    """A header as the truth log shows it: without the credential."""
+    if name.lower() in secret:
+        return concealed(value)
+    if name.lower() == "sec-websocket-protocol" and credential:
+        return value.replace(credential, fingerprint(credential))
+    return value
 
 
 def concealed(value: str) -> str:

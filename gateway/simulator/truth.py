@@ -3,8 +3,9 @@
 Each exchange is two records. The first is written before the first byte of the answer, the second once the answer was
 handed to the socket or broke off; both carry the run (one life of a simulator process) and the number of the exchange in
 it. What a provider sends by itself later, such as a status callback, is one record more (`Delivered`), written once it
-was answered or has failed. Every record is one write to a file opened for appending, so that killing the simulator at
-any moment leaves whole records, at most the last one torn.
+was answered or has failed. A session over a WebSocket is one exchange of status 101, and each message in it that says
+what was used is one record more (`Billed`), written before the message leaves. Every record is one write to a file
+opened for appending, so that killing the simulator at any moment leaves whole records, at most the last one torn.
 
 Nobody but the simulator writes here, and nothing of the gateway is used to read it: tests hold the ledger against it.
 """
@@ -88,7 +89,24 @@ class Closed(msgspec.Struct, frozen=True, kw_only=True):
     completed: bool
     """True where all the answer was handed to the socket; False where it broke off, or the client left first."""
     bytes_sent: int
-    """Of the body, coded as sent, without the frames of chunks."""
+    """Of the body, coded as sent, without the frames of chunks; of a session, the texts of its messages."""
+    close_code: int | msgspec.UnsetType | None = msgspec.UNSET
+    """Only of a session: the code that whoever closed it gave; None where it was not closed in good order."""
+
+
+class Billed(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", tag="bill"):
+    """The record of a message in a session that says what was used. It has the number of the session's exchange.
+
+    OpenAI's are `response.done`, and what a transcription of input cost, with the model that made it. Adding up what is
+    billed here is what the session used: no two records tell of the same use."""
+
+    run: str
+    n: int
+    at_ms: int
+    object_id: str
+    model: str
+    usage: object
+    """As the message says it; None where it says nothing, though something was used."""
 
 
 class Delivered(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", tag="delivery"):
@@ -134,6 +152,7 @@ class Exchange(msgspec.Struct, frozen=True, kw_only=True):
     completed: bool | None = None
     """None where the exchange is not over, or the simulator was killed in it."""
     bytes_sent: int | None = None
+    close_code: int | None = None
 
     @property
     def body(self) -> bytes:
@@ -155,7 +174,7 @@ class TruthLog:
         self._encoder = msgspec.json.Encoder()
         self.run = os.urandom(8).hex()
 
-    def write(self, record: Opened | Closed | Delivered) -> None:
+    def write(self, record: Opened | Closed | Billed | Delivered) -> None:
         """Append a record. Raises OSError where it was not written whole: the answer must then not be given."""
         line = self._encoder.encode(record) + b"\n"
         if os.write(self._file, line) != len(line):
@@ -174,13 +193,16 @@ def read_truth(path: Path) -> list[Exchange]:
     """Read a truth log, in the order of the first records. A last line that is still being written is left out."""
     exchanges: dict[tuple[str, int], Exchange] = {}
     for fields in records(path):
-        if fields.get("record") == "delivery":
+        if "record" in fields:
             continue
         key = (fields["run"], fields["n"])
         if "completed" in fields:
             closed = msgspec.convert(fields, Closed)
             exchanges[key] = msgspec.structs.replace(
-                exchanges[key], completed=closed.completed, bytes_sent=closed.bytes_sent
+                exchanges[key],
+                completed=closed.completed,
+                bytes_sent=closed.bytes_sent,
+                close_code=None if closed.close_code is msgspec.UNSET else closed.close_code,
             )
         else:
             exchanges[key] = msgspec.convert(fields, Exchange)
@@ -190,6 +212,11 @@ def read_truth(path: Path) -> list[Exchange]:
 def read_deliveries(path: Path) -> list[Delivered]:
     """Read from a truth log what providers sent by themselves, in the order in which that was over."""
     return [msgspec.convert(fields, Delivered) for fields in records(path) if fields.get("record") == "delivery"]
+
+
+def read_billed(path: Path) -> list[Billed]:
+    """Read from a truth log what was billed within sessions, in the order in which it was told."""
+    return [msgspec.convert(fields, Billed) for fields in records(path) if fields.get("record") == "bill"]
 
 
 def records(path: Path) -> Iterator[dict[str, Any]]:

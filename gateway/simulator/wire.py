@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from gateway.simulator import codings
 from gateway.simulator.api import JSON, Answer
-from gateway.simulator.controls import NEVER_ANSWERED, OF_FRAMING, OF_STREAMS, Controls, Fault, Framing, Sse
+from gateway.simulator.controls import NEVER_ANSWERED, OF_FRAMING, OF_STREAMS, PREFIX, Controls, Fault, Framing, Sse
 
 CODED_BYTES_MIN = 1024
 """JSON shorter than this is not worth coding."""
@@ -77,6 +77,10 @@ def objection(answer: Answer, controls: Controls) -> str | None:
     fault = controls.fault
     if controls.of_life and not answer.lives:
         return f"{controls.of_life}: nothing was made here that goes on to change by itself."
+    if answer.session is not None:
+        return objection_to_session(controls)
+    if controls.close_code is not None:
+        return "x-simulator-close-code needs a session, and this is none."
     if fault in OF_FRAMING and answer.status == NO_CONTENT:
         return f"x-simulator-fault: {fault} needs an answer with a body, and this one has none."
     if fault in OF_STREAMS and answer.events is None:
@@ -84,6 +88,18 @@ def objection(answer: Answer, controls: Controls) -> str | None:
     if fault is Fault.RESPONSE_FAILED and not (answer.object_id or "").startswith("resp_"):
         return f"x-simulator-fault: {fault} needs a response of the Responses API."
     return None
+
+
+def objection_to_session(controls: Controls) -> str | None:
+    """Why a session cannot be as it is asked for, or None."""
+    of_bodies = {
+        "fault": controls.fault if controls.fault in OF_FRAMING else None,
+        "framing": controls.framing,
+        "sse": controls.sse,
+        "encoding": controls.encoding,
+    }
+    given = next((f"{PREFIX}{name}: {value}" for name, value in of_bodies.items() if value is not None), None)
+    return given and f"{given} needs an answer with a body, and this one is a session."
 
 
 def says_usage(answer: Answer, fault: Fault | None) -> bool:

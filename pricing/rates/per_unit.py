@@ -21,7 +21,14 @@ class PerUnit:
         if self.price_nano < 0 or self.per < 1 or self.increment < 1:
             raise ValueError("a price per unit must not be negative; per and increment must be positive")
 
+    @cached_property
+    def _whole(self) -> bool:
+        """Most prices are written per million, and come to whole nanos for one."""
+        return self.per == 1 == self.increment
+
     def amount(self, quantity: int) -> int:
+        if self._whole and type(quantity) is int:
+            return self.price_nano * quantity
         if self.increment != 1:
             quantity = started(quantity, self.increment) * self.increment
         return divide_half_even(self.price_nano * quantity, self.per)

@@ -17,12 +17,14 @@ import msgspec
 from gateway import keys, snapshot
 from gateway.callers import Callers
 from gateway.keys import Secrets
+from gateway.limits import ClientLimits, UpstreamLimits
 from gateway.listener import Listener, bound
 from gateway.providers import PROVIDERS
 from gateway.proxy import Proxy, Rules
 from gateway.recorder import Recorder
 from gateway.routing import Routes
 from gateway.snapshot import KeyRecord, Snapshot, SnapshotFile, TenantRecord
+from gateway.telemetry import CallLine
 from gateway.upstream import Origin, Upstream
 from metering.database import DatabaseUnavailable
 from metering.intents import Closed, Intent
@@ -150,13 +152,13 @@ class WatchedSpool:
             raise SpoolFailed("refused by the test")
         self._order.append(what)
 
-    def admit(self, payload: bytes) -> None:
+    def admit(self, payload: bytes) -> int:
         self._told("intent")
-        self._spool.admit(payload)
+        return self._spool.admit(payload)
 
-    def settle(self, kind: RecordKind, payload: bytes) -> None:
+    def settle(self, intent: int, kind: RecordKind, payload: bytes) -> None:
         self._told(kind.name.lower())
-        self._spool.settle(kind, payload)
+        self._spool.settle(intent, kind, payload)
 
     def note(self, payload: bytes) -> None:
         self._told("note")
@@ -184,9 +186,9 @@ class Proxied:
     listener: Listener = field(init=False)
     proxy: Proxy = field(init=False)
 
-    def call(self, at_ms: int, fields: dict[str, Any]) -> None:
+    def call(self, said: CallLine) -> None:
         """The access log's side."""
-        self.lines.append(fields)
+        self.lines.append(msgspec.to_builtins(said))
 
     @property
     def spooled(self) -> bytes:
@@ -245,6 +247,10 @@ def snapshot_in(directory: Path) -> SnapshotFile:
     return file
 
 
+UNHURRIED = ClientLimits(lag_max_s=60)
+"""What this machine does besides is no reason to refuse a call."""
+
+
 @asynccontextmanager
 async def proxied(
     directory: Path,
@@ -257,13 +263,15 @@ async def proxied(
     credentials: bool = True,
     account_sid: str = REAL_SID,
     port: int | None = None,
+    client_limits: ClientLimits | None = None,
+    upstream_limits: UpstreamLimits | None = None,
 ) -> AsyncIterator[Proxied]:
     """A proxy before the provider; or before a port on which nobody listens."""
     made = Proxied(provider, directory / "spool")
     spool = Spool(made.directory, "test", fsync=False, segment_bytes=segment_bytes)
     spool.open()
     made.spool = WatchedSpool(spool, made.order)
-    pool = Upstream()
+    pool = Upstream(upstream_limits)
     await pool.open()
 
     def now_ms() -> int:
@@ -292,7 +300,7 @@ async def proxied(
         rules=Rules(unlisted_forwarded=unlisted, drain_on_disconnect=drain, shared_reads=shared_reads),
         access_log=made,  # type: ignore[arg-type]
     )
-    made.listener = Listener(made.proxy)
+    made.listener = Listener(made.proxy, client_limits or UNHURRIED)
     listening = bound("127.0.0.1", 0)
     made.port = listening.getsockname()[1]
     await made.listener.open(listening, None)
@@ -301,5 +309,5 @@ async def proxied(
     finally:
         await made.listener.close(0)
         await pool.close()
-        await eventually(lambda: not made.listener._serving)
+        await eventually(lambda: not made.listener.busy)
         spool.close()

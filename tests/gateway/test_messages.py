@@ -1,14 +1,13 @@
 """What the thinking modules see of HTTP."""
 
 import pytest
-from multidict import CIMultiDict, CIMultiDictProxy
 
-from gateway.messages import ResponseHead
+from tests.builders import answer_head
 
 
 def head(status=200, **headers):
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return ResponseHead(status, "", CIMultiDictProxy(CIMultiDict(named)), ())
+    return answer_head(status, named)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from gateway.errors import EncodedBody, ObjectMissing
 from gateway.messages import RequestHead
 from gateway.providers import sendgrid
 from gateway.providers.api import Prepared
-from gateway.request_body import RequestBody
+from gateway.request_body import RequestBody, codings_of
 from gateway.sharing import References
 
 TEMPLATE = "d-" + "0a" * 16
@@ -63,8 +63,10 @@ class Passed:
         self.watch = Seeing()
         self.named = []
         self.forwarded = b""
+        coming = Coming(pieces, *codings)
         self.body = RequestBody(
-            Coming(pieces, *codings),
+            coming,
+            codings_of(coming.head.headers),
             References(sendgrid.PROVIDER) if shared else None,
             self.own,
             self.watch if watched else None,
@@ -229,7 +231,7 @@ async def test_what_is_not_the_caller_s_ends_the_reading_before_it_is_forwarded(
         for name in names:
             raise ObjectMissing(name)
 
-    body = RequestBody(Coming([BODY]), References(sendgrid.PROVIDER), own, None)
+    body = RequestBody(Coming([BODY]), (), References(sendgrid.PROVIDER), own, None)
 
     with pytest.raises(ObjectMissing):
         await body.read()

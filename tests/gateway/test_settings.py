@@ -1,10 +1,11 @@
 """The settings: where they come from, and what is said when they are wrong."""
 
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
 
 import pytest
 
+from gateway.limits import ClientLimits, UpstreamLimits
 from gateway.providers import PROVIDERS
 from gateway.settings import (
     Durability,
@@ -87,6 +88,20 @@ def a_value_for(name, tmp_path):
         "TOLLKEEPER_PROXY__PORT": ("9000", 9000),
         "TOLLKEEPER_PROXY__TLS_CERT": (str(pem), pem),
         "TOLLKEEPER_PROXY__TLS_KEY": (str(pem), pem),
+        "TOLLKEEPER_PROXY__CONNECTIONS_MAX": ("2000", 2000),
+        "TOLLKEEPER_PROXY__CALLS_MAX": ("1000", 1000),
+        "TOLLKEEPER_PROXY__LAG_MAX_S": ("0.5", 0.5),
+        "TOLLKEEPER_PROXY__HEAD_TIMEOUT_S": ("5", 5.0),
+        "TOLLKEEPER_PROXY__KEEPALIVE_TIMEOUT_S": ("60", 60.0),
+        "TOLLKEEPER_PROXY__BODY_IDLE_TIMEOUT_S": ("7.5", 7.5),
+        "TOLLKEEPER_PROXY__BODY_RATE_MIN": ("1024", 1024),
+        "TOLLKEEPER_PROXY__WRITE_IDLE_TIMEOUT_S": ("20", 20.0),
+        "TOLLKEEPER_PROXY__LINGER_S": ("0.5", 0.5),
+        "TOLLKEEPER_UPSTREAM__CONNECT_TIMEOUT_S": ("3", 3.0),
+        "TOLLKEEPER_UPSTREAM__FIRST_BYTE_TIMEOUT_S": ("120", 120.0),
+        "TOLLKEEPER_UPSTREAM__IDLE_TIMEOUT_S": ("60", 60.0),
+        "TOLLKEEPER_UPSTREAM__KEEPALIVE_TIMEOUT_S": ("4.5", 4.5),
+        "TOLLKEEPER_UPSTREAM__IDLE_CONNECTIONS_MAX": ("64", 64),
         "TOLLKEEPER_CONTROL__HOST": ("::1", "::1"),
         "TOLLKEEPER_CONTROL__PORT": ("9001", 9001),
         "TOLLKEEPER_WORKERS": ("4", 4),
@@ -134,6 +149,8 @@ def test_every_setting_is_described_with_its_default():
 
     assert all(row.description and row.default for row in rows.values())
     assert rows["TOLLKEEPER_PROXY__PORT"].default == "8080"
+    assert rows["TOLLKEEPER_PROXY__HEAD_TIMEOUT_S"].default == "10"
+    assert rows["TOLLKEEPER_PROXY__LAG_MAX_S"].default == "0.25"
     assert rows["TOLLKEEPER_SHARED_READS"].default == "false"
     assert rows["TOLLKEEPER_ADMIN_KEY"].default == "generated, and printed once"
     assert f"TOLLKEEPER_PROVIDERS__{FIRST.name.upper()}__BASE_URL" in rows
@@ -203,6 +220,48 @@ def test_what_kubernetes_says_of_services_is_not_taken_for_settings():
     }
 
     assert load_settings(environment, {}, None).control.port == 8081
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Limits
+
+
+def test_every_limit_is_a_setting_whose_default_is_the_limits_own():
+    settings = load_settings({}, {}, None)
+    names = {row.name for row in settings.resolved}
+
+    assert (settings.client_limits, settings.upstream_limits) == (ClientLimits(), UpstreamLimits())
+    assert {f"proxy.{one.name}" for one in fields(ClientLimits)} <= names
+    assert {f"upstream.{one.name}" for one in fields(UpstreamLimits)} <= names
+
+
+def test_limits_are_set_in_the_environment_and_in_the_file(tmp_path):
+    Path("tollkeeper.toml").write_text(
+        "[proxy]\ncalls_max = 10\nlinger_s = 1\n[upstream]\nidle_timeout_s = 90.5\nconnect_timeout_s = 4\n"
+    )
+    environment = {"TOLLKEEPER_PROXY__HEAD_TIMEOUT_S": "2.5", "TOLLKEEPER_UPSTREAM__CONNECT_TIMEOUT_S": "3"}
+
+    settings = load_settings(environment, {}, None)
+
+    assert settings.client_limits == ClientLimits(calls_max=10, linger_s=1.0, head_timeout_s=2.5)
+    assert settings.upstream_limits == UpstreamLimits(idle_timeout_s=90.5, connect_timeout_s=3.0)
+    shown = {row.environment_name: (row.value, str(row.origin)) for row in settings.resolved}
+    assert shown["TOLLKEEPER_PROXY__HEAD_TIMEOUT_S"] == (2.5, "environment")
+    assert shown["TOLLKEEPER_PROXY__LINGER_S"] == (1.0, "file")
+    assert shown["TOLLKEEPER_UPSTREAM__IDLE_CONNECTIONS_MAX"] == (512, "default")
+
+
+@pytest.mark.parametrize("section", [ClientLimits, UpstreamLimits])
+@pytest.mark.parametrize("given", ["0", "-1", "never", "10s"])
+def test_no_limit_can_be_turned_off(section, given):
+    prefix = "TOLLKEEPER_PROXY__" if section is ClientLimits else "TOLLKEEPER_UPSTREAM__"
+    names = [prefix + one.name.upper() for one in fields(section)]
+
+    problems = problems_of(dict.fromkeys(names, given))
+
+    assert [problem.partition(" ")[0] for problem in problems] == names
+    for problem in problems:
+        assert "; give a number from 1 to" in problem or "; give seconds, more than 0 and up to" in problem
 
 
 # ---------------------------------------------------------------------------------------------------------------------

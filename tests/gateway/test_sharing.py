@@ -26,7 +26,7 @@ ADMINISTRATION = (
     "/v1/projects",
     "/v1/dashboard",
     "/v1/me",
-    "/v1/realtime",
+    "/v1/realtime/sessions",
     "/v1/chatkit",
 )
 

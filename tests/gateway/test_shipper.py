@@ -15,10 +15,19 @@ from hypothesis import strategies as st
 from sqlalchemy import delete, insert, select, text
 from structlog.testing import capture_logs
 
-from gateway.shipper import BATCH_EVENTS_MAX, BATCH_EVENTS_MAX_APART, RETENTION_S, Shipper
+from gateway.shipper import (
+    BATCH_BYTES_MAX,
+    BATCH_EVENTS_MAX,
+    BATCH_EVENTS_MAX_APART,
+    GATHER_EVENTS_MIN,
+    GATHER_S,
+    POLL_S,
+    RETENTION_S,
+    Shipper,
+)
 from metering.database import DatabaseUnavailable
 from metering.spool import Spool, SpoolFull, segment_path
-from metering.spool_reader import segments, spools
+from metering.spool_reader import READ_BYTES, segments, spools
 from metering.spool_records import RECORD_BYTES_MAX, RecordKind, encode, scan
 from metering.tables import quarantine, spool_positions, usage_events
 from pricing.catalogue import load_books
@@ -93,15 +102,17 @@ class Worker:
     def __init__(self, directory, name="w0-1", segment_bytes=SEGMENT_BYTES):
         self.spool = Spool(directory, name, fsync=False, segment_bytes=segment_bytes)
         self.spool.open()
+        self.intents = {}
 
     def begins(self, number, **changes):
-        self.spool.admit(payload(intent(call_id=call_id(number), **changes)))
+        self.intents[number] = self.spool.admit(payload(intent(call_id=call_id(number), **changes)))
 
     def ends(self, number, **changes):
-        self.spool.settle(RecordKind.OUTCOME, payload(usage_event(event_id=call_id(number), **changes)))
+        said = payload(usage_event(event_id=call_id(number), **changes))
+        self.spool.settle(self.intents.pop(number), RecordKind.OUTCOME, said)
 
     def used_nothing(self, number):
-        self.spool.settle(RecordKind.CLOSED, payload(closed(call_id(number))))
+        self.spool.settle(self.intents.pop(number), RecordKind.CLOSED, payload(closed(call_id(number))))
 
     def called(self, *numbers, **changes):
         for number in numbers:
@@ -345,8 +356,10 @@ async def test_a_record_that_is_no_event_is_set_aside_and_stops_no_other(databas
 
 @pytest.mark.parametrize("kind", [RecordKind.INTENT, RecordKind.CLOSED, 7])
 async def test_a_record_of_whatever_kind_that_nobody_understands_is_set_aside(database, worker, shipper, kind):
+    """Of an intent nothing but its sequence is asked, until its worker is gone and it is still open."""
     worker.wrote(b"{}", kind)
     worker.called(1)
+    worker.dies()
 
     await ship(shipper)
 
@@ -356,7 +369,7 @@ async def test_a_record_of_whatever_kind_that_nobody_understands_is_set_aside(da
 
 async def test_a_call_whose_outcome_is_no_event_shows_as_unknown(database, worker, shipper):
     worker.begins(1)
-    worker.spool.settle(RecordKind.OUTCOME, b"not JSON")
+    worker.spool.settle(worker.intents[1], RecordKind.OUTCOME, b"not JSON")
     worker.dies()
 
     await ship(shipper)
@@ -510,7 +523,7 @@ async def test_a_transaction_books_as_many_events_as_calls_can_wait_for_and_no_m
     """Watches the bound of a batch, for outcomes and for calls that were left open."""
     shipper = Shipper(directory, line, books, Clock(), events_max)
     worker = Worker(directory, segment_bytes=640 * RECORD_BYTES_MAX)
-    worker.called(*range(1_100))
+    worker.called(*range(1_900))
     for number in range(2_000, 2_600):
         worker.begins(number)
     worker.dies()
@@ -518,10 +531,33 @@ async def test_a_transaction_books_as_many_events_as_calls_can_wait_for_and_no_m
     await ship(shipper)
 
     sizes = list((await batches(database)).values())
-    assert sum(sizes) == 1_700
+    assert sum(sizes) == 2_500
     assert max(sizes) == events_max
-    assert len(sizes) == -(-1_700 // events_max)
+    assert len(sizes) == -(-2_500 // events_max)
     assert spools(directory) == []
+
+
+async def test_a_transaction_books_no_more_bytes_than_memory_has_room_for(database, directory, line, books, worker):
+    """Watches the other bound of a batch: few events can be large."""
+    shipper = Shipper(directory, line, books, Clock(), BATCH_EVENTS_MAX_APART)
+    event_bytes = 12_000
+    worker.called(*range(500), description="x" * event_bytes)
+
+    await ship(shipper)
+
+    sizes = list((await batches(database)).values())
+    assert sum(sizes) == 500
+    assert max(sizes) * event_bytes <= BATCH_BYTES_MAX + READ_BYTES
+
+
+async def test_events_that_come_in_numbers_are_gathered_and_a_few_are_booked_at_once(worker, shipper):
+    paused_s = []
+    for count in (0, 1, GATHER_EVENTS_MIN, 0):
+        worker.called(*range(100 * len(paused_s), 100 * len(paused_s) + count))
+        await ship(shipper)
+        paused_s.append(shipper.pause_s)
+
+    assert paused_s == [POLL_S, POLL_S, GATHER_S, POLL_S]
 
 
 async def test_what_came_together_is_booked_together(database, worker, shipper):

@@ -11,9 +11,13 @@ import pytest
 import structlog
 
 from gateway import telemetry
-from gateway.telemetry import AccessLog
+from gateway.telemetry import AccessLog, CallLine
 
-FIELDS = {"call_id": "c1", "status": 200, "duration_ms": 1.5}
+
+def line(**said):
+    """The line of a call that took 1.5 ms."""
+    known = {"timestamp": "2023-11-14T22:13:20.123Z", "call_id": "c1", "status": 200, "method": "POST"}
+    return CallLine(level="info", **known | {"duration_ms": 1.5} | said)
 
 
 @pytest.fixture
@@ -38,16 +42,17 @@ def lines(fd):
 async def test_a_call_is_one_line_of_json(pipe):
     reading, writing = pipe
 
-    AccessLog(writing, as_json=True).call(1_700_000_000_123, FIELDS | {"usage": {"input_tokens": 3}})
+    AccessLog(writing, as_json=True).call(line(usage={"input_tokens": 3}))
     await asyncio.sleep(0.01)
 
-    (line,) = lines(reading)
-    assert json.loads(line) == {
+    (written,) = lines(reading)
+    assert json.loads(written) == {
         "event": "call",
         "level": "info",
         "timestamp": "2023-11-14T22:13:20.123Z",
         "call_id": "c1",
         "status": 200,
+        "method": "POST",
         "duration_ms": 1.5,
         "usage": {"input_tokens": 3},
     }
@@ -55,11 +60,11 @@ async def test_a_call_is_one_line_of_json(pipe):
 
 async def test_a_terminal_gets_a_line_that_people_read(pipe):
     reading, writing = pipe
-    said = FIELDS | {"tenant_id": "acme", "provider": "openai", "endpoint": "embeddings", "usage": {"input_tokens": 3}}
+    said = line(tenant_id="acme", provider="openai", endpoint="embeddings", usage={"input_tokens": 3})
 
     log = AccessLog(writing, as_json=False)
-    log.call(1_700_000_000_123, said)
-    log.call(1_700_000_000_123, {"status": 401, "error": "missing_key"})
+    log.call(said)
+    log.call(line(status=401, error="missing_key"))
     log.flush()
 
     whole, short = lines(reading)
@@ -73,12 +78,12 @@ async def test_lines_of_one_turn_of_the_loop_leave_together_and_in_order(pipe):
     log = AccessLog(writing, as_json=True)
 
     for number in range(50):
-        log.call(1, {"n": number})
+        log.call(line(call_id=str(number)))
     before = lines(reading)
     await asyncio.sleep(0.01)
 
     assert before == []
-    assert [json.loads(line)["n"] for line in lines(reading)] == list(range(50))
+    assert [int(json.loads(found)["call_id"]) for found in lines(reading)] == list(range(50))
 
 
 async def test_a_reader_that_does_not_read_stops_no_call_and_loses_no_line(pipe, monkeypatch):
@@ -89,7 +94,7 @@ async def test_a_reader_that_does_not_read_stops_no_call_and_loses_no_line(pipe,
     said = 3000
 
     for number in range(said):
-        log.call(1, {"n": number, "padding": "x" * 100})
+        log.call(line(call_id=str(number), resource="x" * 100))
         if number % 100 == 0:
             await asyncio.sleep(0)
     found = b""
@@ -101,7 +106,7 @@ async def test_a_reader_that_does_not_read_stops_no_call_and_loses_no_line(pipe,
             except BlockingIOError:
                 await asyncio.sleep(0.005)
 
-    assert [json.loads(line)["n"] for line in found.splitlines()] == list(range(said))
+    assert [int(json.loads(one)["call_id"]) for one in found.splitlines()] == list(range(said))
     assert log.dropped == 0
 
 
@@ -112,7 +117,7 @@ async def test_what_nobody_reads_has_a_bound_and_is_counted(pipe, monkeypatch):
     log = AccessLog(writing, as_json=True)
 
     for _ in range(10_000):
-        log.call(1, {"padding": "x" * 100})
+        log.call(line(resource="x" * 100))
 
     assert log.dropped > 5_000
     assert log._size < 200_000
@@ -124,9 +129,9 @@ async def test_a_reader_that_is_gone_stops_no_call(pipe):
     os.close(reading)
     log = AccessLog(writing, as_json=True)
 
-    log.call(1, FIELDS)
+    log.call(line())
     log.flush()
-    log.call(1, FIELDS)
+    log.call(line())
     log.flush()
 
     assert log._lines == []

@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 from metering.ledger import Aside, Moved, append, move, set_aside
 from metering.months import Months
 from metering.tables import dedupe, quarantine, spool_positions, usage_events
-from metering.usage import event_id_of
+from metering.usage import Completeness, UsageEvent, event_id_of
 from tests.builders import DAY_MS, NOON, NOON_MS, call_id, fact, usage_event
 
 LATER = NOON + dt.timedelta(hours=1)
@@ -71,8 +71,30 @@ async def test_whatever_text_an_event_holds_comes_back(database):
     assert (row.tags, row.metadata) == ({odd: odd}, {odd: [odd, None, 1 << 70, 0.1]})
 
 
+async def test_what_an_event_leaves_unsaid_is_in_the_ledger_as_what_it_means(database):
+    """Watches the JSON of events, which does not name what is usual: what it leaves out is no null."""
+    event = UsageEvent(
+        event_id=call_id(1),
+        tenant_id="acme",
+        source="openai",
+        event_type="llm_call",
+        endpoint="chat.completions",
+        occurred_at_ms=NOON_MS + 7,
+        completeness=Completeness.UNKNOWN,
+    )
+
+    await appended(database, event)
+
+    (row,) = await rows(database, usage_events)
+    unsaid = {"event_id", "occurred_at_ms", "dedupe_key"}
+    said = {name: getattr(event, name) for name in UsageEvent.__struct_fields__ if name not in unsaid}
+    assert {name: getattr(row, name) for name in said} == said
+    assert (row.event_day, row.channel, row.units) == ("2026-11-20", "ai", None)
+    assert (row.occurred_at, row.recorded_at) == (NOON + dt.timedelta(milliseconds=7), NOON)
+
+
 async def test_where_a_text_has_a_nul_the_ledger_says_that_something_was_there(database):
-    """Watches `_keepable`: Postgres holds no NUL, and a fact that a provider put one into would not be booked at all."""
+    """Watches `fact`: Postgres holds no NUL, and a fact that a provider put one into would not be booked at all."""
     odd, kept = "a\0b\\u0000", "a\ufffdb\\u0000"
     event = usage_event(resource=odd, external_id=odd, category=odd, tags={odd: odd}, metadata={odd: [odd, "\0\0"]})
 

@@ -89,11 +89,11 @@ def read(directory, spool_id=SPOOL_ID):
 
 
 def test_records_are_read_as_they_were_written_and_in_their_order(spool, tmp_path):
-    spool.admit(b"first begins")
-    spool.admit(b"second begins")
-    spool.settle(OUTCOME, b"second used this")
+    first = spool.admit(b"first begins")
+    second = spool.admit(b"second begins")
+    spool.settle(second, OUTCOME, b"second used this")
     spool.note(b"a call that bills nothing")
-    spool.settle(CLOSED, b"first used nothing")
+    spool.settle(first, CLOSED, b"first used nothing")
 
     assert read(tmp_path) == [
         (RecordKind.INTENT, b"first begins"),
@@ -115,43 +115,51 @@ OPERATION = st.tuples(
 def test_every_call_that_was_admitted_can_be_ended_whatever_comes_between(tmp_path_factory, operations):
     """Watches the room that is kept for outcomes: on a disk without room for a second segment nothing else is left."""
     directory = tmp_path_factory.mktemp("spool")
-    expected, under_way = [], 0
+    expected, under_way = [], []
 
     with opened(directory) as spool, no_further_segment():
         for what, size in operations:
             content = bytes(size)
             try:
                 if what == "admit":
-                    spool.admit(content)
-                    under_way += 1
+                    under_way.append(spool.admit(content))
                     expected.append((RecordKind.INTENT, content))
                 elif what == "note":
                     spool.note(content)
                     expected.append((OUTCOME, content))
                 elif under_way:
-                    under_way -= 1
-                    spool.settle(OUTCOME, content)
+                    spool.settle(under_way.pop(), OUTCOME, content)
                     expected.append((OUTCOME, content))
             except SpoolFull:
                 assert what != "settle"
-        for _ in range(under_way):
-            spool.settle(CLOSED, LARGEST)
+        for one in under_way:
+            spool.settle(one, CLOSED, LARGEST)
             expected.append((CLOSED, LARGEST))
 
     assert read(directory) == expected
     assert segments(directory, SPOOL_ID) == [0]
 
 
+def test_a_record_says_which_intent_it_ends(spool, tmp_path):
+    first = spool.admit(b"first begins")
+    second = spool.admit(b"second begins")
+    spool.settle(second, OUTCOME, b"second used this")
+    spool.note(b"a call that bills nothing")
+    spool.settle(first, CLOSED, b"first used nothing")
+
+    assert [record.intent for record in read_to_end(tmp_path, SPOOL_ID).records] == [0, 0, second, 0, first]
+
+
 def test_segments_follow_each_other_while_calls_are_under_way(spool, tmp_path):
-    expected = []
+    expected, under_way = [], []
     for number in range(60):
-        spool.admit(b"%d begins" % number)
+        under_way.append(spool.admit(b"%d begins" % number))
         expected.append((RecordKind.INTENT, b"%d begins" % number))
         if number >= 3:
-            spool.settle(OUTCOME, LARGEST)
+            spool.settle(under_way.pop(0), OUTCOME, LARGEST)
             expected.append((OUTCOME, LARGEST))
-    for _ in range(3):
-        spool.settle(OUTCOME, b"")
+    for one in under_way:
+        spool.settle(one, OUTCOME, b"")
         expected.append((OUTCOME, b""))
 
     assert read(tmp_path) == expected
@@ -206,14 +214,13 @@ def test_a_payload_that_no_record_holds_is_refused_and_the_spool_goes_on(spool, 
 
 
 def admitted(spool):
-    """Calls, and none of them ends, until there is no room for one more; return how many there are."""
-    count = 0
+    """Calls, and none of them ends, until there is no room for one more; return their intents."""
+    intents = []
     try:
         while True:
-            spool.admit(b"begun")
-            count += 1
+            intents.append(spool.admit(b"begun"))
     except SpoolFull:
-        return count
+        return intents
 
 
 def fill(spool):
@@ -221,8 +228,7 @@ def fill(spool):
     count = 0
     try:
         while True:
-            spool.admit(b"begun")
-            spool.settle(OUTCOME, LARGEST)
+            spool.settle(spool.admit(b"begun"), OUTCOME, LARGEST)
             count += 1
     except SpoolFull:
         return count
@@ -232,11 +238,12 @@ def test_a_full_disk_refuses_the_next_call_and_takes_the_outcomes_of_all_before(
     """Watches the room that is kept: the calls under way are as many as fit, and the last outcome is in the last room."""
     with no_further_segment():
         under_way = admitted(spool)
-        for _ in range(under_way):
-            spool.settle(OUTCOME, LARGEST)
+        for one in under_way:
+            spool.settle(one, OUTCOME, LARGEST)
 
-    assert under_way > 4
-    assert read(tmp_path) == [(RecordKind.INTENT, b"begun")] * under_way + [(OUTCOME, LARGEST)] * under_way
+    count = len(under_way)
+    assert count > 4
+    assert read(tmp_path) == [(RecordKind.INTENT, b"begun")] * count + [(OUTCOME, LARGEST)] * count
 
 
 def noted(spool):
@@ -253,11 +260,10 @@ def noted(spool):
 def test_calls_that_bill_nothing_take_no_room_from_those_under_way(spool, tmp_path):
     """Watches the room that is kept where no intent is written."""
     with no_further_segment():
-        for _ in range(3):
-            spool.admit(b"begun")
+        under_way = [spool.admit(b"begun") for _ in range(3)]
         count = noted(spool)
-        for _ in range(3):
-            spool.settle(OUTCOME, LARGEST)
+        for one in under_way:
+            spool.settle(one, OUTCOME, LARGEST)
 
     assert count > 100
     assert read(tmp_path)[-3:] == [(OUTCOME, LARGEST)] * 3
@@ -275,8 +281,7 @@ def test_when_there_is_room_again_calls_go_on(spool, tmp_path):
 
     after = 0
     while after < 2 * before:
-        spool.admit(b"begun")
-        spool.settle(OUTCOME, LARGEST)
+        spool.settle(spool.admit(b"begun"), OUTCOME, LARGEST)
         after += 1
     assert recorded == [(RecordKind.INTENT, b"begun"), (OUTCOME, LARGEST)] * before
     assert read(tmp_path) == [(RecordKind.INTENT, b"begun"), (OUTCOME, LARGEST)] * (before + after)
@@ -285,11 +290,11 @@ def test_when_there_is_room_again_calls_go_on(spool, tmp_path):
 
 
 def test_more_calls_at_once_than_a_segment_has_room_for_are_refused_on_an_empty_disk_too(spool, tmp_path):
-    count = admitted(spool)
-    with pytest.raises(SpoolFull, match=f"{count} calls under way"):
+    under_way = admitted(spool)
+    with pytest.raises(SpoolFull, match=f"{len(under_way)} calls under way"):
         spool.admit(b"begun")
 
-    spool.settle(OUTCOME, LARGEST)
+    spool.settle(under_way[0], OUTCOME, LARGEST)
     spool.admit(b"begun")
     assert not spool.failed
 
@@ -346,10 +351,10 @@ def test_on_a_disk_that_is_really_full_nothing_is_torn_and_calls_go_on_once_ther
 
 def test_a_disk_that_refuses_a_write_fails_the_spool_and_costs_nothing_that_was_recorded(spool, tmp_path):
     """A13. Watches that a failed spool stays failed: its file may hold a torn record, which nothing may follow."""
-    spool.admit(b"begun")
+    begun = spool.admit(b"begun")
 
     with instead_of_the_file(spool, "/dev/full"), pytest.raises(SpoolFailed):
-        spool.settle(OUTCOME, b"lost")
+        spool.settle(begun, OUTCOME, b"lost")
     with pytest.raises(SpoolFailed):
         spool.admit(b"refused")
 
@@ -364,10 +369,10 @@ def test_a_record_of_which_the_disk_took_a_part_is_no_record_wherever_it_was_tor
     for taken in range(length):
         directory = tmp_path / str(taken)
         with opened(directory, segment_bytes=4 * RECORD_BYTES_MAX) as spool:
-            spool.admit(b"begun")
+            begun = spool.admit(b"begun")
             offset = HEADER_BYTES + len(b"begun")
             with limited(resource.RLIMIT_FSIZE, offset + taken), pytest.raises(SpoolFailed):
-                spool.settle(OUTCOME, b"torn")
+                spool.settle(begun, OUTCOME, b"torn")
             assert spool.failed
             assert read(directory) == [(RecordKind.INTENT, b"begun")], taken
         assert read(directory) == [(RecordKind.INTENT, b"begun")], taken
@@ -491,8 +496,7 @@ async def test_what_is_durable_already_costs_no_sync(synced, disk):
 
 async def test_a_record_at_the_segments_end_is_durable_with_the_ones_after_it(synced):
     for _ in range(30):
-        synced.admit(b"begun")
-        synced.settle(OUTCOME, LARGEST)
+        synced.settle(synced.admit(b"begun"), OUTCOME, LARGEST)
         async with asyncio.timeout(PATIENCE_S):
             await synced.durable()
 
@@ -517,11 +521,11 @@ async def test_a_call_that_is_given_up_takes_no_others_sync_with_it(synced, disk
 
 async def test_after_a_failed_sync_nobody_is_told_that_a_record_is_durable(synced, disk):
     """A14. Watches that a failed sync is never asked again: the system reports the error once, and success after it."""
-    synced.admit(b"begun")
+    begun = synced.admit(b"begun")
     with instead_of_the_file(synced, "/dev/full"):
         waiting = [asyncio.create_task(synced.durable()) for _ in range(2)]
         await disk.begun()
-    synced.settle(OUTCOME, b"recorded while the disk failed")
+    synced.settle(begun, OUTCOME, b"recorded while the disk failed")
     disk.let_through()
 
     async with asyncio.timeout(PATIENCE_S):

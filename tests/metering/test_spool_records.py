@@ -31,13 +31,14 @@ def damages(data: bytes) -> list[Damage]:
     return [found for found in scan(data) if isinstance(found, Damage)]
 
 
-@given(st.lists(st.tuples(KINDS, st.binary(max_size=2_000))), st.integers(0, 100))
+@given(st.lists(st.tuples(KINDS, st.binary(max_size=2_000), st.integers(0, 2**64 - 1))), st.integers(0, 100))
 def test_whatever_is_written_is_read(given_records, zeros):
-    data = b"".join(encode(kind, number, one) for number, (kind, one) in enumerate(given_records, 1)) + bytes(zeros)
+    written = [encode(kind, number, one, intent) for number, (kind, one, intent) in enumerate(given_records, 1)]
+    data = b"".join(written) + bytes(zeros)
 
     found = list(scan(data))
 
-    assert [(record.kind, record.payload) for record in found] == given_records
+    assert [(record.kind, record.payload, record.intent) for record in found] == given_records
     assert [record.sequence for record in found] == list(range(1, len(found) + 1))
     assert (found[-1].end if found else 0) == len(data) - zeros
 
@@ -51,9 +52,9 @@ def test_reading_begins_where_it_ended_before():
 
 def test_the_form_is_the_published_one():
     """Spools that older releases wrote must stay readable: this holds the form still."""
-    record = encode(RecordKind.CLOSED, 258, b"{}")
+    record = encode(RecordKind.CLOSED, 258, b"{}", 257)
 
-    head = bytes.fromhex("1c7b 01 03 02000000 0201000000000000".replace(" ", ""))
+    head = bytes.fromhex("1c7b 02 03 02000000 0201000000000000 0101000000000000")
     assert record == head + struct.pack("<I", google_crc32c.value(head + b"{}")) + b"{}"
     # RFC 3720, appendix B.4: 32 bytes of zeros.
     assert google_crc32c.value(bytes(32)) == 0x8A9136AA

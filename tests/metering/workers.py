@@ -45,14 +45,13 @@ def write_for_ever(directory: Path, *, acknowledge: bool = True) -> None:
     """Write records, and say after each that it is written. Calls are always under way."""
     spool = Spool(directory, SPOOL_ID, fsync=False, segment_bytes=SEGMENT_BYTES)
     spool.open()
-    under_way, number = 0, 0
+    under_way: list[int] = []
+    number = 0
     while True:
-        if under_way < 8:
-            spool.admit(content(number + 1))
-            under_way += 1
+        if len(under_way) < 8:
+            under_way.append(spool.admit(content(number + 1)))
         else:
-            spool.settle(RecordKind.OUTCOME, content(number + 1))
-            under_way -= 1
+            spool.settle(under_way.pop(), RecordKind.OUTCOME, content(number + 1))
         number += 1
         if acknowledge:
             sys.stdout.write(f"{number}\n")
@@ -77,15 +76,14 @@ def fill_the_disk(directory: Path) -> None:
     told: dict[str, object] = {"recorded": 0}
 
     def call() -> None:
-        under_way = 0
+        under_way: list[int] = []
         try:
-            for _ in range(3):
-                spool.admit(b"intent")
-                under_way += 1
+            while len(under_way) < 3:
+                under_way.append(spool.admit(b"intent"))
         finally:
-            for _ in range(under_way):
-                spool.settle(RecordKind.OUTCOME, bytes(RECORD_BYTES_MAX - HEADER_BYTES))
-            told["recorded"] += 2 * under_way
+            for one in under_way:
+                spool.settle(one, RecordKind.OUTCOME, bytes(RECORD_BYTES_MAX - HEADER_BYTES))
+            told["recorded"] += 2 * len(under_way)
 
     try:
         while True:

@@ -274,6 +274,39 @@ def test_a_markup_is_no_price_where_the_cost_is_in_another_currency(books, usage
 # What decides a price
 
 
+MOMENT_MS = 1_780_000_000_000
+CHANGES_MS = (MOMENT_MS, MOMENT_MS + 1_000)
+PRICE = st.builds(
+    Price,
+    rate=st.builds(PerUnit, st.integers(0, 9)),
+    event_types=st.just(("llm_call",)),
+    dimensions=st.sampled_from([("output_tokens",), ("tokens",), ("*",)]),
+    context_over=st.sampled_from([None, 100, 200]),
+    since_ms=st.sampled_from([0, *CHANGES_MS]),
+)
+QUESTION = st.tuples(
+    st.sampled_from([moment + step for moment in CHANGES_MS for step in (-1, 0, 1)]),
+    st.sampled_from([99, 100, 101, 201]),
+)
+
+
+@given(st.lists(PRICE, max_size=6), st.lists(QUESTION, min_size=2, max_size=6))
+def test_what_was_asked_before_decides_nothing(usage_event, prices, questions):
+    """Watches the terms that are remembered: for each event the book by itself says the same, in whatever order."""
+    distinct = {(price.dimensions, price.context_over): price for price in prices}
+    book = Book(name="one", version=1, unit="USD", prices=tuple(distinct.values()))
+    costs = Book(name="costs", version=1, unit="USD", prices=())
+
+    for at_ms, context_tokens in questions:
+        quantities = {"input_tokens": context_tokens, "output_tokens": 1}
+        event = usage_event(occurred_at_ms=at_ms, quantities=quantities)
+        for line in rate(event, book, costs).lines:
+            price = book.find(
+                "llm_call", event.source, line.dimension, event.resource, at_ms, context_tokens=context_tokens
+            )
+            assert line.price == (None if price is None else price.rate.text)
+
+
 @pytest.mark.parametrize(("tier", "cost"), [("default", "2"), ("flex", "1"), ("priority", "4"), (None, "2"), (7, "2")])
 def test_the_tier_that_the_provider_answered_in_decides(rated, tier, cost):
     chat = rated(resource="gpt-6.1-sol", quantities={"input_tokens": 100_000}, metadata={"service_tier": tier})

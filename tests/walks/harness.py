@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 
 from gateway.simulator.truth import Exchange, read_truth
+from tests import canaries
 
 ADMIN_KEY = "admin-key-of-the-walks"
 PROVIDER_KEY = "simulator-openai-key"
@@ -72,6 +73,7 @@ class Process:
 
     def start(self) -> None:
         self.lines = []
+        canaries.watch(self.environment, self.lines)
         self.popen = subprocess.Popen(
             self.command,
             env={**os.environ, **self.environment, "PYTHONPATH": str(REPOSITORY)},
@@ -239,6 +241,8 @@ def gateway_process(data_dir: Path, providers: Simulated, **settings: str) -> Pr
         "TOLLKEEPER_CONTROL__PORT": "0",
         "TOLLKEEPER_ADMIN_KEY": ADMIN_KEY,
         "TOLLKEEPER_LOG_FORMAT": "json",
+        # Whatever else this machine is doing.
+        "TOLLKEEPER_PROXY__LAG_MAX_S": "60",
         **{f"TOLLKEEPER_{name.upper()}": value for name, value in {**providers.settings, **settings}.items()},
     }
     return Process([sys.executable, "-m", "gateway", "serve"], environment)

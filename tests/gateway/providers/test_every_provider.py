@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from gateway.messages import ResponseHead
 from gateway.providers import PROVIDERS
 from gateway.providers.api import Prepared, as_it_came
 from gateway.routing import Routes
 from metering.usage import DIMENSIONS, EVENT_TYPES, Completeness, UsageEvent, validated
+from tests.builders import answer_head
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 ENDPOINTS = [
@@ -107,9 +107,7 @@ CUTS = st.lists(st.integers(0, 300), max_size=6)
 
 
 def head(status, media_type, coding):
-    return ResponseHead(
-        status, "", CIMultiDictProxy(CIMultiDict({"Content-Type": media_type, "Content-Encoding": coding})), ()
-    )
+    return answer_head(status, {"Content-Type": media_type, "Content-Encoding": coding})
 
 
 def fed(endpoint, of_head, prepared, body, cuts, *, whole=True):
@@ -305,7 +303,7 @@ def test_what_guards_a_shared_account_is_of_the_form_that_is_compared(provider):
     for endpoint in provider.endpoints:
         assert not provider.administration.fullmatch(re.sub(r"\{\w+\}", name, endpoint.path))
     assert all(name == name.lower() for name in provider.speaks_for)
-    assert provider.references.groups == 1
+    assert all(pattern.groups == 1 for pattern in provider.references)
     assert provider.object_id.fullmatch("") is None
     assert provider.base_url.startswith("https://")
     assert not provider.base_url.endswith("/")

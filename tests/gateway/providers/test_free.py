@@ -7,19 +7,18 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from multidict import CIMultiDict, CIMultiDictProxy
 
-from gateway.messages import ResponseHead
 from gateway.providers import free
 from gateway.providers.api import Prepared
 from metering.usage import Completeness
+from tests.builders import answer_head
 
 PREPARED = Prepared(body=b"")
 
 
 def metered(meter_of, body, *, cuts=(), whole=True, **headers):
     """What a client gets, and the usage."""
-    head = ResponseHead(201, "Created", CIMultiDictProxy(CIMultiDict(headers)), ())
+    head = answer_head(201, headers)
     meter = meter_of(head, PREPARED)
     marks = [0, *sorted(min(cut, len(body)) for cut in cuts), len(body)]
     passed = b"".join(meter.feed(body[start:end]) for start, end in itertools.pairwise(marks))

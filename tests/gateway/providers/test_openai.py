@@ -9,12 +9,11 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from multidict import CIMultiDict, CIMultiDictProxy
 
-from gateway.messages import ResponseHead
 from gateway.providers import free, openai
 from gateway.providers.api import Prepared
 from metering.usage import DIMENSIONS, Completeness
+from tests.builders import answer_head
 
 JSON = "application/json"
 SSE = "text/event-stream; charset=utf-8"
@@ -33,7 +32,7 @@ CHAT_QUANTITIES = {"input_tokens": 73, "input_tokens_cached": 44, "output_tokens
 
 def head(content_type=JSON, status=200, **headers):
     named = {"Content-Type": content_type} | {name.replace("_", "-"): value for name, value in headers.items()}
-    return ResponseHead(status, "OK", CIMultiDictProxy(CIMultiDict(named)), ())
+    return answer_head(status, named)
 
 
 def metered(body, *, prepared=PLAIN, whole=True, make=openai.meter, cuts=(), **of_head):

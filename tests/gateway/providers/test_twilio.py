@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from gateway.messages import ResponseHead
 from gateway.providers import twilio
 from gateway.providers.api import Prepared
 from gateway.routing import Routes
 from metering.usage import Completeness
+from tests.builders import answer_head
 
 SID = "SM" + "1a" * 16
 ACCOUNT = "AC" + "2b" * 16
@@ -59,7 +59,7 @@ def xml(resource, name="Message"):
 
 def metered(body, *, judge=twilio.judge_message, prepared=PLAIN, whole=True, cuts=(), **headers):
     """What a client gets, and the usage."""
-    head = ResponseHead(201, "Created", CIMultiDictProxy(CIMultiDict(headers)), ())
+    head = answer_head(201, headers)
     meter = twilio._meter(judge)(head, prepared)
     marks = [0, *sorted(min(cut, len(body)) for cut in cuts), len(body)]
     passed = b"".join(meter.feed(body[start:end]) for start, end in itertools.pairwise(marks))

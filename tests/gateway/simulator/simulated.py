@@ -11,7 +11,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from gateway.simulator.process import RunningSimulator
-from gateway.simulator.truth import Exchange, read_truth
+from gateway.simulator.truth import Billed, Exchange, read_billed, read_truth
 
 KEY = "simulator-openai-key"
 LIVENESS_S_MAX = 30
@@ -46,6 +46,11 @@ class Simulated:
     def truth(self) -> list[Exchange]:
         """What happened since the test began."""
         return read_truth(self._truth_log)[self._before :]
+
+    def billed(self) -> list[Billed]:
+        """What was billed within the sessions that began since."""
+        begun = {(exchange.run, exchange.n) for exchange in self.truth()}
+        return [bill for bill in read_billed(self._truth_log) if (bill.run, bill.n) in begun]
 
     async def settled(self, count: int = 1) -> list[Exchange]:
         """The same, once so many exchanges are over."""
