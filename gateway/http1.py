@@ -73,7 +73,7 @@ _STRAY = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\0")
 _TARGET = re.compile(r"/(?!/)[!\"$-~]*")
 """Origin-form (RFC 9112 section 3.2.1). A second slash would make it name a host, a # is never sent."""
 
-_REQUEST_LINE = re.compile(rb"(?:\r\n)*+[!#$%&'*+.^_`|~0-9A-Za-z-]+ [^\r\n]+ HTTP/[0-9.]+\r\n")
+_REQUEST_LINE = re.compile(rb"(?:\r\n)*+[!#$%&'*+.^_`|~0-9A-Za-z-]+ [^ \r\n]+ HTTP/[0-9.]+\r\n")
 
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?")
 

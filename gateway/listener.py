@@ -269,6 +269,8 @@ class Exchange:
         self.keep_alive = False
         self._connection.write(SWITCHING + b"\r\n".join((*lines, b"\r\n")))
         behind = self._connection.taken_over()
+        # It may rest for as long as both sides like; a peer that is gone without a word is found out by the system.
+        self._connection.keep_alive()
         self._framing = UntilClose()
         if behind:
             self.arrived(behind)
@@ -550,6 +552,13 @@ class Connection(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         if self.transport is not None:
             self.transport.write(data)
+
+    def keep_alive(self) -> None:
+        """Have the system ask from time to time whether the client is still there."""
+        if self.transport is not None:
+            end: socket.socket | None = self.transport.get_extra_info("socket")
+            if end is not None:
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     def refuse_orderly_end(self) -> None:
         """Make the end of the connection a reset: for an answer that ends by the close, an orderly one means success."""

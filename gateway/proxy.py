@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -91,6 +91,8 @@ class Plan(NamedTuple):
     """True on an account that others share: nothing of theirs may be touched."""
     names: tuple[str, ...]
     """The objects that path and query name, each of which must then be the caller's own."""
+    own: Callable[[Iterable[str]], Awaitable[None]]
+    """Raises for names that are not."""
     alias: AccountAlias | None
     """What names the account on the way, None where the application knows the real one."""
     secrets: tuple[AccountAlias, ...]
@@ -195,14 +197,14 @@ class Proxy:
         call.caller = plan.caller
         endpoint = route.endpoint
         if plan.names:
-            await self._own(plan, plan.names)
+            await plan.own(plan.names)
         if exchange.websocket and not endpoint.websocket:
             raise errors.UpgradeRefused("This endpoint is not a WebSocket: send the request without Upgrade.")
         incoming = RequestBody(
             exchange,
             plan.codings,
             References(route.provider) if plan.shared else None,
-            partial(self._own, plan),
+            plan.own,
             None if endpoint.watch is None else endpoint.watch(),
         )
         body = b""
@@ -274,6 +276,7 @@ class Proxy:
             *_lines(head, route, pool.origin, credential, alias),
             shared,
             tuple(names),
+            partial(self._own, caller.tenant.tenant_id, provider.name),
             alias,
             () if credential is None else _secrets(provider, credential),
             headers.OF_ANSWERS | of_account,
@@ -306,8 +309,7 @@ class Proxy:
             )
         return credential, not self._rules.shared_reads
 
-    async def _own(self, plan: Plan, names: Iterable[str]) -> None:
-        tenant_id, source = plan.caller.tenant.tenant_id, plan.route.provider.name
+    async def _own(self, tenant_id: str, source: str, names: Iterable[str]) -> None:
         for name in names:
             try:
                 owned = await asyncio.ensure_future(self._objects.owns(tenant_id, source, name))

@@ -35,7 +35,10 @@ def codings_of(headers: Headers) -> tuple[str, ...]:
 class RequestBody:
     """Reads a body from the client."""
 
-    __slots__ = ("_exchange", "_gunzip", "_own", "_plain_bytes_left", "_readable", "_references", "_watch")
+    # Most bodies leave these as they are, which then costs them nothing.
+    _plain_bytes_left = PLAIN_BYTES_MAX
+    _readable = True
+    _gunzip: Callable[[bytes], Iterator[bytes]] | None = None
 
     def __init__(
         self,
@@ -50,13 +53,11 @@ class RequestBody:
         self._references = references
         self._own = own
         self._watch = watch
-        self._plain_bytes_left = PLAIN_BYTES_MAX
-        self._readable = True
-        self._gunzip: Callable[[bytes], Iterator[bytes]] | None = None
-        if codings == ("gzip",):
-            self._gunzip = decoding.gunzip(LOOK_BYTES)
-        elif codings and not self.ended:
-            self._unreadable("On the platform's shared account, bodies must come uncompressed, or in gzip.")
+        if codings:
+            if codings == ("gzip",):
+                self._gunzip = decoding.gunzip(LOOK_BYTES)
+            elif not self.ended:
+                self._unreadable("On the platform's shared account, bodies must come uncompressed, or in gzip.")
 
     @property
     def ended(self) -> bool:

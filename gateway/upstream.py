@@ -27,6 +27,9 @@ READ_AHEAD_BYTES = 128 << 10
 INTERIM_MAX = 16
 """Interim (1xx) answers to one request, dropped; with more, the provider is not making sense."""
 
+CLOSE_S = 10
+"""A provider that does not take the end of a WebSocket for so long is cut off."""
+
 SWEEP_S = 1.0
 
 NEVER = float("inf")
@@ -220,6 +223,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's are none by name.
+        self._pool.made(self)
 
     def data_received(self, data: bytes) -> None:
         if self._waiting:
@@ -305,7 +309,8 @@ class Connection(asyncio.Protocol):
         # What of the request has not left would be followed by the next one.
         sent = self._sent and transport is not None and not transport.get_write_buffer_size()
         if not (sent and self.reusable and self.ended):
-            self.abort()
+            if transport is not None and not transport.is_closing():
+                self.abort()
             return False
         self._waiting = True
         self.used = True
@@ -327,8 +332,9 @@ class Connection(asyncio.Protocol):
         self.abort()
 
     def close(self) -> None:
-        """Send what is to be sent, and end the connection."""
+        """Send what is to be sent, within a while, and end the connection."""
         self.reusable = False
+        self.deadline = self._pool.now() + CLOSE_S
         if self.transport is not None:
             self.transport.close()
 
@@ -383,7 +389,6 @@ class Pool:
             raise ConnectTimeout("too slow") from error
         except (OSError, ssl.SSLError) as error:
             raise Unreachable(type(error).__name__) from error
-        self._all.add(connection)
         return connection
 
     def release(self, connection: Connection) -> None:
@@ -392,6 +397,10 @@ class Pool:
             self._idle.append(connection)
             if len(self._idle) > self.limits.idle_connections_max:
                 self._idle.popleft().abort()
+
+    def made(self, connection: Connection) -> None:
+        """A connection has begun."""
+        self._all.add(connection)
 
     def forget(self, connection: Connection) -> None:
         """A connection has ended."""

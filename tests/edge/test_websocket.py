@@ -731,6 +731,7 @@ async def test_a_session_is_one_event_and_one_line_in_the_log(gateway):
             await there.send(frame(b"canary-of-an-answer", masked=False) + close(1000, masked=False))
             await taken(here, 25)
             await here.send(close(1000, masked=True))
+            await taken(there, len(frame(b"canary-of-a-prompt") + close(1000, masked=True)))
             there.close()
             assert await here.ended()
         (event,) = await ended(made)

@@ -23,7 +23,8 @@ PATIENCE_S = 20
 
 async def soon(awaitable: Awaitable[T]) -> T:
     """Wait for something that is about to happen."""
-    return await asyncio.wait_for(awaitable, PATIENCE_S)
+    async with asyncio.timeout(PATIENCE_S):
+        return await awaitable
 
 
 async def eventually(true: Callable[[], object]) -> None:

@@ -188,7 +188,7 @@ class Proxied:
 
     def call(self, said: CallLine) -> None:
         """The access log's side."""
-        self.lines.append(msgspec.to_builtins(said))
+        self.lines.append(msgspec.json.decode(msgspec.json.encode(said)))
 
     @property
     def spooled(self) -> bytes:

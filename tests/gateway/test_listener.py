@@ -1223,10 +1223,13 @@ async def test_what_a_client_sends_ahead_on_a_websocket_is_the_first_that_is_rea
     await eventually(lambda: not wire.listener.busy)
 
 
+LARGE = b"GET /7 HTTP/1.1\r\nHost: x\r\n" + (b"X: " + b"y" * 20_000 + b"\r\n") * 5 + b"\r\n"
+
+
 @pytest.mark.parametrize("waits_for", ["the call", "the client"])
-async def test_what_is_sent_ahead_is_kept_up_to_a_bound_and_goes_on_behind_what_it_waits_for(waits_for):
+@pytest.mark.parametrize("ahead", [GET % 7 * 10_000, LARGE], ids=["many", "large"])
+async def test_what_is_sent_ahead_is_kept_up_to_a_bound_and_goes_on_behind_what_it_waits_for(waits_for, ahead):
     """Guards the bound behind an answer that is not taken, where nothing had one, and reading on afterwards."""
-    piece = GET % 7 * 1000
     release = asyncio.get_running_loop().create_future()
 
     async def handler(exchange):
@@ -1237,8 +1240,9 @@ async def test_what_is_sent_ahead_is_kept_up_to_a_bound_and_goes_on_behind_what_
     wire = Wire(handler)
     wire.HIGH_BYTES = 0
     wire.stalled = waits_for == "the client"
-    for _ in range(10):
-        wire.arrive(piece)
+    wire.arrive(GET % 1)
+    for start in range(0, len(ahead), 7000):
+        wire.arrive(ahead[start : start + 7000])
     stopped, kept = not wire.reading, len(wire.connection._received)
     wire.stalled = False
     wire.take()
@@ -1248,8 +1252,8 @@ async def test_what_is_sent_ahead_is_kept_up_to_a_bound_and_goes_on_behind_what_
         wire.deliver()
 
     assert stopped
-    assert kept <= listener.READ_AHEAD_BYTES + len(piece)
-    assert wire.taken.count(b"HTTP/1.1 200 OK") == 10_000
+    assert kept <= listener.READ_AHEAD_BYTES + 7000
+    assert wire.taken.count(b"HTTP/1.1 200 OK") == 1 + ahead.count(b"GET")
 
 
 async def test_a_body_that_nobody_reads_is_kept_up_to_a_bound_and_goes_on_when_it_is_read():

@@ -7,6 +7,7 @@ import re
 import string
 import zlib
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -168,7 +169,7 @@ def test_what_a_meter_says_is_a_fact_that_the_ledger_can_hold(endpoint, of_head,
         occurred_at_ms=1,
         completeness=usage.completeness,
         quantities=dict(usage.quantities),
-        metadata=dict(usage.metadata),
+        metadata=msgspec.to_builtins(usage.metadata),
     )
     assert validated(event) is event
     assert event.event_type in EVENT_TYPES

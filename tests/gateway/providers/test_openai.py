@@ -6,6 +6,7 @@ import json
 import random
 import re
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -222,7 +223,7 @@ def test_no_text_of_a_provider_s_gets_into_the_metadata(tree):
 def test_the_numbers_stay_in_their_places():
     usage = CHAT_USAGE | {"cost": 0.5, "tier": "gold", "A text as a name": 1, "nested": {"a": {"b": {"c": {"d": 1}}}}}
 
-    kept = answered(usage=usage).metadata["usage"]
+    kept = msgspec.to_builtins(answered(usage=usage).metadata["usage"])
 
     assert kept == CHAT_USAGE | {"cost": 0.5, "nested": {"a": {"b": {}}}}
 
@@ -384,7 +385,7 @@ def test_a_chat_completion_says_what_it_used():
     assert usage.quantities == CHAT_QUANTITIES
     assert usage.completeness is Completeness.REPORTED
     assert (usage.resource, usage.external_id) == ("gpt-4o-2024-08-06", "chatcmpl-1")
-    assert usage.metadata == {"model": "gpt-4o", "service_tier": "default", "usage": CHAT_USAGE}
+    assert msgspec.to_builtins(usage.metadata) == {"model": "gpt-4o", "service_tier": "default", "usage": CHAT_USAGE}
     assert usage.event_type is None
 
 
@@ -506,7 +507,7 @@ def test_a_large_answer_is_metered_from_its_ends(large, chunk):
     assert passed == body
     assert usage.quantities == CHAT_QUANTITIES
     assert (usage.resource, usage.external_id) == ("m", large.get("id"))
-    assert usage.metadata["usage"] == CHAT_USAGE
+    assert msgspec.to_builtins(usage.metadata["usage"]) == CHAT_USAGE
 
 
 def test_a_large_answer_without_end_costs_no_more_than_its_bound():
@@ -854,3 +855,32 @@ def test_a_large_answer_that_is_compressed_is_metered_like_one_that_is_not():
     _, usage = metered(gzip.compress(body, 1), cuts=range(0, 30 << 20, 1 << 18), Content_Encoding="gzip")
 
     assert usage.quantities == {"input_tokens": 9}
+
+
+COUNTS = st.integers(0, 1000)
+INPUT_DETAILS = st.fixed_dictionaries(
+    {}, optional={f"{name}_tokens": COUNTS for name in ("cached", "cache_write", "audio", "image")}
+)
+OUTPUT_DETAILS = st.fixed_dictionaries(
+    {}, optional={f"{name}_tokens": COUNTS for name in ("reasoning", "audio", "image", "accepted_prediction")}
+)
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            **dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), COUNTS),
+            **dict.fromkeys(("input_tokens", "output_tokens"), COUNTS),
+            **dict.fromkeys(("prompt_tokens_details", "input_tokens_details"), INPUT_DETAILS),
+            **dict.fromkeys(("completion_tokens_details", "output_tokens_details"), OUTPUT_DETAILS),
+        },
+    )
+)
+def test_a_usage_object_as_it_is_documented_counts_as_any_other_does(usage):
+    """Guards the typed reading of what is common: sabotaged (audio left in the input), it counts otherwise."""
+    found, kept = openai._counted(msgspec.Raw(json.dumps(usage).encode()))
+
+    assert isinstance(kept, openai._Documented)
+    assert found == openai.quantities(usage)
+    assert msgspec.to_builtins(kept) == usage
