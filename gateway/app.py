@@ -51,6 +51,10 @@ from metering.database_sqlite import SqliteDatabase
 from metering.spool import Spool, SpoolFull
 from pricing.catalogue import load_books
 
+NICE = 10
+"""The back office steps behind the workers where they share a processor (nice(2)): somebody waits for each call, and for
+its booking nobody does."""
+
 GC_THRESHOLD = 20_000
 """So many more objects than before are there when Python looks for garbage; with the 700 that it begins with, it looks
 every few calls. Calls under way hold some 50 each."""
@@ -430,6 +434,7 @@ async def _backoffice(
     """The back office, in a process of its own."""
     if proxy is not None:
         proxy.close()
+    os.nice(NICE)
     async with AsyncExitStack() as stack:
         office = await stack.enter_async_context(_office(settings))
         await _first_admin(office)

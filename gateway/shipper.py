@@ -46,7 +46,7 @@ BATCH_BYTES_MAX = 4 << 20
 POLL_S = 0.1
 """Between two looks at spools in which little was new. It bounds how old the newest event is that the ledger lacks."""
 
-GATHER_S = 0.4
+GATHER_S = 0.15
 """The same while events come in numbers: more of them then share what a transaction costs."""
 
 GATHER_EVENTS_MIN = 20
