@@ -35,8 +35,10 @@ def postgres_server() -> Iterator[postgres.Server]:
     """A Postgres of these tests' own, started when the first of them needs it."""
     with postgres.running() as server:
         yield server
+        there = {row["datname"] for row in server.execute("SELECT datname FROM pg_database")}
         for watched in canaries.WATCHED:
-            if watched.database is not None:
+            # Some gateways are shown a database that they never make.
+            if watched.database in there:
                 watched.rows = canaries.rows_of(partial(server.execute, database=watched.database))
 
 

@@ -65,7 +65,7 @@ class JsonScan:
                     self._read(begun + text if begun else text, is_name=end[-1] == 0x3A)
                 begun = b""
             else:
-                held = begun if len(begun) > TEXT_BYTES_MAX else begun + text[:TEXT_BYTES_MAX]
+                held = begun if len(begun) > TEXT_BYTES_MAX else begun + text[: TEXT_BYTES_MAX + 1]
                 self._begun = held, carried[:1]
                 return
         self._begun = None
