@@ -5,7 +5,9 @@ What crosses does so as it came: in its order, in its case, repeated where it wa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from functools import cache
 
 from gateway.callers import GATEWAY_PREFIX, TENANT_HEADER
 from gateway.messages import RawHeaders, ResponseHead
@@ -33,11 +35,21 @@ def of_request(raw_headers: RawHeaders, cut: frozenset[bytes]) -> list[tuple[byt
     return [(name, value) for name, value in raw_headers if (lowered := name.lower()) not in cut and not _ours(lowered)]
 
 
-def of_answer(head: ResponseHead, cut: frozenset[bytes]) -> list[bytes]:
-    """The header lines of an answer that cross; `cut` are those that do not, in lower case, with all of OF_ANSWERS."""
-    if head.options:
-        cut = cut | frozenset(head.options)
-    return [line for lowered, line in head.fields if lowered not in cut]
+@cache
+def lines_of(names: frozenset[bytes]) -> re.Pattern[bytes]:
+    """Finds the header lines of these names, which are in lower case, each with the line end before it."""
+    return re.compile(rb"\r\n(?i:%b):[^\r]*+" % b"|".join(map(re.escape, sorted(names))))
+
+
+def of_answer(head: ResponseHead, cut: re.Pattern[bytes], and_cut: frozenset[bytes]) -> bytes:
+    """The header lines of an answer that cross, each behind a line end. What does not cross is what `cut` finds, and what
+    `and_cut` names in lower case."""
+    lines = cut.sub(b"", head.lines)
+    if head.options or and_cut:
+        names = and_cut.union(head.options)
+        kept = [line for line in lines.split(b"\r\n") if line.partition(b":")[0].lower() not in names]
+        lines = b"\r\n".join(kept)
+    return lines
 
 
 def _named(values: Iterable[bytes]) -> frozenset[bytes]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 from aiohttp import base_protocol, http_parser
@@ -232,13 +233,13 @@ _RESPONSE_HEAD = re.compile(
 
 _DIGITS = re.compile(rb"[0-9]{1,18}")
 
-_FRAMING = frozenset(
-    {b"content-length", b"transfer-encoding", b"connection", b"content-type", b"content-encoding", b"upgrade"}
+_READ_OF_RESPONSES = re.compile(
+    rb"\r\n(?=[cCtTuU])"
+    rb"((?i:content-length|transfer-encoding|connection|content-type|content-encoding|upgrade)):([^\r]*+)"
 )
-
+"""The fields that matter here. Where they begin is looked at first, since most others begin otherwise."""
 
 _OF_THE_CONNECTION = frozenset({b"keep-alive", b"close", b"upgrade", b""})
-
 
 _KEPT_ALIVE = frozenset({b"keep-alive", b"Keep-Alive"})
 
@@ -261,33 +262,27 @@ def response(data: bytes, *, to_head: bool) -> Response:
     """The answer whose head this is, with the empty line that ends it; `to_head` if HEAD was asked. Raises Malformed."""
     if len(data) > HEAD_BYTES_MAX or _RESPONSE_HEAD.fullmatch(data) is None:
         raise Malformed
-    first, *lines = data[:-4].split(b"\r\n")
     length = coding = connection = media_type = encoding = upgrade = None
-    fields = []
-    for line in lines:
-        name, _, value = line.partition(b":")
-        lowered = name.lower()
-        fields.append((lowered, line))
-        if lowered in _FRAMING:
-            value = value.strip(b" \t")
-            if lowered == b"content-length":
-                if length is not None or _DIGITS.fullmatch(value) is None:
-                    raise Malformed
-                length = int(value)
-            elif lowered == b"content-type":
-                media_type = media_type or value
-            elif lowered == b"connection":
-                connection = value if connection is None else connection + b"," + value
-            elif lowered == b"transfer-encoding":
-                if coding is not None or value.lower() != b"chunked":
-                    raise Malformed
-                coding = value
-            elif lowered == b"content-encoding":
-                encoding = value if encoding is None else encoding + b", " + value
-            else:
-                upgrade = value
-    status = int(first[9:12])
-    http10 = first[7] == 48
+    for spelt, told in _READ_OF_RESPONSES.findall(data):
+        name, value = spelt.lower(), told.strip(b" \t")
+        if name == b"content-length":
+            if length is not None or _DIGITS.fullmatch(value) is None:
+                raise Malformed
+            length = int(value)
+        elif name == b"content-type":
+            media_type = media_type or value
+        elif name == b"connection":
+            connection = value if connection is None else connection + b"," + value
+        elif name == b"transfer-encoding":
+            if coding is not None or value.lower() != b"chunked":
+                raise Malformed
+            coding = value
+        elif name == b"content-encoding":
+            encoding = value if encoding is None else encoding + b", " + value
+        else:
+            upgrade = value
+    status = int(data[9:12])
+    http10 = data[7] == 48
     if coding is not None and (length is not None or http10):
         raise Malformed
     options: list[bytes] = []
@@ -308,10 +303,11 @@ def response(data: bytes, *, to_head: bool) -> Response:
     else:
         framing = UntilClose()
         persistent = False
+    first_end = data.index(b"\r\n")
     head = ResponseHead(
         status,
-        first[13:],
-        fields,
+        data[13:first_end],
+        data[first_end:-4],
         length,
         "" if media_type is None else _media_type(media_type),
         "" if encoding is None else _encoding(encoding),
@@ -321,6 +317,7 @@ def response(data: bytes, *, to_head: bool) -> Response:
     return Response(head, framing, persistent, websocket)
 
 
+@lru_cache(maxsize=64)
 def _media_type(value: bytes) -> str:
     return value.partition(b";")[0].strip().lower().decode("latin-1")
 
@@ -414,7 +411,7 @@ class Chunked:
         if self._begun:
             data = self._begun + data
             self._begun = b""
-        pieces = []
+        pieces: list[bytes] = []
         at, end = 0, len(data)
         while at < end:
             if self._left:
@@ -437,13 +434,18 @@ class Chunked:
                 if size.end() - at > _CHUNK_LINE_BYTES_MAX:
                     raise Malformed
                 at = size.end()
-                self._left = int(size[1], 16)
-                if self._left:
-                    self._left += 2
-                else:
+                length = int(size[1], 16)
+                if not length:
                     self._in_trailer = True
                     self._end(data[at:])
                     break
+                chunk_end = at + length
+                if data.startswith(b"\r\n", chunk_end):
+                    # Most chunks come in one piece.
+                    pieces.append(data[at:chunk_end])
+                    at = chunk_end + 2
+                else:
+                    self._left = length + 2
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _end(self, data: bytes) -> None:

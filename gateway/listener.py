@@ -12,7 +12,7 @@ import asyncio
 import socket
 import ssl
 import struct
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, cast
@@ -54,7 +54,7 @@ NEVER = float("inf")
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\n"
+SWITCHING = b"HTTP/1.1 101 Switching Protocols"
 
 
 def _refusal(status: int, message: str) -> bytes:
@@ -87,33 +87,45 @@ class Exchange:
     """True once a byte of the answer may have left."""
     status = 0
     strand: Strand | None = None
-    _malformed = False
+    gone = False
+    """True once the client can not get an answer any more; writing then does nothing."""
+    whole = False
+    """True once the whole request has arrived."""
+    behind = b""
+    """What has arrived behind the request."""
+    malformed = False
     _size = 0
     _taken = 0
     _answer_chunked = False
     _until_close = False
-    _lines: list[bytes] | None = None
+    _head: bytes | None = None
+    """The answer's, until it leaves."""
     _when_gone: Callable[[], None] | None = None
 
-    def __init__(self, connection: Connection, request: Request, length: int) -> None:
+    def __init__(self, connection: Connection, request: Request, length: int, begun: bytes) -> None:
+        """`begun` is what has arrived behind the head."""
         self.head = request.head
         self.length = None if request.chunked else length
         """Of the body; None where it comes in chunks."""
         self.websocket = request.websocket
         self.keep_alive = request.persistent
         self._connection = connection
-        self._framing: Framing = Chunked() if request.chunked else Counted(length)
-        self._chunks: list[bytes] = []
         self._http10 = request.http10
         self._continue = request.expects_continue
         self._patience_s = connection.limits.body_idle_timeout_s
+        self._chunks: list[bytes] = []
+        if request.chunked or len(begun) < length:
+            self._framing: Framing = Chunked() if request.chunked else Counted(length)
+            if begun:
+                self.arrived(begun)
+        else:
+            # Most requests come in one piece.
+            self.whole = True
+            if length:
+                self._chunks.append(begun[:length])
+            self.behind = begun[length:]
 
     # -- the request
-
-    @property
-    def gone(self) -> bool:
-        """True once the client can not get an answer any more; writing then does nothing."""
-        return self._connection.transport is None
 
     def call_when_gone(self, told: Callable[[], None]) -> None:
         """Call back if the client goes before this exchange is over, or has gone already."""
@@ -124,6 +136,7 @@ class Exchange:
 
     def lost(self) -> None:
         """The client is gone."""
+        self.gone = True
         if self._when_gone is not None:
             self._when_gone()
         if self.strand is not None:
@@ -135,24 +148,23 @@ class Exchange:
         return self._connection.listener.overloaded
 
     @property
-    def whole(self) -> bool:
-        """True once the whole request has arrived."""
-        return self._framing.ended
-
-    @property
     def readable(self) -> bool:
         """True if reading would not wait."""
-        return bool(self._chunks) or self._framing.ended or self._malformed or self._connection.transport is None
+        return bool(self._chunks) or self.whole or self.malformed or self.gone
 
     @property
     def body_read(self) -> bool:
         """True once the whole request body was read, or there is none."""
-        return self._framing.ended and not self._chunks
+        return self.whole and not self._chunks
 
     async def read(self) -> bytes:
         """The next bytes of the request body; empty at its end. Raises ClientGone if the end never comes."""
-        if not self._chunks and not self._framing.ended:
+        if not self._chunks and not self.whole:
             await self.arrival()
+        return self.take()
+
+    def take(self) -> bytes:
+        """The bytes of the request body that have arrived."""
         chunks, self._chunks = self._chunks, []
         self._size = 0
         if self._connection.reading_paused:
@@ -167,8 +179,8 @@ class Exchange:
             self._continue = False
             connection.write(CONTINUE)
         connection.deadline = connection.now() + self._patience_s
-        while not self._chunks and not self._framing.ended and not unless():
-            if self._malformed or connection.transport is None:
+        while not self._chunks and not self.whole and not unless():
+            if self.malformed or self.gone:
                 connection.deadline = NEVER
                 raise ClientGone
             await PARK
@@ -177,14 +189,17 @@ class Exchange:
 
     def arrived(self, data: bytes) -> None:
         """Take bytes of the body from the connection."""
-        if self._malformed:
+        if self.malformed:
             return  # What follows could be read as the end of a whole body.
+        framing = self._framing
         try:
-            chunk = self._framing.feed(data)
+            chunk = framing.feed(data)
         except Malformed:
-            self._malformed = True
+            self.malformed = True
             self.keep_alive = False
         else:
+            self.whole = framing.ended
+            self.behind = framing.rest
             if chunk:
                 self._continue = False
                 self._chunks.append(chunk)
@@ -193,15 +208,6 @@ class Exchange:
                 self._taken += size
                 if self._size > READ_AHEAD_BYTES:
                     self._connection.pause_reading()
-
-    @property
-    def behind(self) -> bytes:
-        """What has arrived behind the request."""
-        return self._framing.rest
-
-    @property
-    def malformed(self) -> bool:
-        return self._malformed
 
     def slow(self, now: float, limits: ClientLimits) -> bool:
         """True where the body that is waited for comes too slowly; else the client has another while."""
@@ -213,30 +219,29 @@ class Exchange:
 
     # -- the answer
 
-    def start(self, status: int, reason: bytes, lines: Iterable[bytes], *, length: int | None) -> None:
+    def start(self, status: int, reason: bytes, lines: bytes, *, length: int | None) -> None:
         """Begin an answer whose body has `length` bytes, or as many as will be written. Leaves with the first bytes.
 
-        `lines` are header lines without their ends."""
-        head = [b"HTTP/1.1 %d %b" % (status, reason), *lines]
+        `lines` are header lines, each behind a line end."""
+        head = b"HTTP/1.1 %d %b%b" % (status, reason, lines)
         if length is not None and status != 204:  # A 204 has no body and no length (RFC 9110 section 8.6).
-            head.append(b"Content-Length: %d" % length)
+            head += b"\r\nContent-Length: %d" % length
         elif status not in BODILESS and self.head.method != "HEAD":
             if self._http10:
                 self._until_close = True
                 self.keep_alive = False
             else:
                 self._answer_chunked = True
-                head.append(b"Transfer-Encoding: chunked")
-        if not self._framing.ended or self._connection.listener.draining:
+                head += b"\r\nTransfer-Encoding: chunked"
+        if not self.whole or self._connection.listener.draining:
             # What is left of the request body would be read as the next request.
             self.keep_alive = False
         if not self.keep_alive:
-            head.append(b"Connection: close")
+            head += b"\r\nConnection: close"
         elif self._http10:
-            head.append(b"Connection: keep-alive")
-        head.append(b"")
+            head += b"\r\nConnection: keep-alive"
         self.status = status
-        self._lines = head
+        self._head = head
 
     def send(self, chunk: bytes) -> None:
         """Send bytes of the body; of the connection, if this exchange has become one."""
@@ -257,21 +262,22 @@ class Exchange:
         """Send the last bytes, and what tells the client that they are the last."""
         self._send(chunk, last=True)
 
-    def answer(self, status: int, reason: bytes, lines: Iterable[bytes], body: bytes) -> None:
+    def answer(self, status: int, reason: bytes, lines: bytes, body: bytes) -> None:
         """Send a whole answer."""
         self.start(status, reason, lines, length=len(body))
         self.finish(b"" if self.head.method == "HEAD" else body)
 
-    def switch(self, lines: Iterable[bytes]) -> None:
+    def switch(self, lines: bytes) -> None:
         """Go on as a WebSocket: from here on, what is read and sent are the bytes of the connection."""
         self.started = True
         self.status = 101
         self.keep_alive = False
-        self._connection.write(SWITCHING + b"\r\n".join((*lines, b"\r\n")))
+        self._connection.write(b"%b%b\r\n\r\n" % (SWITCHING, lines))
         behind = self._connection.taken_over()
         # It may rest for as long as both sides like; a peer that is gone without a word is found out by the system.
         self._connection.keep_alive()
         self._framing = UntilClose()
+        self.whole = False
         if behind:
             self.arrived(behind)
 
@@ -296,11 +302,10 @@ class Exchange:
                 chunk = b"%x\r\n%b\r\n" % (len(chunk), chunk)
             if last:
                 chunk += b"0\r\n\r\n"
-        lines = self._lines
-        if lines is not None:
-            self._lines = None
-            lines.append(chunk)
-            chunk = b"\r\n".join(lines)
+        head = self._head
+        if head is not None:
+            self._head = None
+            chunk = b"%b\r\n\r\n%b" % (head, chunk)
         transport = self._connection.transport
         if chunk and transport is not None:
             transport.write(chunk)
@@ -407,11 +412,9 @@ class Connection(asyncio.Protocol):
                     self._refuse(malformed.status)
                     break
                 self._alike = Alike.of(head, request)
-            exchange = self._exchange = Exchange(self, request, length)
+            exchange = self._exchange = Exchange(self, request, length, rest)
             self.deadline = NEVER
-            if rest:
-                exchange.arrived(rest)
-                self._received = exchange.behind
+            self._received = exchange.behind
             self.listener.busy.add(self)
             exchange.strand = Strand(self.listener.handler(exchange), self._loop, self._ended)
             exchange.strand.wake()

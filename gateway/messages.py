@@ -32,8 +32,8 @@ class ResponseHead(NamedTuple):
 
     status: int
     reason: bytes
-    fields: Sequence[tuple[bytes, bytes]]
-    """Each header's name in lower case, and its line as it came, in their order."""
+    lines: bytes
+    """The header lines as they came, each behind the end of the line before it."""
     length: int | None = None
     """The declared length of the body; None where its end is told otherwise."""
     media_type: str = ""
@@ -49,6 +49,5 @@ class ResponseHead(NamedTuple):
 
     def values(self, name: bytes) -> list[str]:
         """The values of a header, whose name is given in lower case."""
-        return [
-            line[len(name) + 1 :].strip(b" \t").decode("latin-1") for lowered, line in self.fields if lowered == name
-        ]
+        fields = (line.partition(b":") for line in self.lines.split(b"\r\n"))
+        return [value.strip(b" \t").decode("latin-1") for spelt, _, value in fields if spelt.lower() == name]

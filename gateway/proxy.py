@@ -15,6 +15,7 @@ outcome  recorder.outcome        before the client can conclude success
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -97,8 +98,8 @@ class Plan(NamedTuple):
     """What names the account on the way, None where the application knows the real one."""
     secrets: tuple[AccountAlias, ...]
     """What of our credential a provider could repeat in an answer that is no success."""
-    answer_cut: frozenset[bytes]
-    """The headers of the answer that are not the client's business."""
+    answer_cut: re.Pattern[bytes]
+    """Finds the header lines of the answer that are not the client's business."""
     codings: tuple[str, ...]
     """What the body is coded with."""
     claim_key: str | None
@@ -157,7 +158,7 @@ class Proxy:
     async def __call__(self, exchange: Exchange) -> None:
         """Answer one request. Whatever happens, the client gets an answer or a broken connection, and the log a line."""
         if exchange.head.target == "/healthz":
-            exchange.answer(200, b"OK", (b"Content-Type: application/json",), b'{"status":"ok"}')
+            exchange.answer(200, b"OK", b"\r\nContent-Type: application/json", b'{"status":"ok"}')
             return
         call = Call()
         try:
@@ -209,8 +210,8 @@ class Proxy:
         )
         body = b""
         if endpoint.prepare is not None or plan.shared or plan.claim_key is not None:
-            body = await incoming.held(BODY_BYTES_MAX)
-        whole = incoming.ended
+            body = await (incoming.read() if exchange.whole else incoming.held(BODY_BYTES_MAX))
+        whole = exchange.body_read
         if plan.claim_key is not None:
             await self._claim(plan, plan.claim_key, call, exchange.head, body, whole=whole)
         prepared = _prepared(route, body, whole=whole, websocket=exchange.websocket)
@@ -279,7 +280,7 @@ class Proxy:
             partial(self._own, caller.tenant.tenant_id, provider.name),
             alias,
             () if credential is None else _secrets(provider, credential),
-            headers.OF_ANSWERS | of_account,
+            headers.lines_of(headers.OF_ANSWERS | of_account),
             codings_of(head.headers),
             head.headers.get("X-Gateway-Idempotency-Key"),
         )
@@ -488,7 +489,7 @@ class Proxy:
         self, exchange: Exchange, call: Call, plan: Plan, connection: Connection, head: ResponseHead
     ) -> None:
         """Let both sides talk as they like, until one of them ends it: what was used in between is not known."""
-        exchange.switch([*_answer_lines(head, plan, call.call_id, None), *_UPGRADE])
+        exchange.switch(_answer_lines(head, plan, call.call_id, None) + _UPGRADE)
         try:
             while not exchange.gone and not connection.ended:
                 if connection.arrived and not exchange.writing_paused:
@@ -516,15 +517,15 @@ class Proxy:
         path = "" if route is None else route.target.partition("?")[0]
         if isinstance(refusal, errors.ObjectMissing):
             media_type, body = provider.missing(path, refusal.object_id)
-            told = [b"Content-Type: " + media_type]
+            told = b"\r\nContent-Type: " + media_type
         else:
             media_type, body = provider.refusal(path, refusal.status, refusal.code, refusal.message)
-            told = [b"Content-Type: " + media_type, b"x-tollkeeper-error: " + refusal.code.encode()]
+            told = b"\r\nContent-Type: %b\r\nx-tollkeeper-error: %b" % (media_type, refusal.code.encode())
             if refusal.retry_pointless:
-                told.append(b"x-should-retry: false")
+                told += b"\r\nx-should-retry: false"
             elif refusal.status == 503:
-                told.append(b"Retry-After: 1")
-        told.append(b"x-tollkeeper-call-id: " + call.call_id.encode())
+                told += b"\r\nRetry-After: 1"
+        told += b"\r\nx-tollkeeper-call-id: " + call.call_id.encode()
         exchange.answer(refusal.status, REASONS[refusal.status], told, body)
 
     def _log(self, exchange: Exchange, call: Call) -> None:
@@ -589,7 +590,7 @@ def _lines(
     return rewritten if alias is not None else b"".join(lines), rewritten
 
 
-_UPGRADE = (b"Connection: Upgrade", b"Upgrade: websocket")
+_UPGRADE = b"\r\nConnection: Upgrade\r\nUpgrade: websocket"
 
 
 def _without_key(name: bytes, value: bytes, provider: Provider) -> bytes:
@@ -650,14 +651,13 @@ def _alias(route: Route, caller: Caller, credential: Mapping[str, str] | None) -
     return AccountAlias(caller.tenant.account_sid.encode(), credential[field].encode())
 
 
-def _answer_lines(head: ResponseHead, plan: Plan, call_id: str, restoring: Restoring | None) -> list[bytes]:
+def _answer_lines(head: ResponseHead, plan: Plan, call_id: str, restoring: Restoring | None) -> bytes:
     """The headers of the answer to the client: as they came, less those that are not the client's business."""
     if restoring is None:
-        kept = headers.of_answer(head, plan.answer_cut)
+        kept = headers.of_answer(head, plan.answer_cut, frozenset())
     else:
-        kept = [restoring.header(line) for line in headers.of_answer(head, plan.answer_cut | restoring.cut)]
-    kept.append(b"x-tollkeeper-call-id: " + call_id.encode())
-    return kept
+        kept = restoring.header(headers.of_answer(head, plan.answer_cut, restoring.cut))
+    return b"%b\r\nx-tollkeeper-call-id: %b" % (kept, call_id.encode())
 
 
 def _place(error: BaseException) -> str:

@@ -61,6 +61,7 @@ class RequestBody:
 
     @property
     def ended(self) -> bool:
+        """True once the whole body was read, or there is none."""
         return self._exchange.body_read
 
     @property
@@ -70,10 +71,7 @@ class RequestBody:
 
     async def held(self, bytes_max: int) -> bytes:
         """All of the body, or so much of its beginning. Raises as `read` does."""
-        chunk = await self.read()
-        if self.ended:
-            return chunk
-        chunks, size = [chunk], len(chunk)
+        chunks, size = [], 0
         while not self.ended and size < bytes_max:
             chunks.append(await self.read())
             size += len(chunks[-1])
@@ -81,7 +79,8 @@ class RequestBody:
 
     async def read(self) -> bytes:
         """The next bytes, as they came; empty at the end. Raises ClientGone, EncodedBody, and what `own` raises."""
-        chunk = await self._exchange.read()
+        exchange = self._exchange
+        chunk = exchange.take() if exchange.whole else await exchange.read()
         if self._references is None and self._watch is None:
             return chunk
         if len(chunk) <= LOOK_BYTES and self._gunzip is None:

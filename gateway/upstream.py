@@ -97,7 +97,9 @@ class Connection(asyncio.Protocol):
         "_strand",
         "_to_head",
         "_waiting",
+        "arrived",
         "deadline",
+        "ended",
         "head",
         "idle_since",
         "reusable",
@@ -118,6 +120,10 @@ class Connection(asyncio.Protocol):
         self.head: ResponseHead | None = None
         """The answer's, once it has begun."""
         self.upgrading = False
+        self.arrived = False
+        """True if there is something of the body to take without waiting, or nothing more to come."""
+        self.ended = False
+        """True once the whole body was taken, or there is none."""
         self.deadline = NEVER
         self._waiting = True
         """True while no request is under way: whatever comes then was not asked for."""
@@ -150,6 +156,8 @@ class Connection(asyncio.Protocol):
         self.upgrading = upgrading
         self.head = None
         self._framing = None
+        self.arrived = self._error is not None
+        self.ended = False
         self.deadline = self._pool.now() + self._pool.limits.first_byte_timeout_s if whole else NEVER
         if self.transport is None:
             self._fail(NoAnswer("connection closed"))
@@ -187,33 +195,26 @@ class Connection(asyncio.Protocol):
 
     # -- its answer
 
-    @property
-    def ended(self) -> bool:
-        """True once the whole body was read, or there is none."""
-        return self._framing is not None and self._framing.ended and not self._chunks
-
-    @property
-    def arrived(self) -> bool:
-        """True if there is something to read without waiting, or nothing more to come."""
-        return bool(self._chunks) or self._error is not None or (self._framing is not None and self._framing.ended)
-
     async def arrival(self) -> None:
         """Wait until there is something to take, or nothing more will come."""
         if not self.arrived:
-            self.deadline = self._pool.now() + self._pool.limits.idle_timeout_s
+            pool = self._pool
+            self.deadline = pool.now() + pool.limits.idle_timeout_s
             while not self.arrived:
                 await PARK
             self.deadline = NEVER
 
     def take(self) -> bytes:
         """The bytes of the body that have arrived; empty at its end. Raises BrokenAnswer if the end never comes."""
-        chunks = self._chunks
+        chunks, over = self._chunks, self._framing is not None and self._framing.ended
         if not chunks:
-            if self._error is not None and not (self._framing is not None and self._framing.ended):
+            if self._error is not None and not over:
                 raise BrokenAnswer("the answer broke off") from self._error
             return b""
         self._chunks = []
         self._size = 0
+        self.ended = over
+        self.arrived = over or self._error is not None
         if self._reading_paused and self.transport is not None:
             self._reading_paused = False
             self.transport.resume_reading()
@@ -251,6 +252,7 @@ class Connection(asyncio.Protocol):
                 self.reusable = response.persistent and head.status >= 200
                 self.head = head
                 self.deadline = NEVER
+                self.arrived = self.ended = self._framing.ended
                 if data:
                     self._body_received(data)
                 return
@@ -270,7 +272,11 @@ class Connection(asyncio.Protocol):
         chunk = framing.feed(data)
         if framing.rest:
             self.reusable = False
+        if framing.ended:
+            self.arrived = True
+            self.ended = not chunk and not self._chunks
         if chunk:
+            self.arrived = True
             self._chunks.append(chunk)
             self._size += len(chunk)
             if self._size > READ_AHEAD_BYTES and self.transport is not None and not self._reading_paused:
@@ -279,7 +285,8 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         if self._framing is not None and self._framing.ends_by_close and self._error is None:
-            self._framing.ended = True
+            self._framing.ended = self.arrived = True
+            self.ended = not self._chunks
         return False
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -289,6 +296,7 @@ class Connection(asyncio.Protocol):
         if self._error is None and not (self._framing is not None and self._framing.ended):
             kind = NoAnswer if self.head is None else BrokenAnswer
             self._error = kind("the provider closed the connection")
+            self.arrived = True
         if self._strand is not None:
             self._strand.wake()
 
@@ -329,6 +337,7 @@ class Connection(asyncio.Protocol):
     def _fail(self, error: UpstreamError) -> None:
         if self._error is None:
             self._error = error
+            self.arrived = True
         self.abort()
 
     def close(self) -> None:

@@ -24,6 +24,8 @@ LOCK_SUFFIX = ".lock"
 UNFINISHED_SUFFIX = ".new"
 """Ends the name of a segment while it is made: readers see it once it is whole."""
 
+_INTENT = RecordKind.INTENT  # Looking it up in the enumeration is a call.
+
 
 class SpoolFull(Exception):
     """There is no room to record one more call."""
@@ -93,7 +95,7 @@ class Spool:
             if needed > self._segment_bytes:
                 raise SpoolFull(f"{self._under_way} calls under way leave no room for one more")
             self._rotate()
-        self._write(RecordKind.INTENT, payload)
+        self._write(_INTENT, payload)
         self._under_way += 1
         return self._sequence
 

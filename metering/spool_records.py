@@ -27,6 +27,10 @@ HEADER_BYTES = _HEADER.size
 RECORD_BYTES_MAX = 16 << 10
 """A whole record. So much room is kept for every call under way."""
 
+PAYLOAD_BYTES_MAX = RECORD_BYTES_MAX - HEADER_BYTES
+
+_pack_head = _HEAD.pack
+_pack_checksum = _CHECKSUM.pack
 _crc32c = google_crc32c.value
 
 _MAGIC_BYTES = struct.pack("<H", MAGIC)
@@ -64,10 +68,11 @@ class Damage(NamedTuple):
 
 def encode(kind: RecordKind, sequence: int, payload: bytes, intent: int = 0) -> bytes:
     """The bytes of a record. Raises ValueError if it would exceed RECORD_BYTES_MAX."""
-    if HEADER_BYTES + len(payload) > RECORD_BYTES_MAX:
-        raise ValueError(f"a record of {len(payload)} bytes exceeds {RECORD_BYTES_MAX}")
-    head = _HEAD.pack(MAGIC, VERSION, kind, len(payload), sequence, intent)
-    return head + _CHECKSUM.pack(_crc32c(head + payload)) + payload
+    size = len(payload)
+    if size > PAYLOAD_BYTES_MAX:
+        raise ValueError(f"a payload of {size} bytes exceeds {PAYLOAD_BYTES_MAX}")
+    head = _pack_head(MAGIC, VERSION, kind, size, sequence, intent)
+    return head + _pack_checksum(_crc32c(head + payload)) + payload
 
 
 def scan(data: bytes, offset: int = 0) -> Iterator[Record | Damage]:

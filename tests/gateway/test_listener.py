@@ -70,10 +70,10 @@ class Serving:
         return self.bodies[-1]
 
     async def echo(self, exchange):
-        exchange.answer(200, b"OK", (b"X-Target: " + exchange.head.target.encode(),), await self.body(exchange))
+        exchange.answer(200, b"OK", b"\r\nX-Target: " + exchange.head.target.encode(), await self.body(exchange))
 
     async def refuse(self, exchange):
-        exchange.answer(401, b"Unauthorized", (), b"no")
+        exchange.answer(401, b"Unauthorized", b"", b"no")
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ async def test_answers_that_a_client_does_not_take_stop_its_requests(serving):
     """Guards waiting before the next request: answers were written without end to a client that sends and never reads."""
 
     async def large(exchange):
-        exchange.answer(200, b"OK", (), bytes(64 << 10))
+        exchange.answer(200, b"OK", b"", bytes(64 << 10))
 
     serving.act = large
     with stalled_client(serving.port) as end:
@@ -232,7 +232,7 @@ async def test_a_trailer_becomes_no_header_of_any_request(serving):
     async def looking(exchange):
         await serving.body(exchange)
         seen.append(list(exchange.head.raw_headers))
-        exchange.answer(200, b"OK", (), b"")
+        exchange.answer(200, b"OK", b"", b"")
 
     serving.act = looking
     trailed = b"Transfer-Encoding: chunked\r\n\r\n0\r\nA: b\r\nX-Gateway-Key: tk_evil\r\n\r\n"
@@ -514,7 +514,7 @@ async def test_a_request_before_a_malformed_one_is_answered_first(serving):
 
 
 async def streamed(exchange, *pieces, status=200, length=None):
-    exchange.start(status, b"Any", (b"X-A: b",), length=length)
+    exchange.start(status, b"Any", b"\r\nX-A: b", length=length)
     for piece in pieces:
         await write(exchange, piece)
     exchange.finish()
@@ -581,7 +581,7 @@ async def test_a_whole_answer_to_head_has_its_length_and_no_body(serving):
 @pytest.mark.parametrize(("length", "version"), [(None, b"1.1"), (10, b"1.1")])
 async def test_an_answer_that_is_broken_off_does_not_look_whole(serving, length, version):
     async def broken(exchange):
-        exchange.start(200, b"OK", (), length=length)
+        exchange.start(200, b"OK", b"", length=length)
         await write(exchange, b"one")
         await asyncio.sleep(0.05)
         exchange.abort()
@@ -598,7 +598,7 @@ async def test_an_old_client_gets_a_reset_where_an_answer_breaks_off(serving):
     """Where only the close tells the end, an orderly one would make the part look whole."""
 
     async def broken(exchange):
-        exchange.start(200, b"OK", (), length=None)
+        exchange.start(200, b"OK", b"", length=None)
         await write(exchange, b"one")
         await asyncio.sleep(0.05)
         exchange.abort()
@@ -615,7 +615,7 @@ async def test_a_client_that_does_not_read_stops_the_one_who_writes(serving):
 
     async def endless(exchange):
         nonlocal written
-        exchange.start(200, b"OK", (), length=None)
+        exchange.start(200, b"OK", b"", length=None)
         while not exchange.gone:
             await write(exchange, bytes(64 << 10))
             written += 64 << 10
@@ -630,7 +630,7 @@ async def test_a_handler_outlives_its_client(serving):
     finished = asyncio.Event()
 
     async def long(exchange):
-        exchange.start(200, b"OK", (), length=None)
+        exchange.start(200, b"OK", b"", length=None)
         await write(exchange, b"x")
         await asyncio.ensure_future(eventually(lambda: exchange.gone))
         await write(exchange, b"nobody gets this")
@@ -658,7 +658,7 @@ async def test_who_asks_is_told_that_the_client_goes_and_only_during_its_own_exc
             exchange.call_when_gone(lambda: told.append("at once"))
         elif target == "/2":
             await asyncio.ensure_future(eventually(lambda: exchange.gone))
-        exchange.answer(200, b"OK", (), b"")
+        exchange.answer(200, b"OK", b"", b"")
 
     serving.act = watching
     for second in (2, 3):
@@ -726,7 +726,7 @@ async def test_a_client_that_takes_nothing_of_its_answer_is_given_up(serving):
     finished = asyncio.Event()
 
     async def endless(exchange):
-        exchange.start(200, b"OK", (), length=None)
+        exchange.start(200, b"OK", b"", length=None)
         while not exchange.gone:
             await write(exchange, bytes(64 << 10))
         finished.set()
@@ -744,7 +744,7 @@ async def test_an_answer_may_take_longer_than_every_deadline(serving):
     async def slow(exchange):
         await serving.body(exchange)
         await asyncio.sleep(0.7)
-        exchange.start(200, b"OK", (), length=None)
+        exchange.start(200, b"OK", b"", length=None)
         await write(exchange, b"one")
         await asyncio.sleep(0.7)
         exchange.finish(b"two")
@@ -822,7 +822,7 @@ async def test_a_request_that_was_sent_ahead_is_answered_within_the_grace(servin
     release = [asyncio.Event(), asyncio.Event()]
 
     async def slow(exchange):
-        exchange.start(200, b"OK", (), length=2)
+        exchange.start(200, b"OK", b"", length=2)
         await release[len(serving.targets) - 1].wait()
         exchange.finish(b"ok")
 
@@ -884,7 +884,7 @@ async def test_a_call_beyond_the_number_is_told_that_it_should_be_refused(servin
     async def asking(exchange):
         told.append(exchange.overloaded)
         await release.wait()
-        exchange.answer(200, b"OK", (), b"")
+        exchange.answer(200, b"OK", b"", b"")
 
     serving.act = asking
     async with client(serving.port) as one, client(serving.port) as two, client(serving.port) as three:
@@ -1060,7 +1060,7 @@ async def test_in_whatever_order_things_happen_each_request_gets_its_answer(bodi
         while not permits:
             await PARK
         permits -= 1
-        exchange.answer(200, b"OK", (), body + b"%d" % (number % 10) * 600)
+        exchange.answer(200, b"OK", b"", body + b"%d" % (number % 10) * 600)
 
     def release(count):
         nonlocal permits
@@ -1096,7 +1096,7 @@ async def test_in_whatever_order_things_happen_each_request_gets_its_answer(bodi
 
 
 async def answering(exchange):
-    exchange.answer(200, b"OK", (), b"a" * 3000)
+    exchange.answer(200, b"OK", b"", b"a" * 3000)
 
 
 async def reading(exchange):
@@ -1106,7 +1106,7 @@ async def reading(exchange):
     except ClientGone:
         exchange.abort()
     else:
-        exchange.answer(200, b"OK", (), b"")
+        exchange.answer(200, b"OK", b"", b"")
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
@@ -1174,7 +1174,7 @@ async def test_requests_behind_the_last_one_are_not_handled_however_slowly_its_a
 
     async def handler(exchange):
         targets.append(exchange.head.target)
-        exchange.answer(200, b"OK", (), b"a" * 3000)
+        exchange.answer(200, b"OK", b"", b"a" * 3000)
 
     wire = Wire(handler)
     wire.stalled = True
@@ -1193,7 +1193,7 @@ async def test_what_a_client_sends_ahead_on_a_websocket_is_the_first_that_is_rea
     async def handler(exchange):
         assert exchange.websocket
         await let
-        exchange.switch((b"Connection: Upgrade", b"Upgrade: websocket"))
+        exchange.switch(b"\r\nConnection: Upgrade\r\nUpgrade: websocket")
         while not exchange.gone:
             if exchange.readable:
                 got.append(await exchange.read())
@@ -1235,7 +1235,7 @@ async def test_what_is_sent_ahead_is_kept_up_to_a_bound_and_goes_on_behind_what_
     async def handler(exchange):
         if waits_for == "the call" and not release.done():
             await release
-        exchange.answer(200, b"OK", (), b"x")
+        exchange.answer(200, b"OK", b"", b"x")
 
     wire = Wire(handler)
     wire.HIGH_BYTES = 0
@@ -1265,7 +1265,7 @@ async def test_a_body_that_nobody_reads_is_kept_up_to_a_bound_and_goes_on_when_i
         await release
         while not exchange.body_read:
             size += len(await exchange.read())
-        exchange.answer(200, b"OK", (), b"")
+        exchange.answer(200, b"OK", b"", b"")
 
     wire = Wire(handler)
     wire.arrive(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
@@ -1362,7 +1362,7 @@ async def test_an_answer_is_taken_at_the_least_rate_or_cut(close, each_s, ends):
 
 async def test_an_answer_that_fits_into_the_buffer_is_taken_at_that_rate_too_before_the_end():
     async def small(exchange):
-        exchange.answer(200, b"OK", (), b"a" * 500)
+        exchange.answer(200, b"OK", b"", b"a" * 500)
 
     wire = Wire(small, write_idle_timeout_s=10)
     wire.stalled = True
@@ -1378,7 +1378,7 @@ async def test_a_client_that_was_refused_is_listened_to_for_a_while(stalled):
     """Guards the time of it: a client that took the refusal late was listened to as if it might ask again."""
 
     async def refusing(exchange):
-        exchange.answer(401, b"Unauthorized", (), b"n" * 3000)
+        exchange.answer(401, b"Unauthorized", b"", b"n" * 3000)
 
     wire = Wire(refusing, linger_s=2, write_idle_timeout_s=10, keepalive_timeout_s=75)
     wire.stalled = stalled
@@ -1400,7 +1400,7 @@ async def test_a_client_that_leaves_is_noticed_while_its_call_goes_on():
     async def handler(exchange):
         exchange.call_when_gone(lambda: told.append(exchange.gone))
         await let
-        exchange.answer(200, b"OK", (), b"nobody gets this")
+        exchange.answer(200, b"OK", b"", b"nobody gets this")
         told.append("done")
 
     wire = Wire(handler)

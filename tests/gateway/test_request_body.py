@@ -28,6 +28,8 @@ BODY = json.dumps({"a": "x" * 300, "template_id": TEMPLATE, "b": "y" * 300}).enc
 class Coming:
     """The client's side: a body that comes in these pieces."""
 
+    whole = False
+
     def __init__(self, pieces, *codings):
         headers = CIMultiDictProxy(CIMultiDict([("Content-Encoding", coding) for coding in codings]))
         self.head = RequestHead("POST", "/v3/mail/send", headers, ())

@@ -61,6 +61,22 @@ def test_a_blank_line_ends_an_event_however_lines_end(end):
     assert rest == b"data: 3"
 
 
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_events_that_come_together_are_told_apart(number):
+    """Guards the short way for a piece that ends with an event: it is taken only for a piece that holds just one."""
+    events = [b"data: 1\n\n", b"event: x\ndata: 2\n\n", b"data: 3\n\n"][:number]
+
+    assert framed(b"".join(events)) == (events, b"")
+
+
+@pytest.mark.parametrize("ends", range(2, 8))
+def test_blank_lines_behind_an_event_are_cut_alike_however_they_come(ends):
+    """Guards an odd number of line feeds at the end of a piece, of which the last begins the next line."""
+    stream = b"data: 1\n\ndata: 2" + b"\n" * ends
+
+    assert framed(stream) == framed(*cut(stream, range(len(stream))))
+
+
 def test_an_event_that_one_byte_at_a_time_brings_is_whole_with_its_last_byte():
     frames = sse.Frames()
 
