@@ -69,6 +69,9 @@ class Callers:
         key = headers.get("X-Gateway-Key", presented)
         # Beside X-Gateway-Key stands the application's own credential, unless it is a key of ours: that goes nowhere.
         brings_credential = "X-Gateway-Key" in headers and presented is not None and key_id_of(presented) is None
+        if brings_credential and len(headers.getall("Authorization", ())) > 1:
+            # One of them could be a key of ours, and both would be forwarded.
+            raise errors.BadHeader("Authorization: once only.")
         if not key:
             raise errors.NoKey(
                 f"No gateway key. Put the key (tk_…) where the {provider.name} key would stand, or send it as X-Gateway-Key."

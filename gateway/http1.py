@@ -113,15 +113,15 @@ class RequestHeads:
         return (known, int(told[1])) if known is not None else self._learnt(key, data)
 
     def _learnt(self, key: bytes, data: bytes) -> tuple[Request, int]:
-        request, length = self._parsed(data)
-        # A length that is not where it was looked for belongs to this one head.
-        if len(key) <= REMEMBERED_BYTES_MAX and (length == 0 or key is not data):
+        request, length = self._parsed(data, found=key is not data)
+        if request.head.remembered:
             if len(self._known) >= REMEMBERED_MAX:
                 del self._known[next(iter(self._known))]
             self._known[key] = request
         return request, length
 
-    def _parsed(self, data: bytes) -> tuple[Request, int]:
+    def _parsed(self, data: bytes, *, found: bool) -> tuple[Request, int]:
+        """`found` is True where the length stands where it was looked for; else it belongs to this one head."""
         if len(data) > HEAD_BYTES_MAX:
             raise Malformed
         # One of its own for each head: what it makes of one then depends on nothing that came before.
@@ -170,7 +170,13 @@ class RequestHeads:
         )
         fields = tuple(pair for pair in message.raw_headers if pair[0].lower() != b"content-length")
         return Request(
-            RequestHead(message.method, message.path, CIMultiDictProxy(headers), fields),
+            RequestHead(
+                message.method,
+                message.path,
+                CIMultiDictProxy(headers),
+                fields,
+                remembered=len(data) <= REMEMBERED_BYTES_MAX and (found or not length),
+            ),
             codings is not None,
             http10,
             # A client that means to go on in another protocol may have begun to.
@@ -296,6 +302,8 @@ def response(data: bytes, *, to_head: bool) -> Response:
     framing: Framing
     if to_head or status < 200 or status in BODILESS:
         framing = Counted(0)
+        if status == 204 and (coding is not None or length):
+            persistent = False  # A body that it announces all the same may be about to come.
     elif coding is not None:
         framing = Chunked()
     elif length is not None:
@@ -387,7 +395,7 @@ _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*
 _CHUNK_LINE_BYTES_MAX = 1024
 """A chunk's size, and extensions that nobody is known to use (RFC 9112 section 7.1.1): read over, never passed on."""
 
-_TRAILER = re.compile(rb"(?:%b:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n" % _TOKEN)
+_TRAILER_LINE = re.compile(rb"%b:[\t\x20-\x7e\x80-\xff]*+\r\n" % _TOKEN)
 _TRAILER_BYTES_MAX = 16 << 10
 """The section behind the last chunk is read over; RFC 9110 section 6.5.1 lets intermediaries discard it."""
 
@@ -395,7 +403,7 @@ _TRAILER_BYTES_MAX = 16 << 10
 class Chunked:
     """A body in chunks."""
 
-    __slots__ = ("_begun", "_in_trailer", "_left", "ended", "rest")
+    __slots__ = ("_begun", "_in_trailer", "_left", "_trailer_bytes", "ended", "rest")
     ends_by_close = False
 
     def __init__(self) -> None:
@@ -404,6 +412,7 @@ class Chunked:
         self._left = 0
         """What is still to come of a chunk, with the two bytes that end it."""
         self._in_trailer = False
+        self._trailer_bytes = 0
         self.ended = False
         self.rest = b""
 
@@ -449,23 +458,22 @@ class Chunked:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _end(self, data: bytes) -> None:
-        if data[:2] == b"\r\n":
-            trailer_end = 2
-        else:
-            found = _TRAILER.match(data)
-            if found is None:
-                complete = data.rfind(b"\r\n") + 2
-                if len(data) > _TRAILER_BYTES_MAX or HEAD_END in data or _STRAY.search(data):
-                    raise Malformed
-                if complete > 1 and _TRAILER.fullmatch(data[:complete] + b"\r\n") is None:
+        """Read over the lines behind the last chunk, up to the empty one."""
+        while not data.startswith(b"\r\n"):
+            end = data.find(b"\r\n") + 2
+            if end < 2:
+                if len(data) > _CHUNK_LINE_BYTES_MAX or _STRAY.search(data):
                     raise Malformed
                 self._begun = data
                 return
-            trailer_end = found.end()
-            if trailer_end > _TRAILER_BYTES_MAX:
+            self._trailer_bytes += end
+            if end > _CHUNK_LINE_BYTES_MAX or self._trailer_bytes > _TRAILER_BYTES_MAX:
                 raise Malformed
+            if _TRAILER_LINE.fullmatch(data, 0, end) is None:
+                raise Malformed
+            data = data[end:]
         self.ended = True
-        self.rest = data[trailer_end:]
+        self.rest = data[2:]
 
 
 _LINE_BEGUN = re.compile(rb"(?:[0-9A-Fa-f]{1,15}(?:[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?\r?)?)?")

@@ -46,6 +46,12 @@ NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 UNSENT_BYTES = 128 << 10
 """So much of an answer waits in the system's buffer besides what is on its way to the client (tcp(7))."""
 
+TURN_REQUESTS_MAX = 16
+"""So many requests of one connection are answered before others get their turn: one read can hold thousands."""
+
+BLANK_LINES_MAX = 4
+"""So many empty lines before a request are overlooked at a time (RFC 9112 section 2.2 speaks of one)."""
+
 SWEEP_S = 1.0
 LAG_TICK_S = 0.05
 
@@ -133,6 +139,11 @@ class Exchange:
             told()
         else:
             self._when_gone = told
+
+    def left(self) -> None:
+        """The client has ended its side, and the connection ends with it: a part of an answer must not look whole."""
+        if self.started and self._until_close:
+            self.abort()
 
     def lost(self) -> None:
         """The client is gone."""
@@ -224,6 +235,7 @@ class Exchange:
 
         `lines` are header lines, each behind a line end."""
         head = b"HTTP/1.1 %d %b%b" % (status, reason, lines)
+        self._answer_chunked = self._until_close = False
         if length is not None and status != 204:  # A 204 has no body and no length (RFC 9110 section 8.6).
             head += b"\r\nContent-Length: %d" % length
         elif status not in BODILESS and self.head.method != "HEAD":
@@ -322,6 +334,7 @@ class Connection(asyncio.Protocol):
         "_begun",
         "_dropped",
         "_exchange",
+        "_head_begun",
         "_lingering",
         "_loop",
         "_proceeding",
@@ -351,6 +364,7 @@ class Connection(asyncio.Protocol):
         self._begun = bytearray()
         """A head that is not whole, and how far its end was looked for."""
         self._searched = 0
+        self._head_begun = False
         self._exchange: Exchange | None = None
         self._alike: Alike | None = None
         """The head that came last."""
@@ -378,7 +392,7 @@ class Connection(asyncio.Protocol):
             if self._dropped > LINGER_BYTES_MAX:
                 self.abort()
         elif exchange is None and not self.writing_paused:
-            self._received = data
+            self._received = self._received + data if self._received else data
             self._proceed()
         elif exchange is None or exchange.whole:
             self._received += data
@@ -393,7 +407,13 @@ class Connection(asyncio.Protocol):
     def _proceed(self) -> None:
         """Handle one request after another, as far as they have arrived and have been answered."""
         self._proceeding = True
+        turns = TURN_REQUESTS_MAX
         while self._exchange is None and self._received and not self._lingering and not self.writing_paused:
+            if not turns:
+                self.pause_reading()
+                self._loop.call_soon(self._next_turn)
+                break
+            turns -= 1
             data, self._received = self._received, b""
             alike = self._alike
             found = None if alike is None or self._begun else alike.found(data)
@@ -420,6 +440,12 @@ class Connection(asyncio.Protocol):
             exchange.strand.wake()
         self._proceeding = False
 
+    def _next_turn(self) -> None:
+        """Go on with the requests that were left for others' sake."""
+        if self._exchange is None and self.transport is not None and not self.transport.is_closing():
+            self.resume_reading()
+            self._proceed()
+
     def _head_whole(self, data: bytes) -> tuple[bytes, bytes] | None:
         """The next head, and what is behind it; None where it has not come whole."""
         begun = self._begun
@@ -428,20 +454,25 @@ class Connection(asyncio.Protocol):
             if end > 4:
                 return data[:end], data[end:]
         begun += data
-        while begun[:2] == b"\r\n":
-            del begun[:2]  # A robust server ignores an empty line before a request (RFC 9112 section 2.2).
+        blank_lines = 0
+        while begun[:2] == b"\r\n" and blank_lines < BLANK_LINES_MAX:
+            del begun[:2]
+            blank_lines += 1
         end = begun.find(HEAD_END, max(0, self._searched - 3)) + 4
         if end >= 4:
             whole = bytes(begun)
             begun.clear()
             self._searched = 0
+            self._head_begun = False
             return whole[:end], whole[end:]
         try:
             check_begun(begun, checked=self._searched)
         except Malformed as malformed:
             self._refuse(malformed.status)
             return None
-        if not self._searched and begun:
+        if not self._head_begun:
+            # Also by an empty line: nothing that comes bit by bit gives it more time.
+            self._head_begun = True
             self.deadline = self.now() + self.limits.head_timeout_s
         self._searched = len(begun)
         return None
@@ -485,6 +516,12 @@ class Connection(asyncio.Protocol):
         if self.transport is not None and not self.transport.is_closing():
             self.pause_writing()
             self.transport.close()
+
+    def eof_received(self) -> bool:
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.left()
+        return False
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.transport = None

@@ -25,6 +25,8 @@ class RequestHead:
     """Path and query, byte for byte as on the wire (RFC 9112 section 3.2.1, origin-form)."""
     headers: Headers
     raw_headers: RawHeaders
+    remembered: bool = False
+    """True where the next request that is alike will share it."""
 
 
 class ResponseHead(NamedTuple):

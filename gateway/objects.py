@@ -11,7 +11,7 @@ from sqlalchemy import select
 from metering.database import Database
 from metering.tables import usage_events
 
-RECENT_MAX = 100_000
+RECENT_MAX = 20_000
 """Objects remembered here until the ledger has them; the ledger is asked for all others."""
 
 

@@ -30,7 +30,7 @@ from gateway.account_alias import AccountAlias, Restoring, hidden
 from gateway.call_ids import new_call_id
 from gateway.callers import Caller, Callers
 from gateway.idempotency import Claims
-from gateway.keys import NotSealedHere, Secrets
+from gateway.keys import NotSealedHere, Secrets, key_id_of
 from gateway.listener import ClientGone, Exchange
 from gateway.messages import RequestHead, ResponseHead
 from gateway.objects import Objects
@@ -57,8 +57,7 @@ DRAIN_S = 600
 """A call whose client has left is followed so far for its usage, then given up."""
 
 PLANS_MAX = 1024
-PLAN_BYTES_MAX = 8 << 10
-"""So many plans are kept, for heads no longer than that; others are made for each call."""
+"""So many plans are kept, for heads that are remembered; others are made for each call."""
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -219,7 +218,12 @@ class Proxy:
         learnt = incoming.learnt or _without_body(prepared)
         recording = call.recording = Recording(call.call_id, call.arrived_ms, plan.caller, route, learnt)
         del body, prepared
-        await self._recorder.begin(recording)
+        try:
+            await self._recorder.begin(recording)
+        except errors.NotRecordable:
+            if plan.claim_key is not None:
+                await self._give_back(plan, plan.claim_key)
+            raise
         try:
             await self._forward(exchange, call, plan, incoming, whole=whole)
         except errors.UpstreamUnreachable:
@@ -284,7 +288,7 @@ class Proxy:
             codings_of(head.headers),
             head.headers.get("X-Gateway-Idempotency-Key"),
         )
-        if len(plan.lines) <= PLAN_BYTES_MAX:
+        if head.remembered:
             if len(self._plans) >= PLANS_MAX:
                 del self._plans[next(iter(self._plans))]
             self._plans[head] = plan
@@ -329,6 +333,8 @@ class Proxy:
         connection = pool.kept() or await self._connected(pool)
         try:
             if not self._rules.drain_on_disconnect:
+                if exchange.gone:
+                    raise ClientGone
                 exchange.call_when_gone(connection.give_up)
             connection.send(call.data, strand, method=method, whole=whole, upgrading=exchange.websocket)
             if method not in IDEMPOTENT:
@@ -347,6 +353,8 @@ class Proxy:
                 # Kept from before and closed by the provider meanwhile. Asking again changes nothing there.
                 pool.release(connection)
                 connection = await self._connected(pool)
+                if not self._rules.drain_on_disconnect:
+                    exchange.call_when_gone(connection.give_up)
                 connection.send(call.data, strand, method=method, whole=True, upgrading=exchange.websocket)
                 head = await connection.answer()
             call.upstream_s = time.perf_counter() - began
@@ -386,7 +394,7 @@ class Proxy:
             if last:
                 return
             if connection.writing_paused:
-                await connection.writable()
+                await connection.writable(lambda: exchange.gone)
 
     async def _relay(
         self, exchange: Exchange, call: Call, plan: Plan, connection: Connection, head: ResponseHead
@@ -447,7 +455,12 @@ class Proxy:
             if self._recorder.syncs:
                 await self._recorder.durable()
         if restoring is not None:
-            rest = restoring.feed(rest) + restoring.finish()
+            try:
+                rest = restoring.feed(rest) + restoring.finish()
+            except UndecodableAnswer:
+                call.error = "upstream_broke"
+                exchange.abort()
+                return
         if exchange.gone:
             call.error = "client_gone"
         exchange.finish(held + rest if rest else held)
@@ -480,10 +493,11 @@ class Proxy:
                 exchange.send(chunk if restoring is None else restoring.feed(chunk))
                 if exchange.writing_paused:
                     await exchange.writable()
+            rest = b"" if restoring is None else restoring.finish()
         except (upstream.BrokenAnswer, UndecodableAnswer):
             exchange.abort()
             return
-        exchange.finish(b"" if restoring is None else restoring.finish())
+        exchange.finish(rest)
 
     async def _tunnel(
         self, exchange: Exchange, call: Call, plan: Plan, connection: Connection, head: ResponseHead
@@ -576,8 +590,8 @@ def _lines(
     for name, value in headers.of_request(head.raw_headers, cut):
         lowered = name.lower()
         line = b"%b: %b\r\n" % (name, value)
-        if lowered == b"sec-websocket-protocol" and credential is not None:
-            line = _without_key(name, value, provider)
+        if lowered == b"sec-websocket-protocol" and provider.key_subprotocol:
+            line = _without_key(name, value, provider.key_subprotocol.encode(), any_key=credential is not None)
         lines.append(line)
         if lowered != b"accept-encoding":
             plain.append(line)
@@ -593,11 +607,14 @@ def _lines(
 _UPGRADE = b"\r\nConnection: Upgrade\r\nUpgrade: websocket"
 
 
-def _without_key(name: bytes, value: bytes, provider: Provider) -> bytes:
-    """The subprotocols that a WebSocket client offers, less the one that is its key."""
-    offered = [protocol.strip() for protocol in value.split(b",")]
-    prefix = provider.key_subprotocol.encode()
-    kept = [protocol for protocol in offered if not (prefix and protocol.startswith(prefix))]
+def _without_key(name: bytes, value: bytes, prefix: bytes, *, any_key: bool) -> bytes:
+    """The subprotocols that a WebSocket client offers, less those that are keys: any, or only such as are ours."""
+    kept = []
+    for offered in value.split(b","):
+        protocol = offered.strip()
+        is_key = protocol.startswith(prefix)
+        if not is_key or not (any_key or key_id_of(protocol.removeprefix(prefix).decode("latin-1"))):
+            kept.append(protocol)
     return b"%b: %b\r\n" % (name, b", ".join(kept)) if kept else b""
 
 

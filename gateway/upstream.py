@@ -128,7 +128,7 @@ class Connection(asyncio.Protocol):
         self._waiting = True
         """True while no request is under way: whatever comes then was not asked for."""
         self._strand: Strand | None = None
-        self._begun = b""
+        self._begun = bytearray()
         """The head of an answer that is not whole."""
         self._framing: Framing | None = None
         self._chunks: list[bytes] = []
@@ -185,10 +185,10 @@ class Connection(asyncio.Protocol):
             await PARK
         return self.head
 
-    async def writable(self) -> None:
-        """Wait until the provider has taken enough of the request, or has answered."""
+    async def writable(self, unless: Callable[[], bool] = lambda: False) -> None:
+        """Wait until the provider has taken enough of the request, or has answered, or for something else."""
         self.deadline = self._pool.now() + self._pool.limits.idle_timeout_s
-        while self.writing_paused and not self.answered:
+        while self.writing_paused and not self.answered and not unless():
             await PARK
         if self.head is None:
             self.deadline = NEVER
@@ -230,9 +230,11 @@ class Connection(asyncio.Protocol):
         if self._waiting:
             self.abort()  # It speaks without having been asked.
             return
+        if self._error is not None:
+            return  # What follows could be read as the end of a whole answer.
         try:
             if self._framing is None:
-                self._head_received(self._begun + data if self._begun else data)
+                self._head_received(data)
             else:
                 self._body_received(data)
         except Malformed:
@@ -241,13 +243,21 @@ class Connection(asyncio.Protocol):
             self._strand.wake()
 
     def _head_received(self, data: bytes) -> None:
+        begun = self._begun
+        if begun:
+            checked = len(begun)
+            begun += data
+            if begun.find(http1.HEAD_END, max(0, checked - 3)) < 0:
+                http1.check_begun(begun, checked=checked)
+                return
+            data = bytes(begun)
+            begun.clear()
         end = data.find(http1.HEAD_END) + 4
         while end >= 4:
             response = http1.response(data[:end], to_head=self._to_head)
             head = response.head
             data = data[end:]
             if head.status >= 200 or (self.upgrading and response.websocket):
-                self._begun = b""
                 self._framing = response.framing if head.status >= 200 else UntilClose()
                 self.reusable = response.persistent and head.status >= 200
                 self.head = head
@@ -261,7 +271,7 @@ class Connection(asyncio.Protocol):
                 raise Malformed
             end = data.find(http1.HEAD_END) + 4
         http1.check_begun(data)
-        self._begun = data
+        begun += data
 
     def _body_received(self, data: bytes) -> None:
         framing = self._framing
@@ -284,9 +294,15 @@ class Connection(asyncio.Protocol):
                 self.transport.pause_reading()
 
     def eof_received(self) -> bool:
-        if self._framing is not None and self._framing.ends_by_close and self._error is None:
-            self._framing.ended = self.arrived = True
+        framing = self._framing
+        if framing is not None and framing.ends_by_close and self._error is None:
+            framing.ended = self.arrived = True
             self.ended = not self._chunks
+        elif framing is None or not framing.ended:
+            # The transport ends only when all that was written has left, which may be never.
+            self._fail(self._broken())
+        if self._strand is not None:
+            self._strand.wake()
         return False
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -294,11 +310,14 @@ class Connection(asyncio.Protocol):
         self.reusable = False
         self._pool.forget(self)
         if self._error is None and not (self._framing is not None and self._framing.ended):
-            kind = NoAnswer if self.head is None else BrokenAnswer
-            self._error = kind("the provider closed the connection")
+            self._error = self._broken()
             self.arrived = True
         if self._strand is not None:
             self._strand.wake()
+
+    def _broken(self) -> UpstreamError:
+        kind = NoAnswer if self.head is None else BrokenAnswer
+        return kind("the provider closed the connection")
 
     def pause_writing(self) -> None:
         self.writing_paused = True

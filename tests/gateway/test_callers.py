@@ -299,3 +299,9 @@ async def test_leaving_metering_out_needs_a_scope_of_its_own(identify):
     allowed = state(scopes=frozenset({"proxy", "metering:off"}))
     assert not (await identify(bearer(KEY), ("X-Gateway-Metering", "off"), held=allowed)).metered
     assert (await identify(bearer(KEY), ("X-Gateway-Metering", "on"), held=allowed)).metered
+
+
+async def test_beside_a_gateway_key_an_application_says_who_it_is_once(identify):
+    """Guards what is forwarded: of two such headers one could be a key of ours, and both would go to the provider."""
+    with pytest.raises(errors.BadHeader):
+        await identify(("X-Gateway-Key", KEY), ("Authorization", "Bearer sk-own"), bearer(KEY))

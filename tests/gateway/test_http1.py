@@ -507,7 +507,8 @@ def test_an_answer_that_has_no_body_by_its_kind_has_none_whatever_it_says(lines,
     answer = response(ok(*lines, first=b"HTTP/1.1 %d X" % status), to_head=to_head)
 
     assert answer.framing.ended
-    assert answer.persistent
+    # A 204 that announces a body may have one on its way, which would be taken for the next answer.
+    assert answer.persistent is (status != 204 or not lines)
 
 
 @pytest.mark.parametrize(
@@ -845,7 +846,7 @@ def test_where_a_body_is_cut_decides_nothing_even_where_it_is_spoilt(chunks, tra
 
 @pytest.mark.parametrize(
     ("form", "most"),
-    [(b"1;%b\r\na\r\n0\r\n\r\n", http1._CHUNK_LINE_BYTES_MAX), (b"0\r\nA:%b\r\n\r\n", http1._TRAILER_BYTES_MAX)],
+    [(b"1;%b\r\na\r\n0\r\n\r\n", http1._CHUNK_LINE_BYTES_MAX), (b"0\r\nA:%b\r\n\r\n", http1._CHUNK_LINE_BYTES_MAX)],
 )
 def test_what_is_read_over_has_a_bound_that_does_not_depend_on_where_it_is_cut(form, most):
     """Guards the bound of what comes in one piece: only what came in several had one."""

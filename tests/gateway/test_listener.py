@@ -1247,7 +1247,7 @@ async def test_what_is_sent_ahead_is_kept_up_to_a_bound_and_goes_on_behind_what_
     wire.stalled = False
     wire.take()
     release.set_result(None)
-    while wire._arriving or wire.listener.busy:
+    while wire._arriving or wire.listener.busy or wire.connection._received:
         await asyncio.sleep(0)
         wire.deliver()
 
@@ -1503,3 +1503,53 @@ def test_the_fixed_answers_hold_their_own_length(status):
     assert b"Content-Length: %d" % len(body) in head
     assert b"Connection: close" in head
     assert json.loads(body)["error"]["message"]
+
+
+async def test_whoever_sends_thousands_of_requests_at_once_leaves_others_their_turn():
+    """Guards TURN_REQUESTS_MAX: without it one read of one client's kept every other waiting for a fifth of a second,
+    and there were thirty-two reads to a turn."""
+    answered = 0
+
+    async def handler(exchange):
+        nonlocal answered
+        answered += 1
+        exchange.answer(200, b"OK", b"", b"")
+
+    wire = Wire(handler)
+    wire.arrive(GET % 1 * 1000)
+    at_once = answered
+    wire.arrive(GET % 1 * 1000)
+    assert (at_once, answered) == (listener.TURN_REQUESTS_MAX, listener.TURN_REQUESTS_MAX)
+
+    while answered < 2000:
+        before = answered
+        await asyncio.sleep(0)
+        wire.deliver()
+        assert answered - before <= 2 * listener.TURN_REQUESTS_MAX
+
+    assert wire.taken.count(b"HTTP/1.1 200 OK") == 2000
+
+
+async def test_empty_lines_that_come_bit_by_bit_give_a_head_no_more_time():
+    """Guards that the time for a head begins once: each carriage return began it anew, and held a connection for ever."""
+    wire = Wire(answering, head_timeout_s=10)
+    for _ in range(12):
+        wire.arrive(b"\r")
+        wire.pass_s(0.5)
+        wire.arrive(b"\n")
+        wire.pass_s(0.5)
+
+    assert wire.ended is not None
+
+
+async def test_an_answer_that_is_begun_anew_is_framed_as_the_second_one_says():
+    """Guards start: what the first had set stayed, and a body in chunks came under a length."""
+
+    async def handler(exchange):
+        exchange.start(200, b"OK", b"", length=None)
+        exchange.answer(502, b"Bad Gateway", b"", b"sorry")
+
+    wire = Wire(handler)
+    wire.arrive(GET % 1)
+
+    assert wire.taken == b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 5\r\n\r\nsorry"

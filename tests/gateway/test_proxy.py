@@ -2107,3 +2107,15 @@ async def test_no_key_and_no_content_is_kept_anywhere(gateway, capfd, caplog):
     for canary in (*canaries, *ALL_KEYS, "tk_wrong_key-canary", PLATFORM_KEY, OWN_KEY):
         assert canary not in kept, canary
     assert len(made.events) == 3
+
+
+async def test_a_compressed_answer_that_was_cut_before_it_was_compressed_is_not_a_whole_one(gateway):
+    """Guards the end of what is restored: it failed behind a head that had not left, and another answer came under it."""
+    packed = gzip.compress(json.dumps(RESOURCE).encode())[:-12]
+    async with gateway(answers(answer(packed, b"Content-Encoding: gzip", status=b"201 Created"), COMPLETED)) as made:
+        async with client(made.port) as peer:
+            await peer.send(sms())
+            with pytest.raises((EOFError, ConnectionError)):
+                await peer.message()
+        assert len(made.events) == 1
+        assert REAL_SID.encode() not in bytes(peer.seen)

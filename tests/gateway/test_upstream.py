@@ -970,3 +970,43 @@ async def test_the_peers_of_these_tests_say_what_they_mean():
         cut = await peer.message()
 
     assert (cut.body, cut.whole) == (b"abc", False)
+
+
+@pytest.mark.parametrize(
+    ("begun", "error"),
+    [(b"", upstream.NoAnswer), (b"HTTP/1.1 413 No\r\nContent-Length: 9\r\n\r\n1", upstream.BrokenAnswer)],
+)
+async def test_a_provider_that_ends_while_our_request_waits_to_leave_is_noticed_at_once(pools, begun, error):
+    """Guards eof_received: a transport that has bytes to send does not end, and nobody was told for ten minutes."""
+
+    async def script(peer):
+        await peer.reader.readexactly(1)
+        await peer.send(begun)
+        peer.writer.write_eof()
+        await noticed.wait()
+
+    async def answered():
+        await call.run(connection.answer())
+        await call.run(whole(connection))
+
+    noticed = asyncio.Event()
+    async with provider(script) as serving:
+        call, connection = await opened(pools, serving)
+        connection.send(b"POST / HTTP/1.1\r\nContent-Length: 99999999\r\n\r\n", call, method="POST", whole=False)
+        connection.send_more(bytes(50_000_000), last=False)
+
+        with pytest.raises(error):
+            await soon(answered())
+        noticed.set()
+
+
+async def test_what_comes_behind_a_malformed_answer_is_not_looked_at(pools):
+    async with provider(answers(b"")) as serving:
+        call, connection = await opened(pools, serving)
+        connection.send(ASK % 1, call, method="GET", whole=True)
+        connection.data_received(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nwhole?!")
+        connection.data_received(b"0\r\n\r\n")
+
+        await call.run(connection.answer())
+        with pytest.raises(upstream.BrokenAnswer):
+            await call.run(whole(connection))
