@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, lru_cache
 
 from gateway.callers import GATEWAY_PREFIX, TENANT_HEADER
 from gateway.messages import RawHeaders, ResponseHead
@@ -31,8 +31,25 @@ OF_ANSWERS = HOP_BY_HOP | {b"content-length", b"x-tollkeeper-call-id", b"x-tollk
 
 def of_request(raw_headers: RawHeaders, cut: frozenset[bytes]) -> list[tuple[bytes, bytes]]:
     """The headers of a request that cross; `cut` are those that do not besides OF_REQUESTS and ours, in lower case."""
-    cut = OF_REQUESTS | cut | _named(value for name, value in raw_headers if name.lower() == b"connection")
-    return [(name, value) for name, value in raw_headers if (lowered := name.lower()) not in cut and not _ours(lowered)]
+    kept = [pair for pair in raw_headers if _crosses(pair[0], cut)]
+    told = [value for name, value in raw_headers if name in _CONNECTION or name.lower() == b"connection"]
+    named = _named(told) - _OF_THE_CONNECTION
+    return [pair for pair in kept if pair[0].lower() not in named] if named else kept
+
+
+SPELLINGS_MAX = 4096
+"""So many names are remembered as they were spelt; more are looked at each time they come."""
+
+_CONNECTION = frozenset({b"Connection", b"connection"})
+
+_OF_THE_CONNECTION = frozenset({b"keep-alive", b"close"})
+"""What Connection says in nearly every message: options of the connection, and no header's name."""
+
+
+@lru_cache(maxsize=SPELLINGS_MAX)
+def _crosses(name: bytes, cut: frozenset[bytes]) -> bool:
+    lowered = name.lower()
+    return lowered not in OF_REQUESTS and lowered not in cut and not _ours(lowered)
 
 
 @cache

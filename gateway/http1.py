@@ -168,7 +168,9 @@ class RequestHeads:
             and length is None
             and codings is None
         )
-        fields = tuple(pair for pair in message.raw_headers if pair[0].lower() != b"content-length")
+        fields = message.raw_headers
+        if length is not None:
+            fields = tuple([pair for pair in fields if pair[0].lower() != b"content-length"])
         return Request(
             RequestHead(
                 message.method,

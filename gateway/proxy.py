@@ -85,8 +85,6 @@ class Plan(NamedTuple):
     pool: Pool
     lines: bytes
     """The head as it goes to the provider, but for what frames the body."""
-    lines_plain: bytes
-    """The same, where the answer must come uncompressed."""
     shared: bool
     """True on an account that others share: nothing of theirs may be touched."""
     names: tuple[str, ...]
@@ -95,8 +93,8 @@ class Plan(NamedTuple):
     """Raises for names that are not."""
     alias: AccountAlias | None
     """What names the account on the way, None where the application knows the real one."""
-    secrets: tuple[AccountAlias, ...]
-    """What of our credential a provider could repeat in an answer that is no success."""
+    credential: Mapping[str, str] | None
+    """What is sent as ours; a provider could repeat it in an answer that is no success."""
     answer_cut: re.Pattern[bytes]
     """Finds the header lines of the answer that are not the client's business."""
     codings: tuple[str, ...]
@@ -278,12 +276,12 @@ class Proxy:
             route,
             caller,
             pool,
-            *_lines(head, route, pool.origin, credential, alias),
+            _lines(head, route, pool.origin, credential, alias),
             shared,
             tuple(names),
             partial(self._own, caller.tenant.tenant_id, provider.name),
             alias,
-            () if credential is None else _secrets(provider, credential),
+            credential,
             headers.lines_of(headers.OF_ANSWERS | of_account),
             codings_of(head.headers),
             head.headers.get("X-Gateway-Idempotency-Key"),
@@ -482,7 +480,9 @@ class Proxy:
                 f"{plan.route.provider.name} does not accept the credential that the gateway holds for this tenant. "
                 "Ask the operator to replace it."
             )
-        changes = plan.secrets if plan.alias is None else (plan.alias, *plan.secrets)
+        changes = () if plan.credential is None else _secrets(plan.route.provider, plan.credential)
+        if plan.alias is not None:
+            changes = (plan.alias, *changes)
         restoring = Restoring(changes, head.encoding) if changes else None
         length = head.length if restoring is None or restoring.keeps_length else None
         exchange.start(head.status, head.reason, _answer_lines(head, plan, call.call_id, restoring), length=length)
@@ -575,33 +575,30 @@ def _lines(
     origin: Origin,
     credential: Mapping[str, str] | None,
     alias: AccountAlias | None,
-) -> tuple[bytes, bytes]:
-    """A head as it goes to the provider: as it came, with the documented changes; and the same for an answer that is to be
-    changed on its way."""
+) -> bytes:
+    """A head as it goes to the provider: as it came, with the documented changes."""
     provider = route.provider
     target = route.target if alias is None else alias.sent(route.target)
-    cut = frozenset() if credential is None else provider.credential_headers
-    first = b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (
-        head.method.encode(),
-        (origin.prefix + target).encode(),
-        origin.authority,
-    )
-    lines, plain = [first], [first]
+    cut = _NOTHING if credential is None else provider.credential_headers
+    lines = [f"{head.method} {origin.prefix}{target} HTTP/1.1\r\nHost: ".encode(), origin.authority, b"\r\n"]
     for name, value in headers.of_request(head.raw_headers, cut):
-        lowered = name.lower()
-        line = b"%b: %b\r\n" % (name, value)
-        if lowered == b"sec-websocket-protocol" and provider.key_subprotocol:
-            line = _without_key(name, value, provider.key_subprotocol.encode(), any_key=credential is not None)
-        lines.append(line)
-        if lowered != b"accept-encoding":
-            plain.append(line)
+        if provider.key_subprotocol and name.lower() == b"sec-websocket-protocol":
+            lines.append(_without_key(name, value, provider.key_subprotocol.encode(), any_key=credential is not None))
+        else:
+            lines += (name, b": ", value, b"\r\n")
     if credential is not None:
-        own = [b"%b: %b\r\n" % pair for pair in provider.authorize(credential)]
-        lines += own
-        plain += own
-    plain.append(b"Accept-Encoding: identity\r\n")
-    rewritten = b"".join(plain)
-    return rewritten if alias is not None else b"".join(lines), rewritten
+        lines += [b"%b: %b\r\n" % pair for pair in provider.authorize(credential)]
+    return b"".join(lines) if alias is None else _accepting_plain(b"".join(lines))
+
+
+_NOTHING: frozenset[bytes] = frozenset()
+
+_ACCEPT_ENCODING = headers.lines_of(frozenset({b"accept-encoding"}))
+
+
+def _accepting_plain(lines: bytes) -> bytes:
+    """The same head, for an answer that is to be changed on its way."""
+    return _ACCEPT_ENCODING.sub(b"", lines) + b"Accept-Encoding: identity\r\n"
 
 
 _UPGRADE = b"\r\nConnection: Upgrade\r\nUpgrade: websocket"
@@ -620,7 +617,7 @@ def _without_key(name: bytes, value: bytes, prefix: bytes, *, any_key: bool) -> 
 
 def _request(plan: Plan, exchange: Exchange, prepared: Prepared, *, whole: bool) -> bytes:
     """The bytes of the request to the provider: all of it if the body is held, else its beginning."""
-    lines = plan.lines_plain if prepared.usage_injected else plan.lines
+    lines = _accepting_plain(plan.lines) if prepared.usage_injected else plan.lines
     body = prepared.body
     if exchange.websocket:
         return b"%bConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n" % lines
