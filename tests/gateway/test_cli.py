@@ -775,12 +775,15 @@ def test_version_and_help_do_not_wait_for_the_gateway_to_be_imported(arguments):
 
 
 def test_interrupting_a_command_is_quiet(server):
+    # Where these tests run in a shell's background, interruptions are ignored, and what they start would inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     silent = socket.create_server(("127.0.0.1", 0))
     process = program("tenant", "list", environment={"TOLLKEEPER_CONTROL__PORT": str(silent.getsockname()[1])})
     with silent, process, silent.accept()[0] as connection:
         assert connection.recv(4) == b"GET "
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
+    signal.signal(signal.SIGINT, before)
 
     assert process.returncode == 130
     assert (out, err.strip()) == ("", "")

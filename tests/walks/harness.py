@@ -73,7 +73,7 @@ class Process:
 
     def start(self) -> None:
         self.lines = []
-        canaries.watch(self.environment, self.lines)
+        canaries.watch(self.environment, self.lines, shows_keys="sandbox" in self.command)
         self.popen = subprocess.Popen(
             self.command,
             env={**os.environ, **self.environment, "PYTHONPATH": str(REPOSITORY)},
