@@ -2119,3 +2119,13 @@ async def test_a_compressed_answer_that_was_cut_before_it_was_compressed_is_not_
                 await peer.message()
         assert len(made.events) == 1
         assert REAL_SID.encode() not in bytes(peer.seen)
+
+
+async def test_no_plan_is_kept_for_a_head_that_no_other_call_will_share(gateway):
+    """Guards the memory: plans held the whole heads that they were made for, which nothing else bounded."""
+    async with gateway(answers(COMPLETED, COMPLETED)) as made:
+        await made.ask(request(CHAT, b"{}", "X-Long: " + "a" * 5000))
+        assert not made.proxy._plans
+
+        await made.ask(request(CHAT, b"{}"))
+        assert len(made.proxy._plans) == 1

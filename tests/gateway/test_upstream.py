@@ -998,15 +998,3 @@ async def test_a_provider_that_ends_while_our_request_waits_to_leave_is_noticed_
         with pytest.raises(error):
             await soon(answered())
         noticed.set()
-
-
-async def test_what_comes_behind_a_malformed_answer_is_not_looked_at(pools):
-    async with provider(answers(b"")) as serving:
-        call, connection = await opened(pools, serving)
-        connection.send(ASK % 1, call, method="GET", whole=True)
-        connection.data_received(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nwhole?!")
-        connection.data_received(b"0\r\n\r\n")
-
-        await call.run(connection.answer())
-        with pytest.raises(upstream.BrokenAnswer):
-            await call.run(whole(connection))
