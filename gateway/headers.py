@@ -6,7 +6,6 @@ What crosses does so as it came: in its order, in its case, repeated where it wa
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from functools import cache, lru_cache
 
 from gateway.callers import GATEWAY_PREFIX, TENANT_HEADER
@@ -32,15 +31,13 @@ OF_ANSWERS = HOP_BY_HOP | {b"content-length", b"x-tollkeeper-call-id", b"x-tollk
 def of_request(raw_headers: RawHeaders, cut: frozenset[bytes]) -> list[tuple[bytes, bytes]]:
     """The headers of a request that cross; `cut` are those that do not besides OF_REQUESTS and ours, in lower case."""
     kept = [pair for pair in raw_headers if _crosses(pair[0], cut)]
-    told = [value for name, value in raw_headers if name in _CONNECTION or name.lower() == b"connection"]
-    named = _named(told) - _OF_THE_CONNECTION
+    told = [value for name, value in raw_headers if name.lower() == b"connection"]
+    named = {option.strip().lower() for value in told for option in value.split(b",")} - _OF_THE_CONNECTION
     return [pair for pair in kept if pair[0].lower() not in named] if named else kept
 
 
 SPELLINGS_MAX = 4096
 """So many names are remembered as they were spelt; more are looked at each time they come."""
-
-_CONNECTION = frozenset({b"Connection", b"connection"})
 
 _OF_THE_CONNECTION = frozenset({b"keep-alive", b"close"})
 """What Connection says in nearly every message: options of the connection, and no header's name."""
@@ -67,11 +64,6 @@ def of_answer(head: ResponseHead, cut: re.Pattern[bytes], and_cut: frozenset[byt
         kept = [line for line in lines.split(b"\r\n") if line.partition(b":")[0].lower() not in names]
         lines = b"\r\n".join(kept)
     return lines
-
-
-def _named(values: Iterable[bytes]) -> frozenset[bytes]:
-    """What Connection names: options of the connection, and headers that are meant for it alone."""
-    return frozenset(option.strip().lower() for value in values for option in value.split(b","))
 
 
 def _ours(lowered: bytes) -> bool:

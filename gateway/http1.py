@@ -393,6 +393,13 @@ class UntilClose:
         return data
 
 
+def chunks(data: bytes, *, last: bool) -> bytes:
+    """These bytes of a body as a chunk, if there are any, and what ends the body if they are its last."""
+    if data:
+        data = b"%x\r\n%b\r\n" % (len(data), data)
+    return data + b"0\r\n\r\n" if last else data
+
+
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*+)?\r\n")
 _CHUNK_LINE_BYTES_MAX = 1024
 """A chunk's size, and extensions that nobody is known to use (RFC 9112 section 7.1.1): read over, never passed on."""

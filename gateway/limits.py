@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+NEVER = float("inf")
+"""The deadline of a connection that waits for nothing of its peer's."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientLimits:

@@ -29,8 +29,9 @@ from gateway.http1 import (
     RequestHeads,
     UntilClose,
     check_begun,
+    chunks,
 )
-from gateway.limits import ClientLimits
+from gateway.limits import NEVER, ClientLimits
 from gateway.strand import PARK, Strand
 from gateway.telemetry import log
 
@@ -54,9 +55,6 @@ BLANK_LINES_MAX = 4
 
 SWEEP_S = 1.0
 LAG_TICK_S = 0.05
-
-NEVER = float("inf")
-"""The deadline of a connection that waits for nothing of its client's."""
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -92,7 +90,8 @@ class Exchange:
     started = False
     """True once a byte of the answer may have left."""
     status = 0
-    strand: Strand | None = None
+    strand: Strand
+    """What handles it: there before anything can wake it."""
     gone = False
     """True once the client can not get an answer any more; writing then does nothing."""
     whole = False
@@ -150,8 +149,7 @@ class Exchange:
         self.gone = True
         if self._when_gone is not None:
             self._when_gone()
-        if self.strand is not None:
-            self.strand.wake()
+        self.strand.wake()
 
     @property
     def overloaded(self) -> bool:
@@ -310,10 +308,7 @@ class Exchange:
     def _send(self, chunk: bytes, *, last: bool) -> None:
         self.started = True
         if self._answer_chunked:
-            if chunk:
-                chunk = b"%x\r\n%b\r\n" % (len(chunk), chunk)
-            if last:
-                chunk += b"0\r\n\r\n"
+            chunk = chunks(chunk, last=last)
         head = self._head
         if head is not None:
             self._head = None
@@ -378,10 +373,9 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's are none by name.
         self.deadline = self.now() + self.limits.head_timeout_s
-        end: socket.socket | None = transport.get_extra_info("socket")
-        if end is not None and NOTSENT_LOWAT is not None:
+        if NOTSENT_LOWAT is not None:
             # The system's own buffer would take megabytes before we saw that nobody reads them.
-            end.setsockopt(socket.IPPROTO_TCP, NOTSENT_LOWAT, UNSENT_BYTES)
+            self._set_option(socket.IPPROTO_TCP, NOTSENT_LOWAT, UNSENT_BYTES)
         if not self.listener.admitted(self):
             self.transport.abort()
 
@@ -401,7 +395,6 @@ class Connection(asyncio.Protocol):
         else:
             exchange.arrived(data)
             self._received = exchange.behind
-            assert exchange.strand is not None
             exchange.strand.wake()
 
     def _proceed(self) -> None:
@@ -481,7 +474,6 @@ class Connection(asyncio.Protocol):
         """The exchange is over: go on to the next request, or end."""
         exchange, self._exchange = self._exchange, None
         assert exchange is not None
-        exchange.strand = None
         self.listener.free(self)
         transport = self.transport
         if error is not None:
@@ -586,8 +578,7 @@ class Connection(asyncio.Protocol):
                 self._proceed()
         else:
             self.deadline = NEVER
-            if exchange.strand is not None:
-                exchange.strand.wake()
+            exchange.strand.wake()
 
     def write(self, data: bytes) -> None:
         if self.transport is not None:
@@ -595,16 +586,16 @@ class Connection(asyncio.Protocol):
 
     def keep_alive(self) -> None:
         """Have the system ask from time to time whether the client is still there."""
-        if self.transport is not None:
-            end: socket.socket | None = self.transport.get_extra_info("socket")
-            if end is not None:
-                end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._set_option(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     def refuse_orderly_end(self) -> None:
         """Make the end of the connection a reset: for an answer that ends by the close, an orderly one means success."""
-        if self.transport is not None:
-            end: socket.socket = self.transport.get_extra_info("socket")
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._set_option(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    def _set_option(self, level: int, option: int, value: int | bytes) -> None:
+        end: socket.socket | None = None if self.transport is None else self.transport.get_extra_info("socket")
+        if end is not None:
+            end.setsockopt(level, option, value)
 
     def abort(self) -> None:
         if self.transport is not None:

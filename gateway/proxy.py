@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from gateway import errors, headers, upstream
+from gateway import errors, headers, http1, upstream
 from gateway.account_alias import AccountAlias, Restoring, hidden
 from gateway.call_ids import new_call_id
 from gateway.callers import Caller, Callers
@@ -218,16 +218,11 @@ class Proxy:
         del body, prepared
         try:
             await self._recorder.begin(recording)
-        except errors.NotRecordable:
-            if plan.claim_key is not None:
-                await self._give_back(plan, plan.claim_key)
-            raise
-        try:
             await self._forward(exchange, call, plan, incoming, whole=whole)
-        except errors.UpstreamUnreachable:
+        except (errors.NotRecordable, errors.UpstreamUnreachable):
             self._recorder.nothing(recording, "unreachable")
             if plan.claim_key is not None:
-                await self._give_back(plan, plan.claim_key)
+                await asyncio.ensure_future(self._claims.release(plan.caller.tenant.tenant_id, plan.claim_key))
             raise
         except (ClientGone, errors.ObjectMissing, errors.OwnerUnknown, errors.EncodedBody):
             self._recorder.nothing(recording, "request not sent whole")
@@ -245,9 +240,6 @@ class Proxy:
             raise errors.BadHeader(f"X-Gateway-Idempotency-Key: only with bodies up to {BODY_BYTES_MAX >> 20} MiB.")
         tenant_id = plan.caller.tenant.tenant_id
         await asyncio.ensure_future(self._claims.claim(tenant_id, key, call.call_id, head, body))
-
-    async def _give_back(self, plan: Plan, key: str) -> None:
-        await asyncio.ensure_future(self._claims.release(plan.caller.tenant.tenant_id, key))
 
     # -- what the head decides
 
@@ -327,21 +319,20 @@ class Proxy:
 
     async def _forward(self, exchange: Exchange, call: Call, plan: Plan, incoming: RequestBody, *, whole: bool) -> None:
         began = time.perf_counter()
-        pool, strand, method = plan.pool, exchange.strand, exchange.head.method
+        pool, method = plan.pool, exchange.head.method
         connection = pool.kept() or await self._connected(pool)
         try:
-            if not self._rules.drain_on_disconnect:
-                if exchange.gone:
-                    raise ClientGone
-                exchange.call_when_gone(connection.give_up)
-            connection.send(call.data, strand, method=method, whole=whole, upgrading=exchange.websocket)
+            if exchange.gone and not self._rules.drain_on_disconnect:
+                raise ClientGone
+            self._send(exchange, call, connection, whole=whole)
             if method not in IDEMPOTENT:
                 call.data = b""  # It is not sent twice, and a model may think for minutes.
             try:
                 if not whole:
                     await self._upload(exchange, connection, incoming)
-                    if incoming.learnt is not None:
-                        call.recording = call.recording._replace(prepared=incoming.learnt)
+                    learnt = incoming.learnt
+                    if learnt is not None:
+                        call.recording = call.recording._replace(prepared=learnt)
                 head = await connection.answer()
             except upstream.TooSlow:
                 raise
@@ -351,12 +342,10 @@ class Proxy:
                 # Kept from before and closed by the provider meanwhile. Asking again changes nothing there.
                 pool.release(connection)
                 connection = await self._connected(pool)
-                if not self._rules.drain_on_disconnect:
-                    exchange.call_when_gone(connection.give_up)
-                connection.send(call.data, strand, method=method, whole=True, upgrading=exchange.websocket)
+                self._send(exchange, call, connection, whole=True)
                 head = await connection.answer()
             call.upstream_s = time.perf_counter() - began
-            if 200 <= head.status < 300:
+            if head.succeeded:
                 await self._relay(exchange, call, plan, connection, head)
             elif head.status == 101:
                 await self._tunnel(exchange, call, plan, connection, head)
@@ -364,6 +353,13 @@ class Proxy:
                 await self._relay_failure(exchange, call, plan, connection, head)
         finally:
             pool.release(connection)
+
+    def _send(self, exchange: Exchange, call: Call, connection: Connection, *, whole: bool) -> None:
+        if not self._rules.drain_on_disconnect:
+            exchange.call_when_gone(connection.give_up)
+        connection.send(
+            call.data, exchange.strand, method=exchange.head.method, whole=whole, upgrading=exchange.websocket
+        )
 
     async def _connected(self, pool: Pool) -> Connection:
         try:
@@ -387,7 +383,7 @@ class Proxy:
             chunk = await body.read()
             last = body.ended
             if chunked:
-                chunk = (_chunk(chunk) if chunk else b"") + (b"0\r\n\r\n" if last else b"")
+                chunk = http1.chunks(chunk, last=last)
             connection.send_more(chunk, last=last)
             if last:
                 return
@@ -579,7 +575,7 @@ def _lines(
     """A head as it goes to the provider: as it came, with the documented changes."""
     provider = route.provider
     target = route.target if alias is None else alias.sent(route.target)
-    cut = _NOTHING if credential is None else provider.credential_headers
+    cut = frozenset() if credential is None else provider.credential_headers
     lines = [f"{head.method} {origin.prefix}{target} HTTP/1.1\r\nHost: ".encode(), origin.authority, b"\r\n"]
     for name, value in headers.of_request(head.raw_headers, cut):
         if provider.key_subprotocol and name.lower() == b"sec-websocket-protocol":
@@ -590,8 +586,6 @@ def _lines(
         lines += [b"%b: %b\r\n" % pair for pair in provider.authorize(credential)]
     return b"".join(lines) if alias is None else _accepting_plain(b"".join(lines))
 
-
-_NOTHING: frozenset[bytes] = frozenset()
 
 _ACCEPT_ENCODING = headers.lines_of(frozenset({b"accept-encoding"}))
 
@@ -627,12 +621,7 @@ def _request(plan: Plan, exchange: Exchange, prepared: Prepared, *, whole: bool)
         return b"%b\r\n" % lines
     if exchange.length is not None:
         return b"%bContent-Length: %d\r\n\r\n%b" % (lines, exchange.length, body)
-    begun = _chunk(body) if body else b""
-    return b"%bTransfer-Encoding: chunked\r\n\r\n%b" % (lines, begun)
-
-
-def _chunk(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data)
+    return b"%bTransfer-Encoding: chunked\r\n\r\n%b" % (lines, http1.chunks(body, last=False))
 
 
 def _prepared(route: Route, body: bytes, *, whole: bool, websocket: bool) -> Prepared:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from gateway import http1
 from gateway.http1 import Framing, Malformed, UntilClose
-from gateway.limits import UpstreamLimits
+from gateway.limits import NEVER, UpstreamLimits
 from gateway.messages import ResponseHead
 from gateway.strand import PARK, Strand
 
@@ -31,8 +31,6 @@ CLOSE_S = 10
 """A provider that does not take the end of a WebSocket for so long is cut off."""
 
 SWEEP_S = 1.0
-
-NEVER = float("inf")
 
 
 class UpstreamError(Exception):
@@ -239,8 +237,7 @@ class Connection(asyncio.Protocol):
                 self._body_received(data)
         except Malformed:
             self._fail(BrokenAnswer("the answer is not well-formed"))
-        if self._strand is not None:
-            self._strand.wake()
+        self._wake()
 
     def _head_received(self, data: bytes) -> None:
         begun = self._begun
@@ -301,8 +298,7 @@ class Connection(asyncio.Protocol):
         elif framing is None or not framing.ended:
             # The transport ends only when all that was written has left, which may be never.
             self._fail(self._broken())
-        if self._strand is not None:
-            self._strand.wake()
+        self._wake()
         return False
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -312,8 +308,7 @@ class Connection(asyncio.Protocol):
         if self._error is None and not (self._framing is not None and self._framing.ended):
             self._error = self._broken()
             self.arrived = True
-        if self._strand is not None:
-            self._strand.wake()
+        self._wake()
 
     def _broken(self) -> UpstreamError:
         kind = NoAnswer if self.head is None else BrokenAnswer
@@ -324,6 +319,10 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.writing_paused = False
+        self._wake()
+
+    def _wake(self) -> None:
+        """Something is there that was not before: let whoever waits look."""
         if self._strand is not None:
             self._strand.wake()
 

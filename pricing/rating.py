@@ -202,12 +202,7 @@ def _terms(
 
 def _line(dimension: str, quantity: int, rated_from: int, asked: Asked) -> Line:
     price, cost, in_credits, price_text, cost_text = asked
-    charge = None if price is None else price.amount(quantity + rated_from)
-    cost_nano = None if cost is None else cost.amount(quantity + rated_from)
-    if rated_from:
-        # What it adds to the amount of those before it.
-        charge = None if price is None or charge is None else charge - price.amount(rated_from)
-        cost_nano = None if cost is None or cost_nano is None else cost_nano - cost.amount(rated_from)
+    charge, cost_nano = _added(price, rated_from, quantity), _added(cost, rated_from, quantity)
     return Line(
         dimension,
         quantity,
@@ -218,6 +213,14 @@ def _line(dimension: str, quantity: int, rated_from: int, asked: Asked) -> Line:
         cost_text,
         cost_nano,
     )
+
+
+def _added(rate: Rate | None, rated_from: int, quantity: int) -> int | None:
+    """What a quantity adds to the amount of those before it."""
+    if rate is None:
+        return None
+    amount = rate.amount(rated_from + quantity)
+    return amount - rate.amount(rated_from) if rated_from else amount
 
 
 def _context_tokens(quantities: Mapping[str, int], rated_from: Mapping[str, int]) -> int:

@@ -62,7 +62,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     """True where we asked for usage that the application did not ask for, and must take it out of the answer again."""
     event_type: str | None = None
     """Set where the request, and not the path, tells the type of event."""
-    quantities: Mapping[str, int] | None = None
+    quantities: dict[str, int] | None = None
     """What the request says will be used, where the answer does not say it; None where that could not be read."""
     parties: Mapping[str, str] = {}
     """As in :class:`Usage`: what a later search for the call at the provider needs."""

@@ -7,7 +7,7 @@ Sources: the API reference's usage objects, the official SDKs' requests as captu
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Annotated, TypeAlias, cast
 from urllib.parse import parse_qs
@@ -193,30 +193,28 @@ class _Documented(msgspec.Struct, forbid_unknown_fields=True):
             whole = self.input_tokens
         if whole is not msgspec.UNSET:
             found["input_tokens"] = whole
-            details = self.prompt_tokens_details or self.input_tokens_details
-            if details:
-                if details.cached_tokens:
-                    _take("input_tokens", "input_tokens_cached", details.cached_tokens, found)
-                if details.cache_write_tokens:
-                    _take("input_tokens", "input_tokens_cache_write", details.cache_write_tokens, found)
-                if details.audio_tokens:
-                    _take("input_tokens", "input_tokens_audio", details.audio_tokens, found)
-                if details.image_tokens:
-                    _take("input_tokens", "input_tokens_image", details.image_tokens, found)
+            _take_parts(self.prompt_tokens_details or self.input_tokens_details, "input_tokens", _INPUT_PARTS, found)
         whole = self.completion_tokens
         if whole is msgspec.UNSET:
             whole = self.output_tokens
         if whole is not msgspec.UNSET:
             found["output_tokens"] = whole
             parts = self.completion_tokens_details or self.output_tokens_details
-            if parts:
-                if parts.reasoning_tokens:
-                    _take("output_tokens", "output_tokens_reasoning", parts.reasoning_tokens, found)
-                if parts.audio_tokens:
-                    _take("output_tokens", "output_tokens_audio", parts.audio_tokens, found)
-                if parts.image_tokens:
-                    _take("output_tokens", "output_tokens_image", parts.image_tokens, found)
+            _take_parts(parts, "output_tokens", _OUTPUT_PARTS, found)
         return found
+
+
+def _take_parts(
+    details: _InputDetails | _OutputDetails | msgspec.UnsetType,
+    whole: str,
+    parts: Iterable[tuple[str, str]],
+    found: dict[str, int],
+) -> None:
+    if details:
+        for name, part in parts:
+            amount = getattr(details, name)
+            if amount:
+                _take(whole, part, amount, found)
 
 
 _read_documented = msgspec.json.Decoder(_Documented).decode

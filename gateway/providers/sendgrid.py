@@ -96,7 +96,7 @@ class MailMeter:
         named = _MESSAGE_ID.fullmatch(next(iter(self._head.values(b"x-message-id")), ""))
         counted = self._prepared.quantities
         return b"", Usage(
-            quantities={} if counted is None else dict(counted),
+            quantities=counted or {},
             completeness=Completeness.UNKNOWN if counted is None else Completeness.REPORTED,
             resource=self._prepared.resource,
             external_id=None if named is None else named[0],

@@ -24,10 +24,9 @@ from tests.edge.upstreams import (
     got,
     marked,
     read,
-    unhurried,
 )
 from tests.gateway.peers import answer, chunked, client, provider, soon
-from tests.gateway.proxied import ACME, OTHER, OWN, QUANTITIES, USAGE, request
+from tests.gateway.proxied import ACME, OTHER, OWN, QUANTITIES, USAGE, proxied, request
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
 LENGTH = b"Content-Length: %d" % len(WHOLE)
@@ -316,7 +315,7 @@ async def test_a_head_without_end_is_given_up(tmp_path, line):
             await peer.send(block)
             sent += len(block)
 
-    async with provider(script) as serving, unhurried(tmp_path, serving) as made:
+    async with provider(script) as serving, proxied(tmp_path, serving) as made:
         answered = await made.ask(completion())
 
         assert (answered.status, answered["x-tollkeeper-error"]) == (502, "upstream_broke")
@@ -781,7 +780,7 @@ UPLOADS = {
 async def test_an_answer_during_an_upload_is_relayed_and_ends_the_connection(tmp_path, upload, what, taken):
     """Guards what is still to be written of a request: the next one, another tenant's, would wait behind it."""
     script = Early(EARLY[what], taken=taken)
-    async with provider(script) as serving, unhurried(tmp_path, serving) as made:
+    async with provider(script) as serving, proxied(tmp_path, serving) as made:
         async with client(made.port) as peer:
             peer.writer.write(UPLOADS[upload])
             answered = await got(peer)
@@ -807,7 +806,7 @@ async def test_an_upload_that_was_answered_early_does_not_become_the_next_reques
         b"Content-Length: 0", b"Content-Length: 9000000" if framing == "length" else b"Transfer-Encoding: chunked"
     )
     script = Early(EARLY["a length"], taken=10)
-    async with provider(script) as serving, unhurried(tmp_path, serving) as made, client(made.port) as peer:
+    async with provider(script) as serving, proxied(tmp_path, serving) as made, client(made.port) as peer:
         body = smuggled * 4
         await peer.send(begun + (body if framing == "length" else frame(body)))
         answered = await got(peer)

@@ -6,9 +6,9 @@ import random
 import pytest
 
 from metering.usage import Completeness
-from tests.edge.upstreams import CALLS, JSON, WHOLE, completion, ended_once, got, mail, message, read, turns, unhurried
+from tests.edge.upstreams import CALLS, JSON, WHOLE, completion, ended_once, got, mail, message, read, turns
 from tests.gateway.peers import answer, client, provider, soon
-from tests.gateway.proxied import OWN, request
+from tests.gateway.proxied import OWN, proxied, request
 
 POSTS = {"a chat completion": completion, "a message": message, "a mail": mail}
 WHOLE_ANSWER = answer(WHOLE, JSON)
@@ -68,7 +68,7 @@ HOW = ["close", "reset", "at the first byte", "in the head", "after the head", "
 async def test_a_post_of_which_the_provider_got_a_byte_is_never_sent_again(tmp_path, call, first, how):
     """Guards the one attempt, on a new connection and on one that was kept: the provider counts."""
     script = Counting(how, first=first)
-    async with provider(script) as serving, unhurried(tmp_path, serving) as made:
+    async with provider(script) as serving, proxied(tmp_path, serving) as made:
         for _ in range(first):
             assert (await made.ask(POSTS[call]())).status == 200
         answered = await asked_once(made, POSTS[call]())
@@ -114,7 +114,7 @@ async def test_an_upload_that_broke_off_is_not_begun_again(tmp_path, framing, pa
             b"Content-Length: 0"
         )
         whole = head + b"\r\n%x\r\n" % size + body + b"\r\n0\r\n\r\n"
-    async with provider(script) as serving, unhurried(tmp_path, serving) as made:
+    async with provider(script) as serving, proxied(tmp_path, serving) as made:
         if kept:
             assert (await made.ask(read())).status == 200
         answered = await asked_once(made, whole)
@@ -145,7 +145,7 @@ async def test_a_read_on_a_connection_that_was_just_closed_is_asked_once_more_an
         if how == "reset":
             peer.reset()
 
-    async with provider(script) as serving, unhurried(tmp_path, serving) as made:
+    async with provider(script) as serving, proxied(tmp_path, serving) as made:
         for number in range(4 * before):
             answered = await asked_once(made, read(method=method), method)
 
@@ -168,7 +168,7 @@ async def test_a_read_is_asked_again_on_a_new_connection_though_others_were_kept
         await peer.send(WHOLE_ANSWER)
         await peer.message()
 
-    async with provider(script) as serving, unhurried(tmp_path, serving) as made:
+    async with provider(script) as serving, proxied(tmp_path, serving) as made:
         await asyncio.gather(*(asked_once(made, read(), "GET") for _ in range(number)))
         assert len(serving.peers) == number
         answered = await asked_once(made, read(), "GET")
@@ -180,7 +180,7 @@ async def test_a_read_is_asked_again_on_a_new_connection_though_others_were_kept
 
 async def test_a_read_that_was_not_answered_on_a_new_connection_is_not_asked_again(tmp_path):
     script = Counting("close")
-    async with provider(script) as serving, unhurried(tmp_path, serving) as made:
+    async with provider(script) as serving, proxied(tmp_path, serving) as made:
         answered = await asked_once(made, read(), "GET")
 
         assert answered is not None
@@ -190,7 +190,7 @@ async def test_a_read_that_was_not_answered_on_a_new_connection_is_not_asked_aga
 
 async def test_a_read_is_asked_twice_at_most(tmp_path):
     script = Counting("close", first=1)
-    async with provider(script) as serving, unhurried(tmp_path, serving) as made:
+    async with provider(script) as serving, proxied(tmp_path, serving) as made:
         assert (await made.ask(read())).status == 200
         script.first = 0
         answered = await asked_once(made, read(), "GET")
@@ -203,7 +203,7 @@ async def test_a_read_is_asked_twice_at_most(tmp_path):
 @pytest.mark.parametrize("how", ["half an answer", "an interim answer"])
 async def test_a_read_whose_answer_had_begun_is_not_asked_a_third_time(tmp_path, how):
     script = Counting(how, first=1)
-    async with provider(script) as serving, unhurried(tmp_path, serving) as made:
+    async with provider(script) as serving, proxied(tmp_path, serving) as made:
         assert (await made.ask(read())).status == 200
         answered = await asked_once(made, read(), "GET")
 
@@ -248,7 +248,7 @@ async def test_at_the_moment_of_a_close_a_post_is_sent_once_or_not_at_all_and_it
     """Guards both sides of the race: no call is sent twice, and none is told to have succeeded that was not answered."""
     script = Leaving(seed, silences=0.2)
     told = {}
-    async with provider(script) as serving, unhurried(tmp_path, serving) as made:
+    async with provider(script) as serving, proxied(tmp_path, serving) as made:
 
         async def caller(name, chance):
             for number in range(60):
@@ -278,7 +278,7 @@ async def test_at_the_moment_of_a_close_a_post_is_sent_once_or_not_at_all_and_it
 async def test_at_the_moment_of_a_close_every_read_is_answered(tmp_path, seed):
     """Guards against a 502 that nobody deserves: a read that met a closing connection is asked on a new one."""
     script = Leaving(seed)
-    async with provider(script) as serving, unhurried(tmp_path, serving) as made:
+    async with provider(script) as serving, proxied(tmp_path, serving) as made:
 
         async def caller(name, chance):
             for number in range(60):
@@ -304,7 +304,7 @@ async def test_a_connection_that_was_closed_in_peace_costs_no_call_its_answer(tm
         if how == "reset":
             peer.reset()
 
-    async with provider(script) as serving, unhurried(tmp_path, serving) as made:
+    async with provider(script) as serving, proxied(tmp_path, serving) as made:
         for number in range(20):
             answered = await asked_once(made, CALLS[call](), CALLS[call]().split(b" ")[0].decode())
             await turns(60)
@@ -316,7 +316,7 @@ async def test_a_connection_that_was_closed_in_peace_costs_no_call_its_answer(tm
 
 
 async def test_a_provider_that_refuses_connections_is_sent_nothing_and_the_call_is_closed(tmp_path):
-    async with provider(Counting("close")) as serving, unhurried(tmp_path, serving, port=9) as made:
+    async with provider(Counting("close")) as serving, proxied(tmp_path, serving, port=9) as made:
         for call in POSTS.values():
             answered = await asked_once(made, call())
 
@@ -330,7 +330,7 @@ async def test_a_provider_that_refuses_connections_is_sent_nothing_and_the_call_
 async def test_a_client_that_asks_again_itself_is_two_calls(tmp_path):
     """What is not repeated here may be repeated there: each is a call of its own, and each is told the truth."""
     script = Counting("close", first=1)
-    async with provider(script) as serving, unhurried(tmp_path, serving) as made:
+    async with provider(script) as serving, proxied(tmp_path, serving) as made:
         first = await asked_once(made, completion())
         second = await asked_once(made, completion())
         third = await asked_once(made, completion())

@@ -5,9 +5,9 @@ import random
 
 import pytest
 
-from tests.edge.upstreams import JSON, READ, ended_once, got, turns, unhurried
+from tests.edge.upstreams import JSON, READ, ended_once, got, turns
 from tests.gateway.peers import answer, chunked, client, provider, soon
-from tests.gateway.proxied import ACME, CHAT, OTHER, chat, request
+from tests.gateway.proxied import ACME, CHAT, OTHER, chat, proxied, request
 
 CANARY = b"of-acme"
 OF_ACME = b'{"id":"chatcmpl-1","to":"of-acme"}'
@@ -98,7 +98,7 @@ async def probe(made, marker):
 @pytest.mark.parametrize("what", POISONED)
 async def test_what_is_added_to_an_answer_of_one_tenant_s_reaches_no_other(tmp_path, what):
     script = Shared()
-    async with provider(script) as serving, unhurried(tmp_path, serving) as made:
+    async with provider(script) as serving, proxied(tmp_path, serving) as made:
         for number in range(10):
             await probe(made, f"before-{number}")
             await attack(made, what)
@@ -117,7 +117,7 @@ async def test_a_thousand_rounds_of_attack_and_probe_mix_nothing_up(tmp_path, se
     script = Shared()
     chance = random.Random(seed)
     names = [name for name, pieces in POISONED.items() if len(pieces) == 1]
-    async with provider(script) as serving, unhurried(tmp_path, serving) as made:
+    async with provider(script) as serving, proxied(tmp_path, serving) as made:
         for number in range(250):
             calls = [
                 attack(made, chance.choice(names), leaves=chance.random() < 0.1),
@@ -148,7 +148,7 @@ async def test_what_one_tenant_left_unread_reaches_no_other(tmp_path):
             await go.wait()
             await peer.send(chunked(OF_ACME * 100)[500:])
 
-    async with provider(script) as serving, unhurried(tmp_path, serving) as made:
+    async with provider(script) as serving, proxied(tmp_path, serving) as made:
         for number in range(20):
             go.clear()
             async with client(made.port) as peer:
@@ -171,7 +171,7 @@ async def test_an_answer_to_one_method_is_read_as_none_to_another(tmp_path, meth
             whole = answer(marker.encode())
             await peer.send(whole if not asking.start.startswith(b"HEAD") else whole[: -len(marker)])
 
-    async with provider(script) as serving, unhurried(tmp_path, serving, shared_reads=True) as made:
+    async with provider(script) as serving, proxied(tmp_path, serving, shared_reads=True) as made:
         for number in range(30):
             asked = method if number % 2 else "HEAD" if number % 4 else "GET"
             key = OTHER if number % 3 else ACME

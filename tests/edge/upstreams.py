@@ -15,11 +15,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from gateway.limits import ClientLimits
 from metering.intents import Closed, Intent
 from metering.usage import UsageEvent
 from tests.gateway.peers import Message, Peer, answer, client, provider, soon
@@ -28,9 +26,6 @@ from tests.gateway.proxied import ACME, CHAT, COMPLETION, OWN, Proxied, chat, pr
 JSON = b"Content-Type: application/json"
 WHOLE = json.dumps(COMPLETION).encode()
 READ = "/openai/v1/responses/resp_abc"
-
-unhurried = partial(proxied, client_limits=ClientLimits(lag_max_s=60))
-"""A gateway that refuses no call because the machine is busy with other tests."""
 
 Then = Literal["stay", "close", "reset"]
 """What a provider does after its answer: listen on, end the connection in order, or reset it."""
@@ -149,7 +144,7 @@ async def turns(number: int = 4) -> None:
 @asynccontextmanager
 async def before(directory: Path, script: Telling) -> AsyncIterator[Proxied]:
     """A gateway before a provider that follows the script."""
-    async with provider(script) as serving, unhurried(directory, serving) as made:
+    async with provider(script) as serving, proxied(directory, serving) as made:
         yield made
 
 
