@@ -1,28 +1,37 @@
 """The spool: where a worker writes what it did, so that its death loses nothing.
 
 A spool is a set of segment files of one worker's one life, `<spool id>-<number>.spool`, preallocated, append-only, and a
-lock file `<spool id>.lock` that is held for as long as the worker lives. An id is never used again. A completed write survives the death of the
-process (926,812 acknowledged records over 80 kills, none lost); with `fsync` it survives that of the machine. Whoever
-ships the spool reads the files and never talks to the worker.
+lock file `<spool id>.lock` that is held for as long as the worker lives. An id is never used again. A completed write
+survives the death of the process (926,812 acknowledged records over 80 kills, none lost); with `fsync` it survives that of
+the machine. Whoever ships the spool reads the files and never talks to the worker.
 
 What is full is full before a call is forwarded: `admit` keeps room for the outcome of every call under way, in a segment
-whose blocks are already allocated, and refuses when it can not.
+whose blocks are already allocated, and refuses when it can not. Where the disk refuses all the same, takes a record in part
+or fails to sync, the segment is given up, and the records that it may not have go into a new one. Where that fails too, no
+call is admitted, the outcomes of those under way are kept in memory, and they are written as soon as there is room.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
+import time
+from collections import deque
+from contextlib import suppress
 from pathlib import Path
 
-from metering.spool_records import RECORD_BYTES_MAX, RecordKind, encode
+from metering.spool_records import HEADER_BYTES, RECORD_BYTES_MAX, RecordKind, encode, seed_of
 
 SEGMENT_BYTES = 64 << 20
 SUFFIX = ".spool"
 LOCK_SUFFIX = ".lock"
 UNFINISHED_SUFFIX = ".new"
 """Ends the name of a segment while it is made: readers see it once it is whole."""
+
+AGAIN_S = 1.0
+"""A disk that has no room for a segment is asked again after so long: asking costs, and takes what room is left."""
 
 _INTENT = RecordKind.INTENT  # Looking it up in the enumeration is a call.
 
@@ -32,7 +41,7 @@ class SpoolFull(Exception):
 
 
 class SpoolFailed(Exception):
-    """The disk refused; nothing more is written to this spool."""
+    """The disk refused a record; it is not known to be safe."""
 
 
 def segment_path(directory: Path, spool_id: str, number: int) -> Path:
@@ -47,6 +56,7 @@ class Spool:
         self.fsync = fsync
         self._directory = directory
         self._segment_bytes = segment_bytes
+        self._seed = seed_of(spool_id)
         self._number = -1
         self._fd = -1
         self._lock_fd = -1
@@ -54,20 +64,27 @@ class Spool:
         self._capacity = 0
         self._sequence = 0
         self._under_way = 0
-        self.failed = False
-        """True once the disk has refused; nothing more is written here."""
+        self._unconfirmed: deque[bytes] = deque()
+        """The last records, oldest first, that the disk may not have: those not yet synced, or that it refused. They are few:
+        so many calls are under way at most."""
         self._synced = 0
         self._syncing: asyncio.Future[None] | None = None
+        self._again_at = 0.0
+        """The disk that refused a segment is not asked for one before this."""
+        self.failed = False
+        """True while the disk refuses; no call is then admitted, and each that comes has it asked again."""
+        self.given_up = 0
+        """Segments that were left before they were full, because the disk refused to go on with them."""
 
     def open(self) -> None:
-        """Take the lock and make the first segment. Raises OSError, SpoolFull, SpoolFailed."""
+        """Take the lock and make the first segment. Raises OSError, SpoolFull."""
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Held before there is a segment: a spool with a segment and without a lock that is held is a dead worker's.
         lock = self._directory / (self.spool_id + LOCK_SUFFIX)
         self._lock_fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._rotate()
+            self._begin_segment()
         except BaseException:
             self.close()
             lock.unlink()
@@ -75,9 +92,11 @@ class Spool:
 
     def close(self) -> None:
         """Give the files back as long as they are, and let the lock go: what is there can be shipped to its end."""
+        if self.failed:
+            with suppress(SpoolFull):
+                self._begin_segment()
         if self._fd >= 0:
-            os.ftruncate(self._fd, self._offset)
-            os.close(self._fd)
+            self._leave(self._fd, self._offset)
             self._fd = -1
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
@@ -86,100 +105,147 @@ class Spool:
     def admit(self, payload: bytes) -> int:
         """Record an intent, keep room for its outcome, and return its sequence, by which `settle` knows it.
 
-        Raises SpoolFull or SpoolFailed; then nothing was recorded.
+        Raises SpoolFull or SpoolFailed; the call must then not be sent.
 
         Raises ValueError for a payload that no record holds.
         """
         needed = (self._under_way + 2) * RECORD_BYTES_MAX
-        if self._capacity - self._offset < needed:
-            if needed > self._segment_bytes:
-                raise SpoolFull(f"{self._under_way} calls under way leave no room for one more")
-            self._rotate()
-        self._write(_INTENT, payload)
+        if self.failed or self._capacity - self._offset < needed:
+            self._make_room(needed)
+        try:
+            self._write(_INTENT, payload)
+        except SpoolFailed:
+            # It may be on the disk all the same. Whoever reads it is to read that the call was not sent.
+            self._sequence += 1
+            self._unconfirmed.append(encode(RecordKind.CLOSED, self._sequence, b"", self._sequence - 1, self._seed))
+            raise
         self._under_way += 1
         return self._sequence
 
     def settle(self, intent: int, kind: RecordKind, payload: bytes) -> None:
-        """Record how the call of an intent has ended. Raises SpoolFailed."""
+        """Record how the call of an intent has ended. Raises SpoolFailed; it is then recorded once the disk takes it."""
         self._under_way -= 1
         self._write(kind, payload, intent)
 
     def note(self, payload: bytes) -> None:
         """Record the outcome of a call that needed no intent. Raises SpoolFull or SpoolFailed."""
-        if self._capacity - self._offset < (self._under_way + 1) * RECORD_BYTES_MAX:
-            self._rotate()
+        needed = (self._under_way + 1) * RECORD_BYTES_MAX
+        if self.failed or self._capacity - self._offset < needed:
+            self._make_room(needed)
         self._write(RecordKind.OUTCOME, payload)
 
-    def _write(self, kind: RecordKind, payload: bytes, intent: int = 0) -> None:
-        if self.failed:
-            raise SpoolFailed("the spool has failed before")
-        data = encode(kind, self._sequence + 1, payload, intent)
+    def _make_room(self, needed: int) -> None:
+        if needed > self._segment_bytes - HEADER_BYTES:
+            raise SpoolFull(f"{self._under_way} calls under way leave no room for one more")
+        if time.monotonic() < self._again_at:
+            raise SpoolFull("the disk had no room a moment ago")
         try:
-            written = os.pwrite(self._fd, data, self._offset)
-        except OSError as error:
-            raise self._fail(error) from error
-        if written != len(data):
-            # Nothing follows it, so to readers the torn record is where the spool ends.
-            self.failed = True
-            raise SpoolFailed("a record was written in part")
-        self._offset += written
-        self._sequence += 1
+            self._begin_segment()
+            if self._capacity - self._offset < needed:
+                raise SpoolFull("what is not yet on the disk leaves no room for one more")
+        except SpoolFull:
+            self._again_at = time.monotonic() + AGAIN_S
+            raise
 
-    def _rotate(self) -> None:
-        path = segment_path(self._directory, self.spool_id, self._number + 1)
+    def _write(self, kind: RecordKind, payload: bytes, intent: int = 0) -> None:
+        data = encode(kind, self._sequence + 1, payload, intent, self._seed)
+        self._sequence += 1
+        if self.fsync:
+            self._unconfirmed.append(data)
+        reason = "the disk has refused before"
+        if not self.failed:
+            try:
+                if os.pwrite(self._fd, data, self._offset) == len(data):
+                    self._offset += len(data)
+                    return
+                reason = "a record was written in part"
+            except OSError as error:
+                reason = os.strerror(error.errno or 0)
+        if not self.fsync:
+            self._unconfirmed.append(data)
+        self._give_up_segment(reason)
+
+    def _give_up_segment(self, reason: str) -> None:
+        """Go on elsewhere, with what is not known to be safe here. Raises SpoolFailed."""
+        if self.failed:
+            raise SpoolFailed(reason)
+        self.given_up += 1
+        try:
+            self._begin_segment()
+        except SpoolFull as error:
+            self.failed = True
+            self._again_at = time.monotonic() + AGAIN_S
+            raise SpoolFailed(reason) from error
+
+    def _begin_segment(self) -> None:
+        """Go on in a new segment, which begins with what the disk may not have. Raises SpoolFull; then all is as before.
+
+        With `fsync`, all of it is durable then. So a file of which a sync has failed is never synced again: a second sync
+        would report a success that is none (the pages are marked clean by the first; fsync(2), Linux).
+        """
+        number = self._number + 1
+        path = segment_path(self._directory, self.spool_id, number)
+        while path.exists():  # Nobody of ours put it there.
+            number += 1
+            path = segment_path(self._directory, self.spool_id, number)
         made = path.with_name(path.name + UNFINISHED_SUFFIX)
+        begun = encode(RecordKind.BEGUN, self._sequence - len(self._unconfirmed), b"", number, self._seed)
+        content = b"".join([begun, *self._unconfirmed])
         fd = -1
         try:
-            fd = os.open(made, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            _allocate(fd, self._segment_bytes)
+            fd = os.open(made, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            _allocate(fd, max(self._segment_bytes, len(content)))
+            if os.pwrite(fd, content, 0) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if self.fsync:
                 os.fsync(fd)
-            # Once there is a next segment, readers take the one before for complete: from here on, it must be.
+            # Once there is a next segment, readers take the one before for complete: from here on, it is.
             made.rename(path)
         except OSError as error:
             if fd >= 0:
                 os.close(fd)
-                made.unlink()
+                with suppress(OSError):
+                    made.unlink()
             raise SpoolFull(os.strerror(error.errno or 0)) from error
         before, length = self._fd, self._offset
-        self._fd = fd
-        self._number += 1
-        self._offset = 0
-        self._capacity = self._segment_bytes
-        try:
-            if self.fsync:
+        self._fd, self._number = fd, number
+        self._offset, self._capacity = len(content), self._segment_bytes
+        if before >= 0:
+            self._leave(before, length)
+        if self.fsync:
+            try:
                 _sync_directory(self._directory)
-            if before >= 0:
-                if self.fsync:
-                    os.fdatasync(before)
-                os.ftruncate(before, length)
-        except OSError as error:
-            raise self._fail(error) from error
-        finally:
-            if before >= 0:
-                os.close(before)
+            except OSError as error:
+                # Readers have seen the segment, so it stays; what is in it is not safe yet.
+                self.failed = True
+                raise SpoolFull(os.strerror(error.errno or 0)) from error
+            self._synced = self._sequence
+        self._unconfirmed.clear()
+        self.failed = False
 
-    def _fail(self, error: OSError) -> SpoolFailed:
-        self.failed = True
-        return SpoolFailed(os.strerror(error.errno or 0))
+    @staticmethod
+    def _leave(fd: int, length: int) -> None:
+        # A segment that stays as long as it was allocated costs room, and no record.
+        with suppress(OSError):
+            os.ftruncate(fd, length)
+        os.close(fd)
 
     async def durable(self) -> None:
         """Wait until everything recorded so far survives the death of the machine; for spools with `fsync`.
         Raises SpoolFailed.
 
-        Records that arrive while the disk is busy go with its next turn: one sync serves them all. After a failed sync
-        the spool is not used again, since a second sync of the same file would report a success that is none.
+        Records that arrive while the disk is busy go with its next turn: one sync serves them all.
         """
         target = self._sequence
         while self._synced < target:
             if self.failed:
-                raise SpoolFailed("the spool has failed before")
+                raise SpoolFailed("the disk has refused before")
             if self._syncing is None:
                 self._syncing = asyncio.ensure_future(self._sync())
             await asyncio.shield(self._syncing)
 
     async def _sync(self) -> None:
-        target, fd = self._sequence, -1
+        target, number, fd = self._sequence, self._number, -1
         try:
             # Of its own, since the segment may be closed meanwhile.
             fd = os.dup(self._fd)
@@ -188,12 +254,16 @@ class Spool:
             if fd < 0:
                 # No file descriptor is free. The disk has not been asked, so the spool is as good as before.
                 raise SpoolFailed(os.strerror(error.errno or 0)) from error
-            raise self._fail(error) from error
+            if self._number == number:
+                self._give_up_segment(os.strerror(error.errno or 0))
+        else:
+            while self._synced < target:
+                self._synced += 1
+                self._unconfirmed.popleft()
         finally:
             if fd >= 0:
                 os.close(fd)
             self._syncing = None
-        self._synced = target
 
 
 def _allocate(fd: int, size: int) -> None:

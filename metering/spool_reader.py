@@ -16,11 +16,22 @@ from pathlib import Path
 from typing import NamedTuple
 
 from metering.spool import LOCK_SUFFIX, SUFFIX, UNFINISHED_SUFFIX, segment_path
-from metering.spool_records import RECORD_BYTES_MAX, Damage, Record, scan, whole
+from metering.spool_records import (
+    HEADER_BYTES,
+    RECORD_BYTES_MAX,
+    Damage,
+    Record,
+    RecordKind,
+    scan,
+    seed_of,
+    whole,
+)
 
 READ_BYTES = 256 << 10
 
 FINISHED_SUFFIX = ".finished"
+
+_BEGUN = RecordKind.BEGUN
 
 _SEGMENT_NAME = re.compile(rf"(.+)-(\d+){re.escape(SUFFIX)}")
 
@@ -69,14 +80,17 @@ def read(directory: Path, spool_id: str, position: Position, records_max: int, *
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return Reading([], [], position if following is None else Position(following, 0))
+    seed = seed_of(spool_id)
     try:
         data = os.pread(fd, READ_BYTES, offset)
-        records, damages = _found(data, records_max)
+        begun = whole(data, 0, seed) if offset == 0 else None
+        start = begun.end if begun is not None and begun.kind == _BEGUN else 0
+        records, damages = _found(data, start, records_max, seed)
         if damages:
             # A reader can see a record half written and the next one whole. What lies before a whole record was
             # written by then, so a second look tells what is damaged.
             data = os.pread(fd, records[-1].end, offset)
-            records, damages = _found(data, records_max)
+            records, damages = _found(data, start, records_max, seed)
     finally:
         os.close(fd)
     if records:
@@ -92,7 +106,7 @@ def read(directory: Path, spool_id: str, position: Position, records_max: int, *
     # No record is as long as a whole read, but one may begin near its end.
     passed = len(data) if len(data) < READ_BYTES else READ_BYTES - RECORD_BYTES_MAX
     torn = RECORD_BYTES_MAX if following is None else 0
-    damaged = len(data[:passed].rstrip(b"\0")) > torn
+    damaged = len(data[start:passed].rstrip(b"\0")) > torn
     return Reading(
         [], [(segment, Damage(offset, offset + passed))] if damaged else [], Position(segment, offset + passed)
     )
@@ -144,32 +158,46 @@ def discard(directory: Path, needed: Mapping[str, int], keep_s: float) -> None:
         (directory / (spool_id + FINISHED_SUFFIX)).unlink(missing_ok=True)
 
 
-def _found(data: bytes, records_max: int) -> tuple[list[Record], list[Damage]]:
-    """The first records, and what is damaged before the last of them."""
+def _found(data: bytes, offset: int, records_max: int, seed: int) -> tuple[list[Record], list[Damage]]:
+    """The first records from an offset on, and what is damaged before the last of them."""
     records: list[Record] = []
     damages: list[Damage] = []
-    offset = 0
     # What is whole, which is nearly everything, without the generator's price: a third of it.
-    while len(records) < records_max and (record := whole(data, offset)) is not None:
-        records.append(record)
+    while len(records) < records_max and (record := whole(data, offset, seed)) is not None:
+        if record.kind != _BEGUN:
+            records.append(record)
         offset = record.end
-    for found in scan(data, offset):
+    for found in scan(data, offset, seed):
         if len(records) == records_max:
             break
         if isinstance(found, Damage):
             damages.append(found)
-        else:
+        elif found.kind != _BEGUN:
             records.append(found)
     return records, damages
 
 
 def _following(directory: Path, spool_id: str, segment: int, *, ended: bool) -> int | None:
-    """The segment after this one, if there is one. Segments that are lost are left out."""
-    if segment_path(directory, spool_id, segment + 1).exists():
-        return segment + 1
-    if segment_path(directory, spool_id, segment).exists() and not ended:
+    """The segment after this one, if there is one. Segments that are lost are left out.
+
+    While the worker lives, only what it began itself says that it writes to this one no more; a file that somebody put
+    there says nothing.
+    """
+    if not segment_path(directory, spool_id, segment + 1).exists() and (
+        not ended and segment_path(directory, spool_id, segment).exists()
+    ):
         return None
-    return next((number for number in segments(directory, spool_id) if number > segment), None)
+    later = [number for number in segments(directory, spool_id) if number > segment]
+    if not ended and not any(_begun(directory, spool_id, number) for number in later):
+        return None
+    return later[0] if later else None
+
+
+def _begun(directory: Path, spool_id: str, number: int) -> bool:
+    """True if this is a segment that the spool's worker began."""
+    with segment_path(directory, spool_id, number).open("rb") as file:
+        begun = whole(file.read(HEADER_BYTES), 0, seed_of(spool_id))
+    return begun is not None and begun.kind == _BEGUN and begun.intent == number
 
 
 def _names(directory: Path) -> list[str]:

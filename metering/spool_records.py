@@ -2,10 +2,12 @@
 
     magic u16 | version u8 | kind u8 | payload length u32 | sequence u64 | intent u64 | CRC-32C u32 | payload
 
-little-endian, the checksum over everything but itself (RFC 3720 appendix B.4 has the polynomial). `intent` is the sequence
-of the intent that the record ends, 0 where it ends none: whoever reads need not look into intents. Zeros where a record
-should begin are the preallocated rest of a segment. After damage, reading goes on at the next record that is whole.
-Records of version 1, which no release wrote, had no `intent`: they are damage.
+little-endian, the checksum over everything but itself (RFC 3720 appendix B.4 has the polynomial), and begun with that of the
+spool's id: a record that came into another spool's files is no record there. `intent` is the sequence of the intent that
+the record ends, 0 where it ends none: whoever reads need not look into intents. Each segment begins with a record of kind
+BEGUN, whose `intent` is the segment's number and whose sequence that of the last record before. Zeros where a record should
+begin are the preallocated rest of a segment. After damage, reading goes on at the next record that is whole. Records of
+other versions, which no release wrote, are damage.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import google_crc32c
 import msgspec
 
 MAGIC = 0x7B1C
-VERSION = 2
+VERSION = 3
 _HEAD = struct.Struct("<HBBIQQ")
 _CHECKSUM = struct.Struct("<I")
 _HEADER = struct.Struct(_HEAD.format + _CHECKSUM.format[1:])
@@ -32,6 +34,7 @@ PAYLOAD_BYTES_MAX = RECORD_BYTES_MAX - HEADER_BYTES
 _pack_head = _HEAD.pack
 _pack_checksum = _CHECKSUM.pack
 _crc32c = google_crc32c.value
+_crc32c_after = google_crc32c.extend
 
 _MAGIC_BYTES = struct.pack("<H", MAGIC)
 
@@ -45,6 +48,8 @@ class RecordKind(IntEnum):
     """It used this: a whole event."""
     CLOSED = 3
     """It used nothing: refused, failed, or never sent."""
+    BEGUN = 4
+    """None: a segment begins."""
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
@@ -66,32 +71,38 @@ class Damage(NamedTuple):
     end: int
 
 
-def encode(kind: RecordKind, sequence: int, payload: bytes, intent: int = 0) -> bytes:
+def seed_of(spool_id: str) -> int:
+    """What the checksums of a spool's records begin with."""
+    seed: int = _crc32c(spool_id.encode())
+    return seed
+
+
+def encode(kind: RecordKind, sequence: int, payload: bytes, intent: int, seed: int) -> bytes:
     """The bytes of a record. Raises ValueError if it would exceed RECORD_BYTES_MAX."""
     size = len(payload)
     if size > PAYLOAD_BYTES_MAX:
         raise ValueError(f"a payload of {size} bytes exceeds {PAYLOAD_BYTES_MAX}")
     head = _pack_head(MAGIC, VERSION, kind, size, sequence, intent)
-    return head + _pack_checksum(_crc32c(head + payload)) + payload
+    return head + _pack_checksum(_crc32c_after(seed, head + payload)) + payload
 
 
-def scan(data: bytes, offset: int = 0) -> Iterator[Record | Damage]:
+def scan(data: bytes, offset: int, seed: int) -> Iterator[Record | Damage]:
     """The records from an offset on, in order. Ends before zeros, and before a torn record that nothing whole follows."""
     while True:
-        record = whole(data, offset)
+        record = whole(data, offset, seed)
         if record is None:
             start = offset
             while record is None:
                 offset = data.find(_MAGIC_BYTES, offset + 1)
                 if offset < 0:
                     return
-                record = whole(data, offset)
+                record = whole(data, offset, seed)
             yield Damage(start, offset)
         yield record
         offset = record.end
 
 
-def whole(data: bytes, offset: int) -> Record | None:
+def whole(data: bytes, offset: int, seed: int) -> Record | None:
     """The record that begins here, if one does and is whole."""
     start = offset + HEADER_BYTES
     if start > len(data):
@@ -101,6 +112,6 @@ def whole(data: bytes, offset: int) -> Record | None:
     if magic != MAGIC or version != VERSION or end > len(data) or end - offset > RECORD_BYTES_MAX:
         return None
     payload = data[start:end]
-    if _crc32c(data[offset : offset + _HEAD.size] + payload) != checksum:
+    if _crc32c_after(seed, data[offset : offset + _HEAD.size] + payload) != checksum:
         return None
     return Record(kind, sequence, intent, payload, end)

@@ -29,7 +29,7 @@ from gateway.upstream import Origin, Upstream
 from metering.database import DatabaseUnavailable
 from metering.intents import Closed, Intent
 from metering.spool import Spool, SpoolFailed
-from metering.spool_records import RecordKind, scan
+from metering.spool_records import RecordKind, scan, seed_of
 from metering.usage import UsageEvent
 from tests.gateway.peers import Message, Provider, client, eventually
 
@@ -197,8 +197,12 @@ class Proxied:
     @property
     def records(self) -> list[Any]:
         types = {RecordKind.INTENT: Intent, RecordKind.OUTCOME: UsageEvent, RecordKind.CLOSED: Closed}
-        records = [record for record in scan(self.spooled + bytes(64)) if hasattr(record, "kind")]
-        return [msgspec.json.decode(record.payload, type=types[RecordKind(record.kind)]) for record in records]
+        records = [record for record in scan(self.spooled + bytes(64), 0, seed_of("test")) if hasattr(record, "kind")]
+        return [
+            msgspec.json.decode(record.payload, type=types[RecordKind(record.kind)])
+            for record in records
+            if record.kind in types
+        ]
 
     @property
     def events(self) -> list[UsageEvent]:

@@ -627,7 +627,7 @@ async def test_where_a_call_can_not_be_recorded_nothing_is_sent(gateway, why):
         await blocked.wait()
         await peer.send(COMPLETED)
 
-    async with gateway(slow, segment_bytes=4 * RECORD_BYTES_MAX) as made:
+    async with gateway(slow, segment_bytes=5 * RECORD_BYTES_MAX) as made:
         under_way = []
         if why == "full":
             for _ in range(3):

@@ -11,8 +11,8 @@ from gateway.recorder import Recorder, Recording
 from gateway.routing import Routes
 from gateway.snapshot import KeyRecord, TenantRecord
 from metering.intents import Closed, Intent
-from metering.spool import Spool, SpoolFailed, segment_path
-from metering.spool_records import RECORD_BYTES_MAX, RecordKind, scan
+from metering.spool import Spool, SpoolFailed, SpoolFull, segment_path
+from metering.spool_records import RECORD_BYTES_MAX, RecordKind, scan, seed_of
 from metering.usage import Completeness, UsageEvent, validated
 
 ROUTES = Routes(PROVIDERS)
@@ -77,7 +77,9 @@ class Recorded:
         found = []
         for path in sorted(self.directory.glob("*.spool")):
             found += [
-                msgspec.json.decode(record.payload, type=types[record.kind]) for record in scan(path.read_bytes())
+                msgspec.json.decode(record.payload, type=types[record.kind])
+                for record in scan(path.read_bytes(), 0, seed_of("s"))
+                if record.kind in types
             ]
         return found
 
@@ -329,7 +331,7 @@ async def test_a_spool_without_room_refuses_before_anything_is_sent(made):
 
 
 async def test_a_refused_call_has_nothing_to_end(made):
-    recorded = made(segment_bytes=2 * RECORD_BYTES_MAX)
+    recorded = made(segment_bytes=3 * RECORD_BYTES_MAX)
     await recorded.recorder.begin(recording())
     refused = recording(call_id="refused")
 
@@ -344,6 +346,11 @@ async def test_a_refused_call_has_nothing_to_end(made):
 async def test_a_disk_that_refuses_stops_new_calls_and_is_not_taken_for_success(made, monkeypatch):
     recorded = made()
     await recorded.recorder.begin(recording())
+
+    def full():
+        raise SpoolFull("no space left on device")
+
+    monkeypatch.setattr(recorded.spool, "_begin_segment", full)
     recorded.spool.failed = True
 
     with pytest.raises(SpoolFailed):

@@ -28,7 +28,7 @@ from gateway.shipper import (
 from metering.database import DatabaseUnavailable
 from metering.spool import Spool, SpoolFull, segment_path
 from metering.spool_reader import READ_BYTES, segments, spools
-from metering.spool_records import RECORD_BYTES_MAX, RecordKind, encode, scan
+from metering.spool_records import RECORD_BYTES_MAX, RecordKind, encode, scan, seed_of
 from metering.tables import quarantine, spool_positions, usage_events
 from pricing.catalogue import load_books
 from pricing.tables import charges, rollups, tenant_plans
@@ -38,7 +38,7 @@ from tests.ledgers import execute
 PATIENCE_S = 30
 """How long anything may take that should take a moment."""
 
-SEGMENT_BYTES = 4 * RECORD_BYTES_MAX
+SEGMENT_BYTES = 5 * RECORD_BYTES_MAX
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +249,7 @@ async def test_what_a_worker_tore_in_its_death_is_an_unknown_call_and_no_alarm(d
     worker.called(1)
     worker.begins(2)
     worker.dies()
-    torn = encode(RecordKind.OUTCOME, 4, payload(usage_event(event_id=call_id(2))))[:-1]
+    torn = encode(RecordKind.OUTCOME, 4, payload(usage_event(event_id=call_id(2))), 3, seed_of("w0-1"))[:-1]
     with segment_path(directory, "w0-1", 0).open("ab") as file:
         file.write(torn + bytes(1_000))
 
@@ -478,7 +478,7 @@ async def test_a_copy_of_records_in_a_spool_is_no_further_call(database, directo
     worker.dies()
     path = segment_path(directory, "w0-1", 0)
     data = path.read_bytes()
-    (intent_of_the_first, *_) = scan(data)
+    (_, intent_of_the_first, *_) = scan(data, 0, seed_of("w0-1"))
     path.write_bytes(data + data + data[: intent_of_the_first.end])
 
     await ship(shipper)

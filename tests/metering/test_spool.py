@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from metering import spool as module
 from metering.spool import SUFFIX, Spool, SpoolFailed, SpoolFull, segment_path
 from metering.spool_reader import abandoned, segments, spools
 from metering.spool_records import HEADER_BYTES, RECORD_BYTES_MAX, RecordKind
@@ -39,6 +40,12 @@ def opened(directory, spool_id=SPOOL_ID, *, fsync=False, segment_bytes=SEGMENT_B
         yield spool
     finally:
         spool.close()
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """A disk may be asked again at once: time is what only one of these tests is about."""
+    monkeypatch.setattr("metering.spool.AGAIN_S", 0)
 
 
 @pytest.fixture
@@ -66,22 +73,27 @@ def no_further_segment():
 @contextmanager
 def instead_of_the_file(spool, path):
     """Let the spool's open file be another one, which refuses in its own way."""
-    kept, other = os.dup(spool._fd), os.open(path, os.O_RDWR)
-    os.dup2(other, spool._fd)
+    fd, other = spool._fd, os.open(path, os.O_RDWR)
+    kept = os.dup(fd)
+    os.dup2(other, fd)
     try:
         yield
     finally:
-        os.dup2(kept, spool._fd)
+        if spool._fd == fd:
+            os.dup2(kept, fd)
         os.close(kept)
         os.close(other)
 
 
 def read(directory, spool_id=SPOOL_ID):
-    """Kind and payload of all records; there must be no damage and no gap."""
+    """Kind and payload of all records, copies left out; there must be no damage and no gap."""
     reading = read_to_end(directory, spool_id)
     assert reading.damages == []
-    assert [record.sequence for record in reading.records] == list(range(1, len(reading.records) + 1))
-    return [(record.kind, record.payload) for record in reading.records]
+    found = {}
+    for record in reading.records:
+        found.setdefault(record.sequence, (record.kind, record.payload))
+    assert list(found) == list(range(1, len(found) + 1))
+    return list(found.values())
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -188,7 +200,7 @@ def test_a_spool_that_is_closed_is_as_long_as_what_it_holds(tmp_path):
         spool.admit(b"begun")
 
     assert read(tmp_path) == [(RecordKind.INTENT, b"begun")]
-    assert segment_path(tmp_path, SPOOL_ID, 0).stat().st_size == HEADER_BYTES + len(b"begun")
+    assert segment_path(tmp_path, SPOOL_ID, 0).stat().st_size == 2 * HEADER_BYTES + len(b"begun")
 
 
 def test_the_same_id_is_not_used_twice(spool, tmp_path):
@@ -349,33 +361,122 @@ def test_on_a_disk_that_is_really_full_nothing_is_torn_and_calls_go_on_once_ther
     assert told["read"] == told["recorded"] > told["recorded while full"]
 
 
-def test_a_disk_that_refuses_a_write_fails_the_spool_and_costs_nothing_that_was_recorded(spool, tmp_path):
-    """A13. Watches that a failed spool stays failed: its file may hold a torn record, which nothing may follow."""
+def test_where_the_disk_refuses_a_record_it_goes_into_a_new_segment(spool, tmp_path):
+    """A13. Guards the call whose outcome the disk refuses: its client has waited for it."""
     begun = spool.admit(b"begun")
 
-    with instead_of_the_file(spool, "/dev/full"), pytest.raises(SpoolFailed):
-        spool.settle(begun, OUTCOME, b"lost")
-    with pytest.raises(SpoolFailed):
+    with instead_of_the_file(spool, "/dev/full"):
+        spool.settle(begun, OUTCOME, b"refused at first")
+    spool.settle(spool.admit(b"next"), OUTCOME, b"next used this")
+
+    assert (spool.failed, spool.given_up) == (False, 1)
+    assert read(tmp_path) == [
+        (RecordKind.INTENT, b"begun"),
+        (OUTCOME, b"refused at first"),
+        (RecordKind.INTENT, b"next"),
+        (OUTCOME, b"next used this"),
+    ]
+    assert segments(tmp_path, SPOOL_ID) == [0, 1]
+
+
+def test_what_a_disk_refuses_altogether_is_recorded_once_it_takes_records_again(spool, tmp_path):
+    """A13. Guards the outcomes of the calls that were under way: what is kept of them is written before anything else."""
+    under_way = [spool.admit(b"begun %d" % number) for number in range(3)]
+
+    with no_further_segment(), instead_of_the_file(spool, "/dev/full"):
+        for one in under_way:
+            with pytest.raises(SpoolFailed):
+                spool.settle(one, OUTCOME, b"used %d" % one)
+        for _ in range(5):
+            with pytest.raises(SpoolFull):
+                spool.admit(b"refused")
+            with pytest.raises(SpoolFull):
+                spool.note(b"refused")
+    failed, before = spool.failed, read(tmp_path)
+    spool.admit(b"next")
+
+    assert (failed, spool.failed) == (True, False)
+    assert before == [(RecordKind.INTENT, b"begun %d" % number) for number in range(3)]
+    assert read(tmp_path) == [
+        *before,
+        *((OUTCOME, b"used %d" % one) for one in under_way),
+        (RecordKind.INTENT, b"next"),
+    ]
+
+
+def test_a_call_whose_intent_the_disk_refused_is_never_taken_for_one_that_was_sent(spool, tmp_path):
+    """Guards the refusal: the intent may be on the disk all the same, and nobody would end it."""
+    with no_further_segment(), instead_of_the_file(spool, "/dev/full"), pytest.raises(SpoolFailed):
         spool.admit(b"refused")
+    spool.settle(spool.admit(b"next"), OUTCOME, b"used")
 
-    assert spool.failed
-    assert read(tmp_path) == [(RecordKind.INTENT, b"begun")]
+    assert read(tmp_path) == [
+        (RecordKind.INTENT, b"refused"),
+        (CLOSED, b""),
+        (RecordKind.INTENT, b"next"),
+        (OUTCOME, b"used"),
+    ]
+    assert [record.intent for record in read_to_end(tmp_path, SPOOL_ID).records] == [0, 1, 0, 3]
 
 
-def test_a_record_of_which_the_disk_took_a_part_is_no_record_wherever_it_was_torn(tmp_path):
-    """A09. Watches the count that a write returns: a short write raises nothing."""
+def test_a_spool_that_is_closed_while_the_disk_refuses_writes_what_it_kept_if_it_can(tmp_path):
+    with opened(tmp_path) as spool:
+        begun = spool.admit(b"begun")
+        with no_further_segment(), instead_of_the_file(spool, "/dev/full"), pytest.raises(SpoolFailed):
+            spool.settle(begun, OUTCOME, b"used")
+
+    assert read(tmp_path) == [(RecordKind.INTENT, b"begun"), (OUTCOME, b"used")]
+
+
+def test_a_record_of_which_the_disk_took_a_part_is_whole_in_the_next_segment_wherever_it_was_torn(tmp_path):
+    """A09. Guards the count that a write returns: a short write raises nothing. What was torn is cut off again."""
     length = HEADER_BYTES + len(b"torn")
 
     for taken in range(length):
         directory = tmp_path / str(taken)
         with opened(directory, segment_bytes=4 * RECORD_BYTES_MAX) as spool:
             begun = spool.admit(b"begun")
-            offset = HEADER_BYTES + len(b"begun")
+            offset = 2 * HEADER_BYTES + len(b"begun")
             with limited(resource.RLIMIT_FSIZE, offset + taken), pytest.raises(SpoolFailed):
                 spool.settle(begun, OUTCOME, b"torn")
             assert spool.failed
             assert read(directory) == [(RecordKind.INTENT, b"begun")], taken
-        assert read(directory) == [(RecordKind.INTENT, b"begun")], taken
+            spool.admit(b"next")
+            assert read(directory)[1:] == [(OUTCOME, b"torn"), (RecordKind.INTENT, b"next")], taken
+        assert segment_path(directory, SPOOL_ID, 0).stat().st_size == offset
+
+
+def test_a_disk_that_is_full_is_not_asked_for_room_by_every_call(spool, tmp_path, monkeypatch):
+    """Guards the machine: each time that a segment is tried takes the last room there is from everybody else."""
+    clock, tried = [100.0], []
+    monkeypatch.setattr("metering.spool.AGAIN_S", 1.0)
+    monkeypatch.setattr("metering.spool.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(
+        "metering.spool._allocate", lambda fd, size: tried.append(size) or os.posix_fallocate(fd, 0, size)
+    )
+    with no_further_segment():
+        fill(spool)
+        for _ in range(100):
+            with pytest.raises(SpoolFull):
+                spool.admit(b"refused")
+        at_once = len(tried)
+        clock[0] += 1.0
+        with pytest.raises(SpoolFull):
+            spool.admit(b"refused")
+
+    assert (at_once, len(tried)) == (1, 2)
+
+
+def test_a_file_that_somebody_put_in_the_way_is_left_alone(spool, tmp_path):
+    """Guards what is there: a segment that replaced it would take away what may be the only copy of something."""
+    foreign = segment_path(tmp_path, SPOOL_ID, 1)
+    foreign.write_bytes(b"somebody else's")
+    for _ in range(20):
+        spool.settle(spool.admit(b"begun"), OUTCOME, LARGEST)
+
+    assert foreign.read_bytes() == b"somebody else's"
+    assert segments(tmp_path, SPOOL_ID)[:3] == [0, 1, 2]
+    assert len(read_to_end(tmp_path, SPOOL_ID).records) == 40
 
 
 def test_a_spool_that_can_not_begin_leaves_nothing_that_looks_like_one(tmp_path):
@@ -519,8 +620,8 @@ async def test_a_call_that_is_given_up_takes_no_others_sync_with_it(synced, disk
     assert disk.count == 1
 
 
-async def test_after_a_failed_sync_nobody_is_told_that_a_record_is_durable(synced, disk):
-    """A14. Watches that a failed sync is never asked again: the system reports the error once, and success after it."""
+async def test_after_a_failed_sync_everything_unsynced_is_written_and_synced_elsewhere(synced, disk, tmp_path):
+    """A14. Guards against a second sync of the same file: the system reports the error once, and success after it."""
     begun = synced.admit(b"begun")
     with instead_of_the_file(synced, "/dev/full"):
         waiting = [asyncio.create_task(synced.durable()) for _ in range(2)]
@@ -529,13 +630,79 @@ async def test_after_a_failed_sync_nobody_is_told_that_a_record_is_durable(synce
     disk.let_through()
 
     async with asyncio.timeout(PATIENCE_S):
-        told = await asyncio.gather(*waiting, return_exceptions=True)
-        with pytest.raises(SpoolFailed):
-            await synced.durable()
+        await asyncio.gather(*waiting)
+        await synced.durable()
+
+    assert disk.count == 1
+    assert (synced.failed, synced.given_up) == (False, 1)
+    # Of the file that failed nothing is needed.
+    segment_path(tmp_path, SPOOL_ID, 0).unlink()
+    assert read(tmp_path) == [(RecordKind.INTENT, b"begun"), (OUTCOME, b"recorded while the disk failed")]
+
+
+async def test_where_a_sync_fails_and_there_is_no_other_segment_nobody_is_told_that_a_record_is_durable(
+    synced, disk, tmp_path
+):
+    """A14. Guards the answer that waits: it must not be given out on the word of a file that failed."""
+    synced.admit(b"begun")
+    with no_further_segment():
+        with instead_of_the_file(synced, "/dev/full"):
+            waiting = [asyncio.create_task(synced.durable()) for _ in range(2)]
+            await disk.begun()
+        disk.let_through()
+        async with asyncio.timeout(PATIENCE_S):
+            told = await asyncio.gather(*waiting, return_exceptions=True)
+            with pytest.raises(SpoolFailed):
+                await synced.durable()
+    failed = synced.failed
+    synced.admit(b"next")
+    async with asyncio.timeout(PATIENCE_S):
+        sync = asyncio.create_task(synced.durable())
+        await disk.begun()
+        disk.let_through()
+        await sync
 
     assert [type(answer) for answer in told] == [SpoolFailed, SpoolFailed]
-    assert synced.failed
-    assert disk.count == 1
+    assert (failed, synced.failed) == (True, False)
+    assert read(tmp_path) == [(RecordKind.INTENT, b"begun"), (RecordKind.INTENT, b"next")]
+
+
+async def test_a_new_segment_begins_with_what_was_not_synced_in_the_one_before(synced, tmp_path):
+    """Guards the change of segments: the one that is left is not synced any more."""
+    for _ in range(5):
+        synced.note(LARGEST)
+    await synced.durable()
+    while segments(tmp_path, SPOOL_ID) == [0]:
+        synced.note(bytes(5_000))
+
+    segment_path(tmp_path, SPOOL_ID, 0).unlink()
+    sequences = [record.sequence for record in read_to_end(tmp_path, SPOOL_ID).records]
+    assert sequences == list(range(6, len(sequences) + 6))
+    assert len(sequences) > 4
+
+
+async def test_a_directory_that_can_not_be_synced_keeps_nothing_from_being_recorded_later(
+    synced, tmp_path, monkeypatch
+):
+    """Guards a segment's name, which a crash may take away: what is in it is written once more."""
+    real = module._sync_directory
+
+    def refuses(directory):
+        raise OSError(5, "refused")
+
+    begun = synced.admit(b"begun")
+    monkeypatch.setattr(module, "_sync_directory", refuses)
+    with instead_of_the_file(synced, "/dev/full"), pytest.raises(SpoolFailed):
+        synced.settle(begun, OUTCOME, b"used")
+    failed = synced.failed
+    monkeypatch.setattr(module, "_sync_directory", real)
+    synced.admit(b"next")
+
+    assert (failed, synced.failed) == (True, False)
+    assert len(segments(tmp_path, SPOOL_ID)) == 3
+    segment_path(tmp_path, SPOOL_ID, 1).unlink()
+    found = {one.sequence: one.payload for one in read_to_end(tmp_path, SPOOL_ID, ended=True).records}
+    assert found == {1: b"begun", 2: b"used", 3: b"next"}
 
 
 async def test_a_process_without_a_free_file_descriptor_can_sync_again_when_it_has_one(synced):

@@ -13,21 +13,22 @@ from hypothesis import strategies as st
 from metering import spool_reader
 from metering.spool import Spool, segment_path
 from metering.spool_reader import BEGINNING, READ_BYTES, Position, abandoned, discard, finish, read, segments, spools
-from metering.spool_records import HEADER_BYTES, RECORD_BYTES_MAX, RecordKind, encode
+from metering.spool_records import HEADER_BYTES, RECORD_BYTES_MAX, RecordKind, encode, seed_of
 from tests.metering.workers import SPOOL_ID, content, read_to_end, worker
 
 PATIENCE_S = 30
 DAY_S = 24 * 3600
+SEED = seed_of(SPOOL_ID)
 
 
 def spooled(directory, *contents_of_segments, spool_id=SPOOL_ID):
     """The files of a worker that is gone; return where each record is, by its sequence: segment, start and end."""
-    places, sequence = {}, 0
+    places, sequence, seed = {}, 0, seed_of(spool_id)
     for number, contents in enumerate(contents_of_segments):
-        data = b""
+        data = encode(RecordKind.BEGUN, sequence, b"", number, seed)
         for one in contents:
             sequence += 1
-            record = encode(RecordKind.OUTCOME, sequence, one)
+            record = encode(RecordKind.OUTCOME, sequence, one, 0, seed)
             places[sequence] = (number, len(data), len(data) + len(record))
             data += record
         segment_path(directory, spool_id, number).write_bytes(data)
@@ -92,7 +93,7 @@ def test_where_there_is_nothing_yet_the_reading_stays_where_it_is(tmp_path):
 
 
 def test_a_record_that_is_not_whole_yet_is_read_when_it_is(tmp_path):
-    whole = encode(RecordKind.OUTCOME, 1, b"whole")
+    whole = encode(RecordKind.OUTCOME, 1, b"whole", 0, SEED)
     path = segment_path(tmp_path, SPOOL_ID, 0)
 
     for length in range(len(whole)):
@@ -106,9 +107,9 @@ def test_a_record_that_is_not_whole_yet_is_read_when_it_is(tmp_path):
 
 def test_what_a_worker_tore_in_its_death_is_passed_over_in_silence(tmp_path):
     for length in range(1, RECORD_BYTES_MAX, 1_000):
-        last = encode(RecordKind.OUTCOME, 2, b"x" * (RECORD_BYTES_MAX - HEADER_BYTES))[:length]
+        last = encode(RecordKind.OUTCOME, 2, b"x" * (RECORD_BYTES_MAX - HEADER_BYTES), 0, SEED)[:length]
         path = segment_path(tmp_path, SPOOL_ID, 0)
-        path.write_bytes(encode(RecordKind.OUTCOME, 1, b"whole") + last + bytes(3 * READ_BYTES))
+        path.write_bytes(encode(RecordKind.OUTCOME, 1, b"whole", 0, SEED) + last + bytes(3 * READ_BYTES))
 
         reading = read_to_end(tmp_path, SPOOL_ID, ended=True)
 
@@ -196,12 +197,73 @@ def test_a_hole_in_a_segment_is_named_as_damage_and_what_comes_after_it_is_read(
 @pytest.mark.parametrize("before_the_end", [1, HEADER_BYTES, 5_000, RECORD_BYTES_MAX - 1])
 def test_a_record_at_the_end_of_a_read_that_holds_no_other_is_read_by_the_next(tmp_path, before_the_end):
     """Watches the step over damage: it must be shorter than a read by the longest record."""
-    first, last = encode(RecordKind.OUTCOME, 1, b"first"), encode(RecordKind.OUTCOME, 2, bytes(16_000))
+    first, last = (
+        encode(RecordKind.OUTCOME, 1, b"first", 0, SEED),
+        encode(RecordKind.OUTCOME, 2, bytes(16_000), 0, SEED),
+    )
     segment_path(tmp_path, SPOOL_ID, 0).write_bytes(first + b"\xff" * (READ_BYTES - before_the_end) + last)
 
     reading = read_to_end(tmp_path, SPOOL_ID, ended=True)
 
     assert [record.sequence for record in reading.records] == [1, 2]
+
+
+@pytest.mark.parametrize("foreign", ["another spool's", "a copy of its own", "noise", "empty"])
+def test_a_file_that_was_put_beside_a_spool_in_use_costs_no_record(tmp_path, foreign):
+    """Guards what a living worker still writes: whoever took the file for its next segment would not look back."""
+    other = tmp_path / "other"
+    other.mkdir()
+    spooled(other, LARGE[:5], spool_id="w1-other")
+    worker = Spool(tmp_path, SPOOL_ID, fsync=False, segment_bytes=4 * RECORD_BYTES_MAX)
+    worker.open()
+    worker.note(b"first")
+    data = {
+        "another spool's": segment_path(other, "w1-other", 0).read_bytes(),
+        "a copy of its own": segment_path(tmp_path, SPOOL_ID, 0).read_bytes().rstrip(b"\0"),
+        "noise": random.Random(5).randbytes(5_000),
+        "empty": b"",
+    }[foreign]
+    segment_path(tmp_path, SPOOL_ID, 1).write_bytes(data)
+
+    position, found, damages = BEGINNING, [], []
+
+    def look():
+        nonlocal position
+        while (reading := read(tmp_path, SPOOL_ID, position, 100)).position != position:
+            found.extend(record for record in reading.records if not found or record.sequence > found[-1].sequence)
+            damages.extend(segment for segment, _ in reading.damages)
+            position = reading.position
+
+    look()
+    before = position
+    for number in range(30):
+        worker.note(LARGE[number])
+        look()
+    worker.close()
+
+    assert before.segment == 0
+    assert [record.payload for record in found] == [b"first", *LARGE[:30]]
+    assert set(damages) == (set() if foreign in ("a copy of its own", "empty") else {1})
+    assert segment_path(tmp_path, SPOOL_ID, 1).read_bytes() == data
+
+
+def test_where_the_beginning_of_a_segment_is_damaged_its_records_are_read_when_the_worker_goes_on(tmp_path):
+    """Guards the sign by which a segment is known: it is no more than one record."""
+    worker = Spool(tmp_path, SPOOL_ID, fsync=False, segment_bytes=4 * RECORD_BYTES_MAX)
+    worker.open()
+    for number in range(10):
+        worker.note(LARGE[number])
+    last = segments(tmp_path, SPOOL_ID)[-1]
+    damage(tmp_path, last, 0, b"\xff")
+    early = read_to_end(tmp_path, SPOOL_ID)
+    for number in range(10, 20):
+        worker.note(LARGE[number])
+    late = read_to_end(tmp_path, SPOOL_ID)
+    worker.close()
+
+    assert {segment for segment, _ in early.damages} == set()
+    assert [record.payload for record in late.records] == LARGE[:20]
+    assert {segment for segment, _ in late.damages} == {last}
 
 
 def test_the_end_of_a_segment_that_is_followed_by_another_is_no_torn_record_but_damage(tmp_path):

@@ -9,34 +9,36 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from metering.spool_records import HEADER_BYTES, RECORD_BYTES_MAX, Damage, Record, RecordKind, encode, scan
+from metering.spool_records import HEADER_BYTES, RECORD_BYTES_MAX, Damage, Record, RecordKind, encode, scan, seed_of
 from tests.builders import intent, payload, usage_event
 
 CORRUPTIONS = 2_000
 """How many corrupted spools are read."""
+
+SEED = seed_of("w0-one")
 
 PAYLOADS = st.lists(st.binary(max_size=60), max_size=8)
 KINDS = st.sampled_from(RecordKind)
 
 
 def written(payloads: list[bytes], kind: RecordKind = RecordKind.OUTCOME) -> list[bytes]:
-    return [encode(kind, number, one) for number, one in enumerate(payloads, 1)]
+    return [encode(kind, number, one, 0, SEED) for number, one in enumerate(payloads, 1)]
 
 
 def records(data: bytes) -> list[Record]:
-    return [found for found in scan(data) if isinstance(found, Record)]
+    return [found for found in scan(data, 0, SEED) if isinstance(found, Record)]
 
 
 def damages(data: bytes) -> list[Damage]:
-    return [found for found in scan(data) if isinstance(found, Damage)]
+    return [found for found in scan(data, 0, SEED) if isinstance(found, Damage)]
 
 
 @given(st.lists(st.tuples(KINDS, st.binary(max_size=2_000), st.integers(0, 2**64 - 1))), st.integers(0, 100))
 def test_whatever_is_written_is_read(given_records, zeros):
-    written = [encode(kind, number, one, intent) for number, (kind, one, intent) in enumerate(given_records, 1)]
+    written = [encode(kind, number, one, intent, SEED) for number, (kind, one, intent) in enumerate(given_records, 1)]
     data = b"".join(written) + bytes(zeros)
 
-    found = list(scan(data))
+    found = list(scan(data, 0, SEED))
 
     assert [(record.kind, record.payload, record.intent) for record in found] == given_records
     assert [record.sequence for record in found] == list(range(1, len(found) + 1))
@@ -45,27 +47,35 @@ def test_whatever_is_written_is_read(given_records, zeros):
 
 def test_reading_begins_where_it_ended_before():
     data = b"".join(written([b"first", b"second", b"third"]))
-    first = next(scan(data))
+    first = next(scan(data, 0, SEED))
 
-    assert [record.payload for record in scan(data, first.end)] == [b"second", b"third"]
+    assert [record.payload for record in scan(data, first.end, SEED)] == [b"second", b"third"]
 
 
 def test_the_form_is_the_published_one():
     """Spools that older releases wrote must stay readable: this holds the form still."""
-    record = encode(RecordKind.CLOSED, 258, b"{}", 257)
+    record = encode(RecordKind.CLOSED, 258, b"{}", 257, seed_of("w0-one"))
 
-    head = bytes.fromhex("1c7b 02 03 02000000 0201000000000000 0101000000000000")
-    assert record == head + struct.pack("<I", google_crc32c.value(head + b"{}")) + b"{}"
+    head = bytes.fromhex("1c7b 03 03 02000000 0201000000000000 0101000000000000")
+    assert record == head + struct.pack("<I", google_crc32c.value(b"w0-one" + head + b"{}")) + b"{}"
     # RFC 3720, appendix B.4: 32 bytes of zeros.
     assert google_crc32c.value(bytes(32)) == 0x8A9136AA
+
+
+@given(st.text(max_size=40), st.text(max_size=40), st.binary(max_size=300))
+def test_a_record_of_another_spool_is_no_record(ours, other, content):
+    """Guards a segment that was put into the wrong place: what it holds would be taken for what the worker wrote."""
+    data = encode(RecordKind.OUTCOME, 1, content, 0, seed_of(other))
+
+    assert list(scan(data, 0, seed_of(ours))) == ([] if ours != other else [Record(2, 1, 0, content, len(data))])
 
 
 def test_a_record_has_a_largest_size_and_it_is_usable():
     largest = bytes(RECORD_BYTES_MAX - HEADER_BYTES)
 
-    data = encode(RecordKind.OUTCOME, 1, largest)
+    data = encode(RecordKind.OUTCOME, 1, largest, 0, SEED)
     with pytest.raises(ValueError, match="exceeds"):
-        encode(RecordKind.OUTCOME, 1, largest + b"x")
+        encode(RecordKind.OUTCOME, 1, largest + b"x", 0, SEED)
 
     assert len(data) == RECORD_BYTES_MAX
     assert [record.payload for record in records(data)] == [largest]
@@ -73,13 +83,13 @@ def test_a_record_has_a_largest_size_and_it_is_usable():
 
 def test_no_value_of_ours_can_hold_what_looks_like_a_record():
     """What tenants send is escaped in a payload, so nobody can have a record of their own found in a damaged one."""
-    forged = encode(RecordKind.OUTCOME, 7, b"{}").decode("latin-1")
+    forged = encode(RecordKind.OUTCOME, 7, b"{}", 0, SEED).decode("latin-1")
 
     data = payload(usage_event(description=forged, tags={forged: forged}))
     begun = payload(intent(tags={forged: forged}))
 
-    assert encode(RecordKind.OUTCOME, 1, b"")[:2] not in data
-    assert encode(RecordKind.OUTCOME, 1, b"")[:2] not in begun
+    assert encode(RecordKind.OUTCOME, 1, b"", 0, SEED)[:2] not in data
+    assert encode(RecordKind.OUTCOME, 1, b"", 0, SEED)[:2] not in begun
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -125,7 +135,7 @@ def test_damage_costs_the_records_it_touches_and_yields_no_wrong_one(payloads, z
     for corruption in corruptions:
         data = corrupted(data, corruption)
 
-    found = list(scan(data))
+    found = list(scan(data, 0, SEED))
 
     read = [one for one in found if isinstance(one, Record)]
     assert {(one.sequence, one.payload) for one in read} <= set(enumerate(payloads, 1))
@@ -173,4 +183,4 @@ def test_damage_before_a_whole_record_is_named_to_the_byte():
 
 @pytest.mark.parametrize("noise", [b"", b"\x1c", b"\x1c\x7b", bytes(5_000), b"\x1c\x7b" * 2_500, b"\xff" * 5_000])
 def test_what_was_never_a_spool_holds_nothing(noise):
-    assert list(scan(noise)) == []
+    assert list(scan(noise, 0, SEED)) == []

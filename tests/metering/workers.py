@@ -9,12 +9,13 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from metering.spool import Spool, SpoolFull
+from metering.spool import AGAIN_S, Spool, SpoolFull
 from metering.spool_reader import BEGINNING, Reading, read
 from metering.spool_records import HEADER_BYTES, RECORD_BYTES_MAX, RecordKind
 
@@ -94,6 +95,7 @@ def fill_the_disk(directory: Path) -> None:
     told["read while full"] = len(read_to_end(directory, SPOOL_ID).records)
     told["files while full"] = sorted(path.name for path in directory.iterdir())
     subprocess.run(["mount", "-o", f"remount,size={3 * segment_bytes}", directory], check=True)
+    time.sleep(AGAIN_S)
     call()
     told["read"] = len(read_to_end(directory, SPOOL_ID).records)
     print(json.dumps(told))
