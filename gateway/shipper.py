@@ -13,8 +13,8 @@ import datetime as dt
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 from sqlalchemy import select
@@ -27,6 +27,7 @@ from metering.facts import Fact, fact
 from metering.intents import Intent
 from metering.ledger import Aside, Moved
 from metering.months import Months
+from metering.spool import SEGMENT_BYTES
 from metering.spool_reader import BEGINNING, Position
 from metering.spool_records import Record, RecordKind
 from metering.tables import spool_positions
@@ -58,7 +59,15 @@ RETRY_S_MAX = 5.0
 RETENTION_S = 24 * 3600
 """Segments are kept for so long after all they hold is in the ledger, in case the ledger's disk is lost."""
 
+ROOM_BYTES_MIN = 4 * SEGMENT_BYTES
+"""Where the disk has less room than this, segments that the ledger has are not kept: calls need the room more."""
+
+ROOM_LOOK_S = 1
 HOUSEKEEPING_S = 60
+
+CALL_S_MAX = 4 * 3600
+"""A call whose outcome has not come by then is booked as unknown, though its worker lives. No provider takes so long over
+one: OpenAI ends its longest, realtime sessions, after an hour. An outcome that comes later is booked as a correction."""
 
 NOT_BOOKABLE = (ArithmeticError, LookupError, TypeError, ValueError, SQLAlchemyError)
 """What booking raises on account of an event: a number no column holds, a plan no book is for."""
@@ -72,6 +81,8 @@ class _Spool:
     """How far one spool was read, and the calls that are open in it."""
 
     position: Position = BEGINNING
+    confirmed: Position = BEGINNING
+    """The position up to which the ledger has everything."""
     booked: int = 0
     """The sequence up to which the ledger has everything."""
     seen: int = 0
@@ -107,6 +118,14 @@ class _Batch:
         return not (self.facts or self.aside or self.moved or self.finished)
 
 
+class Backlog(NamedTuple):
+    """What was recorded and the ledger does not have."""
+
+    size_bytes: int
+    age_s: float
+    """How long ago the ledger last had everything that could be read; 0 while it has."""
+
+
 class Shipper:
     """Ships all spools of one directory."""
 
@@ -117,6 +136,7 @@ class Shipper:
         books: Books,
         now: Callable[[], dt.datetime],
         batch_events_max: int = BATCH_EVENTS_MAX,
+        retention_s: float = RETENTION_S,
     ) -> None:
         self._directory = directory
         self._database = database
@@ -132,7 +152,8 @@ class Shipper:
         self._batch = _Batch(events_max=batch_events_max)
         self._wake = asyncio.Event()
         self._stopping = False
-        self._housekept = 0.0
+        self._retention_s = retention_s
+        self._housekept = self._looked_for_room = 0.0
         self._booked_last = 0
         """Events that the last round booked."""
         self.last_shipped = now()
@@ -200,22 +221,43 @@ class Shipper:
         for spool_id in batch.moved:
             spool = self._spools[spool_id]
             spool.booked = max(spool.booked, spool.seen)
+            spool.confirmed = spool.position
         for spool_id in batch.finished:
             spool_reader.finish(self._directory, spool_id)
             del self._spools[spool_id]
         return more
 
+    def backlog(self) -> Backlog:
+        """Measured now, out of the files: a few milliseconds."""
+        size_bytes = sum(
+            spool_reader.unread_bytes(self._directory, spool_id, self._confirmed(spool_id))
+            for spool_id in spool_reader.spools(self._directory)
+        )
+        return Backlog(size_bytes, (self._now() - self.last_shipped).total_seconds() if size_bytes else 0.0)
+
+    def _confirmed(self, spool_id: str) -> Position:
+        spool = self._spools.get(spool_id)
+        return BEGINNING if spool is None else spool.confirmed
+
     async def _housekeep(self) -> None:
         """Let go of segments that nobody needs. Only between batches, when all that was read is booked."""
-        loop = asyncio.get_running_loop()
-        if loop.time() - self._housekept > HOUSEKEEPING_S:
-            self._housekept = loop.time()
-            needed = {spool_id: spool.needed for spool_id, spool in self._spools.items()}
-            try:
-                await asyncio.to_thread(spool_reader.discard, self._directory, needed, RETENTION_S)
-            except OSError as error:
-                log.error("spool_not_discarded", reason=os.strerror(error.errno or 0))
+        time_s = asyncio.get_running_loop().time()
+        if time_s - self._housekept > HOUSEKEEPING_S:
+            self._housekept = time_s
+            await self._discard(self._retention_s)
             await self._months.ensure_ahead(self._now())
+        elif time_s - self._looked_for_room > ROOM_LOOK_S:
+            self._looked_for_room = time_s
+            await self._discard(0, unless_room_bytes=ROOM_BYTES_MIN)
+
+    async def _discard(self, keep_s: float, unless_room_bytes: int | None = None) -> None:
+        needed = {spool_id: spool.needed for spool_id, spool in self._spools.items()}
+        try:
+            if unless_room_bytes is not None and spool_reader.room_bytes(self._directory) >= unless_room_bytes:
+                return
+            await asyncio.to_thread(spool_reader.discard, self._directory, needed, keep_s)
+        except OSError as error:
+            log.error("spool_not_discarded", reason=os.strerror(error.errno or 0))
 
     async def _fill(self, batch: _Batch) -> None:
         """Read from every spool while there is room, beginning after the one that was read last: each gets its turn."""
@@ -242,13 +284,9 @@ class Shipper:
         while batch.room > 0:
             reading = spool_reader.read(self._directory, spool_id, spool.position, batch.room, ended=abandoned)
             if reading.position == spool.position:
-                if abandoned:
-                    for sequence in list(islice(spool.open, batch.room)):
-                        said, _ = spool.open.pop(sequence)
-                        _leave_open(spool_id, sequence, said, batch)
-                        batch.moved.add(spool_id)
-                    if not spool.open:
-                        batch.finished.append(spool_id)
+                self._give_up_open(spool_id, spool, batch, all_of_them=abandoned)
+                if abandoned and not spool.open:
+                    batch.finished.append(spool_id)
                 return
             for segment, damage in reading.damages:
                 log.error("spool_damaged", spool=spool_id, segment=segment, start=damage.start, end=damage.end)
@@ -260,13 +298,25 @@ class Shipper:
             # Reading again what the ledger has can take long, and calls are waiting.
             await asyncio.sleep(0)
 
+    def _give_up_open(self, spool_id: str, spool: _Spool, batch: _Batch, *, all_of_them: bool) -> None:
+        """Take calls whose outcome will not come to the batch: those of a worker that is gone, or whose time is over."""
+        over_ms = int(self._now().timestamp() * 1000) - CALL_S_MAX * 1000
+        while spool.open and batch.room > 0:
+            sequence, (said, _) = next(iter(spool.open.items()))
+            if not all_of_them and not _began_before(said, over_ms):
+                return  # Those after it began later.
+            del spool.open[sequence]
+            _leave_open(spool_id, sequence, said, batch)
+            batch.moved.add(spool_id)
+
     async def _resumed(self, spool_id: str) -> _Spool:
         """Begin where the calls that are open are found again; what the ledger has is passed over."""
         question = select(spool_positions.c.segment, spool_positions.c.sequence)
         async with self._database.reading() as connection:
             row = (await connection.execute(question.where(spool_positions.c.spool_id == spool_id))).first()
         needed, booked = (0, 0) if row is None else (row.segment, row.sequence)
-        return _Spool(position=Position(needed, 0), booked=booked)
+        beginning = Position(needed, 0)
+        return _Spool(beginning, beginning, booked)
 
     def _take(self, spool_id: str, spool: _Spool, records: Sequence[Record], batch: _Batch) -> None:
         segment, under_way, intent = spool.position.segment, spool.open, RecordKind.INTENT
@@ -342,6 +392,13 @@ def _leave_open(spool_id: str, sequence: int, said: bytes, batch: _Batch) -> Non
         _no_event(spool_id, sequence, said, error, batch)
     else:
         batch.facts.append(fact(event, msgspec.json.encode(event)))
+
+
+def _began_before(said: bytes, moment_ms: int) -> bool:
+    try:
+        return _intent(said).occurred_at_ms < moment_ms
+    except ValueError:
+        return False  # Set aside when its worker is gone.
 
 
 def _no_event(spool_id: str, sequence: int, said: bytes, error: ValueError, batch: _Batch) -> None:

@@ -1,10 +1,11 @@
-"""What is written before a call is forwarded, and the event it becomes if nothing more is ever heard of it. Pure."""
+"""What is written before a call is forwarded, the event it becomes if nothing more is heard of it, and what becomes of that
+when something is heard after all. Pure."""
 
 from __future__ import annotations
 
 import msgspec
 
-from metering.usage import UNCATEGORISED, Completeness, UsageEvent
+from metering.usage import UNCATEGORISED, WAS, Completeness, Kind, UsageEvent, event_id_of
 
 
 class Intent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -45,6 +46,18 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             metered=self.metered,
             metadata=self.metadata,
         )
+
+
+def late_outcome(outcome: UsageEvent) -> UsageEvent:
+    """The outcome of a call that is in the ledger as unknown, as the correction of that: the same one however often it
+    is made. It says in its metadata that it adds to an unknown, which has been charged nothing."""
+    return msgspec.structs.replace(
+        outcome,
+        event_id=event_id_of(f"{outcome.event_id}:late"),
+        kind=Kind.CORRECTION,
+        corrects=outcome.event_id,
+        metadata=outcome.metadata | {WAS: Completeness.UNKNOWN.value},
+    )
 
 
 class Closed(msgspec.Struct, frozen=True, kw_only=True):

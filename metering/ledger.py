@@ -10,13 +10,16 @@ import datetime as dt
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import Table
+import msgspec
+from sqlalchemy import Table, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metering.columns import NUL, NUL_INSTEAD, as_json, iso
-from metering.facts import Fact
+from metering.facts import Fact, fact
+from metering.intents import late_outcome
 from metering.rows import Key, Values, rows_in
 from metering.tables import dedupe, quarantine, spool_positions, usage_events
+from metering.usage import Completeness
 
 
 class Aside(NamedTuple):
@@ -33,9 +36,9 @@ class Appended(NamedTuple):
     """What became of some facts."""
 
     new: list[Fact]
-    """In the order of their keys."""
+    """In the order of their keys; corrections that were made of late outcomes after the others."""
     repeated: int
-    """Facts that the ledger had already: the same key, the same content."""
+    """Facts that the ledger had already: the same key and content, or an unknown where more is known."""
     conflicting: list[Fact]
     """Facts whose key, or dedupe key, the ledger has with another content; set aside, never booked."""
 
@@ -51,7 +54,8 @@ class Moved(NamedTuple):
 
 
 async def append(connection: AsyncConnection, facts: Sequence[Fact], recorded_at: dt.datetime) -> Appended:
-    """Add those of the facts that the ledger does not have. The same facts again add nothing.
+    """Add those of the facts that the ledger does not have. The same facts again add nothing. An outcome that comes after
+    its call was booked as unknown is added as the correction of that.
 
     Every writer takes keys in one order, dedupe keys before events and each as they sort: else two that add the same
     facts would wait for each other in a circle.
@@ -71,9 +75,38 @@ async def append(connection: AsyncConnection, facts: Sequence[Fact], recorded_at
     new, known_too = await _taken(connection, usage_events, _key_of, add_events, [*unkeyed, *first])
     known += known_too
     conflicting = [fact for fact, digest in known if fact.digest != digest]
-    asides = [aside(fact, "another content under the key of an event in the ledger") for fact in conflicting]
-    await set_aside(connection, asides, recorded_at)
-    return Appended(new, len(known) - len(conflicting), conflicting)
+    if conflicting:
+        late, conflicting = await _told_apart(connection, conflicting)
+        corrections, known = await _taken(connection, usage_events, _key_of, add_events, late)
+        new += corrections
+        conflicting += [fact for fact, digest in known if fact.digest != digest]
+        asides = [aside(fact, "another content under the key of an event in the ledger") for fact in conflicting]
+        await set_aside(connection, asides, recorded_at)
+    return Appended(new, len(facts) - len(new) - len(conflicting), conflicting)
+
+
+async def _told_apart(connection: AsyncConnection, facts: Sequence[Fact]) -> tuple[list[Fact], list[Fact]]:
+    """Of facts whose key is taken by another content: the corrections that late outcomes are, and true conflicts.
+
+    A call that nobody had ended in time is in the ledger as unknown. Its outcome, when it comes, is the correction of
+    that; the other way round, an unknown says nothing of a call whose outcome is known.
+    """
+    at = usage_events.c
+    key = (at.tenant_id, at.event_day, at.event_id)
+    question = select(*key, at.source, at.endpoint, at.completeness).where(
+        tuple_(*key).in_([_key_of(fact) for fact in facts])
+    )
+    there = {tuple(row[:5]): row.completeness for row in await connection.execute(question)}
+    late, conflicting = [], []
+    for one in facts:
+        event = one.event
+        known_as = there.get((*event.key, event.source, event.endpoint))
+        if known_as is None or (known_as != Completeness.UNKNOWN and event.completeness is not Completeness.UNKNOWN):
+            conflicting.append(one)
+        elif event.completeness is not Completeness.UNKNOWN:
+            correction = late_outcome(event)
+            late.append(fact(correction, msgspec.json.encode(correction)))
+    return late, conflicting
 
 
 async def _taken(
@@ -89,12 +122,12 @@ async def _taken(
     """
     first: dict[Key, Fact] = {}
     again: list[tuple[Key, Fact]] = []
-    for fact in facts:
-        key = key_of(fact)
+    for one in facts:
+        key = key_of(one)
         if key in first:
-            again.append((key, fact))
+            again.append((key, one))
         else:
-            first[key] = fact
+            first[key] = one
     if not first:
         return [], []
     in_order = sorted(first)

@@ -10,6 +10,7 @@ import fcntl
 import os
 import re
 import time
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +29,10 @@ from metering.spool_records import (
 )
 
 READ_BYTES = 256 << 10
+
+BLOCK_BYTES = 64 << 10
+"""So much of a segment is looked at at once to find where its content ends: more than any record, so that no part of one
+is taken for the zeros after the last."""
 
 FINISHED_SUFFIX = ".finished"
 
@@ -112,6 +117,28 @@ def read(directory: Path, spool_id: str, position: Position, records_max: int, *
     )
 
 
+def unread_bytes(directory: Path, spool_id: str, position: Position) -> int:
+    """How much of records a spool holds after a position."""
+    held = 0
+    for number in segments(directory, spool_id):
+        if number >= position.segment:
+            with suppress(FileNotFoundError):
+                held += _content_bytes(segment_path(directory, spool_id, number))
+    return max(0, held - max(position.offset, HEADER_BYTES))  # With the record that begins the segment.
+
+
+def _content_bytes(path: Path) -> int:
+    """The length of a segment without the zeros that it was allocated with. Looks at few of its blocks."""
+    with path.open("rb", buffering=0) as file:
+        blocks = -(-path.stat().st_size // BLOCK_BYTES)
+
+        def content_of(block: int) -> int:
+            return len(os.pread(file.fileno(), BLOCK_BYTES, block * BLOCK_BYTES).rstrip(b"\0"))
+
+        first_empty = bisect_left(range(blocks), True, key=lambda block: not content_of(block))
+        return (first_empty - 1) * BLOCK_BYTES + content_of(first_empty - 1) if first_empty else 0
+
+
 def abandoned(directory: Path, spool_id: str) -> bool:
     """True if the worker that wrote this spool is gone: its lock is free."""
     try:
@@ -141,6 +168,12 @@ def finish(directory: Path, spool_id: str) -> None:
         (directory / (spool_id + LOCK_SUFFIX)).rename(mark)
     except FileNotFoundError:
         mark.touch(mode=0o600)
+
+
+def room_bytes(directory: Path) -> int:
+    """How much the disk still takes."""
+    disk = os.statvfs(directory)
+    return disk.f_bavail * disk.f_frsize
 
 
 def discard(directory: Path, needed: Mapping[str, int], keep_s: float) -> None:

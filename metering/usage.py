@@ -127,6 +127,9 @@ class Kind(StrEnum):
     COST = "cost"
 
 
+WAS = "was"
+"""In the metadata of a correction: the completeness of the event as it was before it."""
+
 COUNTED_KINDS = frozenset({Kind.USAGE, Kind.BACKFILL})
 """The kinds that count as events in totals; the others only move quantities or money."""
 

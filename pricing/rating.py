@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from metering.usage import INPUT_TOKENS, Completeness, Kind, UsageEvent
+from metering.usage import INPUT_TOKENS, WAS, Completeness, Kind, UsageEvent
 from pricing.book import BATCH, CREDITS, EVENT, TARIFFS_MAX, Book, Price, applicable
 from pricing.rates import Credits, Markup, Rate
 
@@ -73,7 +73,8 @@ def rate(event: UsageEvent, price_book: Book, cost_book: Book, rated_from: Mappi
 
     `rated_from` is for corrections and reversals: the quantities that the corrected event and its earlier corrections
     hold. With it, a call corrected from 61 to 59 seconds gives back one minute; without, the 2 seconds are rated by
-    themselves. Its `event` is 0 where the corrected event has not been charged as a whole, else 1, the default.
+    themselves. Its `event` is 0 where the corrected event has not been charged as a whole, else 1; the default is what the
+    correction says of it: an unknown has not been charged.
     """
     if not event.metered or event.kind in MONEY_ONLY:
         return _rated(price_book, cost_book, 0, None, ())
@@ -103,7 +104,7 @@ def rate(event: UsageEvent, price_book: Book, cost_book: Book, rated_from: Mappi
     charge = cost_nano = 0
     lines = []
     if whole_priced or whole_costed:
-        before = rated_from.get(EVENT, 1) if changes else 0
+        before = rated_from.get(EVENT, int(event.metadata.get(WAS) != Completeness.UNKNOWN)) if changes else 0
         after = 0 if event.kind is Kind.REVERSAL else 1
         if before != after:
             lines.append(_line(EVENT, after - before, before, whole))

@@ -19,16 +19,18 @@ from gateway.shipper import (
     BATCH_BYTES_MAX,
     BATCH_EVENTS_MAX,
     BATCH_EVENTS_MAX_APART,
+    CALL_S_MAX,
     GATHER_EVENTS_MIN,
     GATHER_S,
     POLL_S,
     RETENTION_S,
+    ROOM_BYTES_MIN,
     Shipper,
 )
 from metering.database import DatabaseUnavailable
 from metering.spool import Spool, SpoolFull, segment_path
 from metering.spool_reader import READ_BYTES, segments, spools
-from metering.spool_records import RECORD_BYTES_MAX, RecordKind, encode, scan, seed_of
+from metering.spool_records import HEADER_BYTES, RECORD_BYTES_MAX, RecordKind, encode, scan, seed_of
 from metering.tables import quarantine, spool_positions, usage_events
 from pricing.catalogue import load_books
 from pricing.tables import charges, rollups, tenant_plans
@@ -232,6 +234,35 @@ async def test_a_call_that_its_worker_left_open_is_booked_as_unknown_once(databa
             mark.unlink()
 
     assert await booked(database) == {1: "reported", 2: "unknown"}
+    assert await aside(database) == []
+
+
+async def test_a_call_whose_time_is_over_is_unknown_though_its_worker_lives_and_its_outcome_corrects_it(
+    database, directory, worker, line, books
+):
+    """Guards against a call that hangs for ever: nobody would know of it, and its segment would never go."""
+    clock = Clock()
+    shipper = Shipper(directory, line, books, clock)
+    worker.begins(1)
+    worker.begins(2, occurred_at_ms=NOON_MS + 60_000)
+    clock.now += dt.timedelta(seconds=CALL_S_MAX - 1)
+    await ship(shipper)
+    in_time = await booked(database)
+    clock.now += dt.timedelta(seconds=2)
+    await ship(shipper)
+    over = await booked(database)
+    worker.ends(1)
+    worker.ends(2)
+    await ship(shipper)
+    await ship(Shipper(directory, line, books, clock))
+
+    found = {(row.corrects or row.event_id, row.kind): row.completeness for row in await rows(database, usage_events)}
+    assert (in_time, over) == ({}, {1: "unknown"})
+    assert found == {
+        (call_id(1), "usage"): "unknown",
+        (call_id(1), "correction"): "reported",
+        (call_id(2), "usage"): "reported",
+    }
     assert await aside(database) == []
 
 
@@ -799,6 +830,27 @@ async def test_told_to_stop_while_the_ledger_is_away_it_ends_and_the_next_one_sh
     assert await booked(database) == dict.fromkeys(range(10), "reported")
 
 
+async def test_how_far_the_ledger_is_behind_is_what_it_lacks_and_since_when(directory, line, books, worker):
+    """Guards readiness: what was read and could not be booked is no less behind than what was never read."""
+    clock = Clock()
+    shipper = Shipper(directory, line, books, clock)
+    worker.called(*range(20))
+    held = sum(len(path.read_bytes().rstrip(b"\0")) for path in directory.glob("*.spool")) - HEADER_BYTES
+    line.failures = ["before"]
+    new = shipper.backlog()
+    with suppress(DatabaseUnavailable):
+        await shipper.round()
+    clock.now += dt.timedelta(seconds=90)
+    unbooked = shipper.backlog()
+    await ship(shipper)
+    shipper.stop()
+    await shipper.run()
+
+    assert (new.size_bytes, unbooked.size_bytes) == (held, held)
+    assert 90 <= unbooked.age_s < 91
+    assert shipper.backlog() == (0, 0)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Letting go
 
@@ -828,6 +880,29 @@ async def test_segments_are_deleted_when_all_they_hold_is_booked_and_their_time_
 
     assert len(numbers) > 2
     assert (young, old) == (numbers, numbers[-1:])
+
+
+async def test_where_the_disk_has_no_room_segments_that_are_booked_are_not_kept(
+    directory, worker, shipper, monkeypatch
+):
+    """Guards the calls to come: room that a retention takes is theirs."""
+    room = [ROOM_BYTES_MIN]
+    monkeypatch.setattr("gateway.shipper.spool_reader.room_bytes", lambda directory: room[0])
+    worker.called(*range(200))
+    await ship(shipper)
+    numbers = segments(directory, "w0-1")
+
+    async def looked():
+        shipper._housekept, shipper._looked_for_room = float("inf"), float("-inf")
+        await shipper.round()
+        return segments(directory, "w0-1")
+
+    with_room = await looked()
+    room[0] -= 1
+    without = await looked()
+
+    assert len(numbers) > 2
+    assert (with_room, without) == (numbers, numbers[-1:])
 
 
 async def test_a_segment_that_holds_an_open_call_stays(database, directory, worker, shipper):

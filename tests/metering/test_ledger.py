@@ -45,6 +45,57 @@ async def test_facts_are_told_apart_by_their_key_and_repetitions_by_their_conten
     }
 
 
+UNKNOWN = {"completeness": Completeness.UNKNOWN, "quantities": {}, "external_id": None, "status": None}
+
+
+async def test_an_outcome_that_comes_after_its_call_was_booked_as_unknown_is_its_correction_once(database):
+    """Guards what was used: set aside as a conflict it would never be charged, and booked again it would be twice."""
+    outcome = usage_event(event_id=call_id(1), metadata={"usage": {"prompt_tokens": 117}})
+    await appended(database, usage_event(event_id=call_id(1), resource="gpt-4o", **UNKNOWN))
+
+    late = await appended(database, outcome, at=LATER)
+    again = await appended(database, outcome, outcome, at=LATER)
+
+    correction = late.new[0].event
+    assert ([one.event.kind for one in late.new], late.repeated, late.conflicting) == (["correction"], 0, [])
+    assert (correction.corrects, correction.call_id) == (call_id(1), call_id(1))
+    assert (correction.quantities, correction.completeness) == (outcome.quantities, "reported")
+    assert correction.metadata == {"usage": {"prompt_tokens": 117}, "was": "unknown"}
+    assert (again.new, again.repeated, again.conflicting) == ([], 2, [])
+    assert len(await rows(database, usage_events)) == 2
+    assert await rows(database, quarantine) == []
+
+
+async def test_an_outcome_may_come_late_together_with_the_unknown(database):
+    outcome = usage_event(event_id=call_id(1))
+
+    found = await appended(database, usage_event(event_id=call_id(1), **UNKNOWN), outcome)
+
+    assert [one.event.kind for one in found.new] == ["usage", "correction"]
+    assert (found.repeated, found.conflicting) == (0, [])
+
+
+async def test_an_unknown_says_nothing_of_a_call_whose_outcome_is_known(database):
+    """Guards a replay of a spool that lost the outcome: it is no contradiction."""
+    await appended(database, usage_event(event_id=call_id(1)))
+
+    found = await appended(database, usage_event(event_id=call_id(1), **UNKNOWN))
+
+    assert (found.new, found.repeated, found.conflicting) == ([], 1, [])
+    assert await rows(database, quarantine) == []
+
+
+@pytest.mark.parametrize("other", [{"source": "twilio"}, {"endpoint": "responses"}])
+async def test_what_is_of_another_endpoint_is_no_late_outcome_but_a_contradiction(database, other):
+    await appended(database, usage_event(event_id=call_id(1), **UNKNOWN))
+    contradiction = usage_event(event_id=call_id(1), **other)
+
+    found = await appended(database, contradiction)
+
+    assert (found.new, [one.event for one in found.conflicting]) == ([], [contradiction])
+    assert len(await rows(database, quarantine)) == 1
+
+
 async def test_whatever_text_an_event_holds_comes_back(database):
     """Ids and texts are values and never part of a statement, and none ends at a character that ends strings elsewhere."""
     key = "'; DROP TABLE usage_events; -- \" \\ \n \u2028 😀 %s ? :x"

@@ -12,7 +12,18 @@ from hypothesis import strategies as st
 
 from metering import spool_reader
 from metering.spool import Spool, segment_path
-from metering.spool_reader import BEGINNING, READ_BYTES, Position, abandoned, discard, finish, read, segments, spools
+from metering.spool_reader import (
+    BEGINNING,
+    READ_BYTES,
+    Position,
+    abandoned,
+    discard,
+    finish,
+    read,
+    segments,
+    spools,
+    unread_bytes,
+)
 from metering.spool_records import HEADER_BYTES, RECORD_BYTES_MAX, RecordKind, encode, seed_of
 from tests.metering.workers import SPOOL_ID, content, read_to_end, worker
 
@@ -274,6 +285,25 @@ def test_the_end_of_a_segment_that_is_followed_by_another_is_no_torn_record_but_
 
     assert [record.payload for record in reading.records] == [b"before", b"next"]
     assert [(segment, extent.start, extent.end) for segment, extent in reading.damages] == [(0, *places[2][1:])]
+
+
+@given(st.lists(st.integers(0, 12_000), max_size=40), st.integers(0, 40))
+def test_what_is_not_read_yet_is_counted_to_the_byte(tmp_path_factory, sizes, taken):
+    """Guards the search for the end of what a segment holds: most of it is zeros that were allocated."""
+    directory = tmp_path_factory.mktemp("spool")
+    worker = Spool(directory, SPOOL_ID, fsync=False, segment_bytes=16 * RECORD_BYTES_MAX)
+    worker.open()
+    for size in sizes:
+        worker.note(b"x" * size)
+    position = BEGINNING
+    if taken:
+        position = read(directory, SPOOL_ID, BEGINNING, taken).position
+    counted = unread_bytes(directory, SPOOL_ID, position)
+    worker.close()
+
+    files = {number: segment_path(directory, SPOOL_ID, number) for number in segments(directory, SPOOL_ID)}
+    held = sum(path.stat().st_size for number, path in files.items() if number >= position.segment)
+    assert counted == held - max(position.offset, HEADER_BYTES)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

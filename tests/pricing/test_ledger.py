@@ -40,6 +40,42 @@ async def everything(database):
     return [await rows(database, table) for table in (usage_events, charges, rollups, quarantine)]
 
 
+@pytest.mark.parametrize("plan", ["professional", "credits"])
+@pytest.mark.parametrize("event_type", ["llm_call", "email_outbound", "whatsapp_outbound"])
+async def test_an_outcome_that_comes_late_is_charged_as_it_would_have_been_in_time(database, booked, event_type, plan):
+    """Guards prices of the event as a whole too: the unknown was charged nothing, so the correction is charged all."""
+    chosen = [
+        {"tenant_id": one, "effective_at": NOON - dt.timedelta(days=9), "plan": plan} for one in ("in-time", "late")
+    ]
+    async with database.transaction() as connection:
+        await connection.execute(insert(tenant_plans), chosen)
+    quantities = {
+        "llm_call": {"input_tokens": 73, "output_tokens": 46},
+        "email_outbound": {"recipients": 3},
+        "whatsapp_outbound": {"messages": 1},
+    }
+    outcome = {"event_type": event_type, "quantities": quantities[event_type], "tenant_id": "in-time"}
+    in_time = usage_event(event_id=call_id(1), **outcome)
+    late = usage_event(event_id=call_id(2), **outcome | {"tenant_id": "late"})
+    unknown = {"completeness": Completeness.UNKNOWN, "quantities": {}, "external_id": None}
+    await booked(in_time, usage_event(event_id=call_id(2), **{**outcome, "tenant_id": "late", **unknown}))
+
+    await booked(late)
+    await booked(late)
+
+    charged = {(row.tenant_id, row.priced): row for row in await rows(database, charges)}
+    assert set(charged) == {("in-time", 1), ("late", 0), ("late", 1)}
+    whole, after = charged["in-time", 1], charged["late", 1]
+    amounts = whole.charge_nano, whole.credits, whole.cost_nano, whole.lines
+    assert (whole.credits if plan == "credits" else whole.charge_nano) > 0
+    assert (after.charge_nano, after.credits, after.cost_nano, after.lines) == amounts
+    sums = {}
+    for row in await rows(database, rollups):
+        events, charge, in_credits = sums.get(row.tenant_id, (0, 0, 0))
+        sums[row.tenant_id] = events + row.events, charge + (row.charge_nano or 0), in_credits + (row.credits or 0)
+    assert sums["late"] == sums["in-time"] == (1, whole.charge_nano or 0, whole.credits or 0)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Once
 
