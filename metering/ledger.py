@@ -174,13 +174,15 @@ async def set_aside(connection: AsyncConnection, asides: Sequence[Aside], at: dt
 
 
 async def move(connection: AsyncConnection, moved: Iterable[Moved], at: dt.datetime) -> None:
-    """Keep how far spools are. In the transaction that books what was read of them."""
+    """Keep how far spools are, never less far than before. In the transaction that books what was read of them."""
     rows = [(*one, iso(at)) for one in sorted(moved)]
     if rows:
         await rows_in(connection).insert(connection, spool_positions, rows, _MOVED)
 
 
+# Another shipper of the same spool may be ahead, and may have let go of what lies before.
 _MOVED = (
     "ON CONFLICT (spool_id) DO UPDATE "
-    "SET segment = excluded.segment, sequence = excluded.sequence, updated_at = excluded.updated_at"
+    "SET segment = excluded.segment, sequence = excluded.sequence, updated_at = excluded.updated_at "
+    "WHERE spool_positions.sequence <= excluded.sequence"
 )

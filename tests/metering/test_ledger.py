@@ -267,6 +267,15 @@ async def test_how_far_a_spool_is_moves_with_what_is_booked(database):
     assert sorted(map(tuple, await rows(database, spool_positions))) == [("w0", 0, 3, LATER), ("w1", 5, 90, LATER)]
 
 
+async def test_a_spool_is_never_less_far_in_the_ledger_than_before(database):
+    """Guards two who ship the same spool: what the one ahead has let go of would be missed by whoever begins again."""
+    for moved in (Moved("w0", 5, 90), Moved("w0", 6, 90), Moved("w0", 2, 70)):
+        async with database.transaction() as connection:
+            await move(connection, [moved], LATER)
+
+    assert [tuple(row) for row in await rows(database, spool_positions)] == [("w0", 6, 90, LATER)]
+
+
 BATCHES = st.lists(st.lists(st.tuples(st.integers(0, 4), st.sampled_from(["acme", "umbrella"]), st.integers(200, 202))))
 
 
