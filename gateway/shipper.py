@@ -66,14 +66,24 @@ ROOM_LOOK_S = 1
 HOUSEKEEPING_S = 60
 
 CALL_S_MAX = 4 * 3600
-"""A call whose outcome has not come by then is booked as unknown, though its worker lives. No provider takes so long over
-one: OpenAI ends its longest, realtime sessions, after an hour. An outcome that comes later is booked as a correction."""
+"""A call that was seen so long ago and has no outcome yet is booked as unknown, though its worker lives. No provider takes
+so long over one: OpenAI ends its longest, realtime sessions, after an hour. An outcome that comes later is booked as a
+correction. By the time this process has run, since the time of day may jump."""
 
 NOT_BOOKABLE = (ArithmeticError, LookupError, TypeError, ValueError, SQLAlchemyError)
 """What booking raises on account of an event: a number no column holds, a plan no book is for."""
 
 _intent = msgspec.json.Decoder(Intent).decode
 _outcome = msgspec.json.Decoder(UsageEvent).decode
+
+
+class _Open(NamedTuple):
+    """The intent of a call that has not ended."""
+
+    said: bytes
+    segment: int
+    seen_s: float
+    """When it was read, by the loop's clock."""
 
 
 @dataclass(slots=True)
@@ -87,13 +97,13 @@ class _Spool:
     """The sequence up to which the ledger has everything."""
     seen: int = 0
     """The sequence up to which it was read; 0 where nothing was yet."""
-    open: dict[int, tuple[bytes, int]] = field(default_factory=dict)
-    """Intents without an outcome by their sequence, as they were recorded, with the segment each is in."""
+    open: dict[int, _Open] = field(default_factory=dict)
+    """Intents without an outcome by their sequence, in the order in which they were read."""
 
     @property
     def needed(self) -> int:
         """The first segment that has to be read again to know all this."""
-        return min((segment for _, segment in self.open.values()), default=self.position.segment)
+        return min((intent.segment for intent in self.open.values()), default=self.position.segment)
 
 
 @dataclass(slots=True)
@@ -282,6 +292,11 @@ class Shipper:
         # Asked first: what a worker wrote before its end is then read before the spool counts as read to its end.
         abandoned = spool_reader.abandoned(self._directory, spool_id)
         while batch.room > 0:
+            if not spool_reader.holds(self._directory, spool_id, spool.position.segment):
+                # Another shipper is ahead, and has let go of what the ledger has: what it booked is not read again.
+                if spool_id in batch.moved:
+                    return
+                spool = self._spools[spool_id] = await self._resumed(spool_id)
             reading = spool_reader.read(self._directory, spool_id, spool.position, batch.room, ended=abandoned)
             if reading.position == spool.position:
                 self._give_up_open(spool_id, spool, batch, all_of_them=abandoned)
@@ -300,13 +315,13 @@ class Shipper:
 
     def _give_up_open(self, spool_id: str, spool: _Spool, batch: _Batch, *, all_of_them: bool) -> None:
         """Take calls whose outcome will not come to the batch: those of a worker that is gone, or whose time is over."""
-        over_ms = int(self._now().timestamp() * 1000) - CALL_S_MAX * 1000
+        over_s = asyncio.get_running_loop().time() - CALL_S_MAX
         while spool.open and batch.room > 0:
-            sequence, (said, _) = next(iter(spool.open.items()))
-            if not all_of_them and not _began_before(said, over_ms):
-                return  # Those after it began later.
+            sequence, intent = next(iter(spool.open.items()))
+            if not all_of_them and intent.seen_s >= over_s:
+                return  # Those after it were seen later.
             del spool.open[sequence]
-            _leave_open(spool_id, sequence, said, batch)
+            _leave_open(spool_id, sequence, intent.said, batch)
             batch.moved.add(spool_id)
 
     async def _resumed(self, spool_id: str) -> _Spool:
@@ -320,6 +335,7 @@ class Shipper:
 
     def _take(self, spool_id: str, spool: _Spool, records: Sequence[Record], batch: _Batch) -> None:
         segment, under_way, intent = spool.position.segment, spool.open, RecordKind.INTENT
+        seen_s = asyncio.get_running_loop().time()
         batch.size_bytes += sum([len(record.payload) for record in records])
         for record in records:
             sequence = record.sequence
@@ -333,7 +349,7 @@ class Shipper:
                 gap = f"{spool_id}:{before + 1}-{sequence - 1}"
                 batch.aside.append(Aside(gap, "records missing in the spool", gap))
             if record.kind == intent:
-                under_way[sequence] = (record.payload, segment)
+                under_way[sequence] = _Open(record.payload, segment, seen_s)
             elif record.kind == RecordKind.CLOSED and record.intent:
                 under_way.pop(record.intent, None)
             else:
@@ -392,13 +408,6 @@ def _leave_open(spool_id: str, sequence: int, said: bytes, batch: _Batch) -> Non
         _no_event(spool_id, sequence, said, error, batch)
     else:
         batch.facts.append(fact(event, msgspec.json.encode(event)))
-
-
-def _began_before(said: bytes, moment_ms: int) -> bool:
-    try:
-        return _intent(said).occurred_at_ms < moment_ms
-    except ValueError:
-        return False  # Set aside when its worker is gone.
 
 
 def _no_event(spool_id: str, sequence: int, said: bytes, error: ValueError, batch: _Batch) -> None:

@@ -105,7 +105,8 @@ class Spool:
     def admit(self, payload: bytes) -> int:
         """Record an intent, keep room for its outcome, and return its sequence, by which `settle` knows it.
 
-        Raises SpoolFull or SpoolFailed; the call must then not be sent.
+        Raises SpoolFull or SpoolFailed; the call must then not be sent. Its intent may be on a disk that refused to sync it:
+        the next records say that it was not sent, and if the worker dies before there are any, it shows as unknown.
 
         Raises ValueError for a payload that no record holds.
         """
@@ -117,7 +118,7 @@ class Spool:
         except SpoolFailed:
             # It may be on the disk all the same. Whoever reads it is to read that the call was not sent.
             self._sequence += 1
-            self._unconfirmed.append(encode(RecordKind.CLOSED, self._sequence, b"", self._sequence - 1, self._seed))
+            self._unconfirmed.append(encode(RecordKind.CLOSED, self._sequence, b"{}", self._sequence - 1, self._seed))
             raise
         self._under_way += 1
         return self._sequence
@@ -183,16 +184,13 @@ class Spool:
         With `fsync`, all of it is durable then. So a file of which a sync has failed is never synced again: a second sync
         would report a success that is none (the pages are marked clean by the first; fsync(2), Linux).
         """
-        number = self._number + 1
-        path = segment_path(self._directory, self.spool_id, number)
-        while path.exists():  # Nobody of ours put it there.
-            number += 1
-            path = segment_path(self._directory, self.spool_id, number)
-        made = path.with_name(path.name + UNFINISHED_SUFFIX)
-        begun = encode(RecordKind.BEGUN, self._sequence - len(self._unconfirmed), b"", number, self._seed)
-        content = b"".join([begun, *self._unconfirmed])
-        fd = -1
+        number, fd = self._number + 1, -1
         try:
+            while (path := segment_path(self._directory, self.spool_id, number)).exists():
+                number += 1  # Nobody of ours put it there.
+            begun = encode(RecordKind.BEGUN, self._sequence - len(self._unconfirmed), b"", number, self._seed)
+            content = b"".join([begun, *self._unconfirmed])
+            made = path.with_name(path.name + UNFINISHED_SUFFIX)
             fd = os.open(made, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             _allocate(fd, max(self._segment_bytes, len(content)))
             if os.pwrite(fd, content, 0) != len(content):
@@ -203,8 +201,8 @@ class Spool:
             made.rename(path)
         except OSError as error:
             if fd >= 0:
-                os.close(fd)
                 with suppress(OSError):
+                    os.close(fd)
                     made.unlink()
             raise SpoolFull(os.strerror(error.errno or 0)) from error
         before, length = self._fd, self._offset
@@ -228,7 +226,8 @@ class Spool:
         # A segment that stays as long as it was allocated costs room, and no record.
         with suppress(OSError):
             os.ftruncate(fd, length)
-        os.close(fd)
+        with suppress(OSError):
+            os.close(fd)
 
     async def durable(self) -> None:
         """Wait until everything recorded so far survives the death of the machine; for spools with `fsync`.
@@ -247,6 +246,8 @@ class Spool:
     async def _sync(self) -> None:
         target, number, fd = self._sequence, self._number, -1
         try:
+            if self.failed:  # Since `durable` asked for it: what was refused is not in the file.
+                raise SpoolFailed("the disk has refused before")
             # Of its own, since the segment may be closed meanwhile.
             fd = os.dup(self._fd)
             await asyncio.get_running_loop().run_in_executor(None, os.fdatasync, fd)
@@ -254,7 +255,7 @@ class Spool:
             if fd < 0:
                 # No file descriptor is free. The disk has not been asked, so the spool is as good as before.
                 raise SpoolFailed(os.strerror(error.errno or 0)) from error
-            if self._number == number:
+            if self._number == number and self._fd >= 0:
                 self._give_up_segment(os.strerror(error.errno or 0))
         else:
             while self._synced < target:

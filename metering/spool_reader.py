@@ -12,7 +12,7 @@ import re
 import time
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,7 +38,7 @@ FINISHED_SUFFIX = ".finished"
 
 _BEGUN = RecordKind.BEGUN
 
-_SEGMENT_NAME = re.compile(rf"(.+)-(\d+){re.escape(SUFFIX)}")
+_SEGMENT_NAME = re.compile(rf"([!-~]+)-(\d{{8,}}){re.escape(SUFFIX)}")
 
 
 class Position(NamedTuple):
@@ -71,6 +71,11 @@ def segments(directory: Path, spool_id: str) -> list[int]:
     return sorted(number for _, owner, number in _segments(_names(directory)) if owner == spool_id)
 
 
+def holds(directory: Path, spool_id: str, number: int) -> bool:
+    """True if the spool has a segment of that number."""
+    return segment_path(directory, spool_id, number).exists()
+
+
 def read(directory: Path, spool_id: str, position: Position, records_max: int, *, ended: bool = False) -> Reading:
     """Read up to so many of the records after a position. None, at the same position, if there are none yet.
 
@@ -78,40 +83,44 @@ def read(directory: Path, spool_id: str, position: Position, records_max: int, *
     in silence, since nobody was told that it was recorded.
     """
     segment, offset = position
-    path = segment_path(directory, spool_id, segment)
+    seed = seed_of(spool_id)
     # Asked before reading: once there is a next segment, nothing more is written to this one.
     following = _following(directory, spool_id, segment, ended=ended)
+    beyond = position if following is None else Position(following.number, 0)
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with _opened(segment_path(directory, spool_id, segment)) as fd:
+            data = os.pread(fd, READ_BYTES, offset)
+            found = _found(data, records_max, seed, at_the_beginning=offset == 0)
+            if found.damages and found.records:
+                # A reader can see a record half written and the next one whole. What lies before a whole record was
+                # written by then, so a second look tells what is damaged.
+                data = os.pread(fd, found.records[-1].end, offset)
+                found = _found(data, records_max, seed, at_the_beginning=offset == 0)
     except FileNotFoundError:
-        return Reading([], [], position if following is None else Position(following, 0))
-    seed = seed_of(spool_id)
-    try:
-        data = os.pread(fd, READ_BYTES, offset)
-        begun = whole(data, 0, seed) if offset == 0 else None
-        start = begun.end if begun is not None and begun.kind == _BEGUN else 0
-        records, damages = _found(data, start, records_max, seed)
-        if damages:
-            # A reader can see a record half written and the next one whole. What lies before a whole record was
-            # written by then, so a second look tells what is damaged.
-            data = os.pread(fd, records[-1].end, offset)
-            records, damages = _found(data, start, records_max, seed)
-    finally:
-        os.close(fd)
-    if records:
-        return Reading(
-            records,
-            [(segment, Damage(offset + damage.start, offset + damage.end)) for damage in damages],
-            Position(segment, offset + records[-1].end),
-        )
+        return Reading([], [], beyond)
+    except IsADirectoryError:
+        if following is None:
+            raise
+        return Reading([], [], beyond)
+    records, damages = found.records, found.damages
+    end = records[-1].end if records else 0
+    if following is not None and following.repeats_after is not None and records:
+        # What the next segment begins with is read there: the disk may have lost it here.
+        while records and records[-1].sequence > following.repeats_after:
+            records.pop()
+    if end:
+        stays = bool(records) and records[-1].end == end
+        end = records[-1].end if records else 0
+        told = [(segment, Damage(offset + one.start, offset + one.end)) for one in damages if one.end <= end]
+        return Reading(records, told, Position(segment, offset + end) if stays else beyond)
     if following is None and not ended:
         return Reading([], [], position)
     if not data:
-        return Reading([], [], position if following is None else Position(following, 0))
+        return Reading([], [], beyond)
     # No record is as long as a whole read, but one may begin near its end.
     passed = len(data) if len(data) < READ_BYTES else READ_BYTES - RECORD_BYTES_MAX
     torn = RECORD_BYTES_MAX if following is None else 0
-    damaged = len(data[start:passed].rstrip(b"\0")) > torn
+    damaged = len(data[found.start : passed].rstrip(b"\0")) > torn
     return Reading(
         [], [(segment, Damage(offset, offset + passed))] if damaged else [], Position(segment, offset + passed)
     )
@@ -129,11 +138,11 @@ def unread_bytes(directory: Path, spool_id: str, position: Position) -> int:
 
 def _content_bytes(path: Path) -> int:
     """The length of a segment without the zeros that it was allocated with. Looks at few of its blocks."""
-    with path.open("rb", buffering=0) as file:
+    with _opened(path) as fd:
         blocks = -(-path.stat().st_size // BLOCK_BYTES)
 
         def content_of(block: int) -> int:
-            return len(os.pread(file.fileno(), BLOCK_BYTES, block * BLOCK_BYTES).rstrip(b"\0"))
+            return len(os.pread(fd, BLOCK_BYTES, block * BLOCK_BYTES).rstrip(b"\0"))
 
         first_empty = bisect_left(range(blocks), True, key=lambda block: not content_of(block))
         return (first_empty - 1) * BLOCK_BYTES + content_of(first_empty - 1) if first_empty else 0
@@ -183,16 +192,28 @@ def discard(directory: Path, needed: Mapping[str, int], keep_s: float) -> None:
     for name, spool_id, number in _segments(names):
         if spool_id in finished or number < needed.get(spool_id, 0):
             _discard_old(directory / name, keep_s)
-    for name in names:
-        if name.endswith(UNFINISHED_SUFFIX):
+    for name, spool_id, _ in _segments(name.removesuffix(UNFINISHED_SUFFIX) for name in names if _unfinished(name)):
+        if abandoned(directory, spool_id):
             # Left behind by a worker that was killed while it made a segment.
-            _discard_old(directory / name, keep_s)
+            _discard_old(directory / (name + UNFINISHED_SUFFIX), keep_s)
     for spool_id in finished.difference(spool_id for _, spool_id, _ in _segments(_names(directory))):
         (directory / (spool_id + FINISHED_SUFFIX)).unlink(missing_ok=True)
 
 
-def _found(data: bytes, offset: int, records_max: int, seed: int) -> tuple[list[Record], list[Damage]]:
-    """The first records from an offset on, and what is damaged before the last of them."""
+class _Found(NamedTuple):
+    """What some bytes of a segment hold."""
+
+    start: int
+    """Where records may begin: after the one that begins the segment."""
+    records: list[Record]
+    damages: list[Damage]
+    """Before the last of the records."""
+
+
+def _found(data: bytes, records_max: int, seed: int, *, at_the_beginning: bool) -> _Found:
+    """Read the first records of some bytes. Pure."""
+    begun = whole(data, 0, seed) if at_the_beginning else None
+    start = offset = begun.end if begun is not None and begun.kind == _BEGUN else 0
     records: list[Record] = []
     damages: list[Damage] = []
     # What is whole, which is nearly everything, without the generator's price: a third of it.
@@ -207,30 +228,53 @@ def _found(data: bytes, offset: int, records_max: int, seed: int) -> tuple[list[
             damages.append(found)
         elif found.kind != _BEGUN:
             records.append(found)
-    return records, damages
+    return _Found(start, records, damages)
 
 
-def _following(directory: Path, spool_id: str, segment: int, *, ended: bool) -> int | None:
+class _Following(NamedTuple):
+    """The segment after another."""
+
+    number: int
+    repeats_after: int | None
+    """It holds again whatever the other has after this sequence; None where its beginning does not say."""
+
+
+def _following(directory: Path, spool_id: str, segment: int, *, ended: bool) -> _Following | None:
     """The segment after this one, if there is one. Segments that are lost are left out.
 
     While the worker lives, only what it began itself says that it writes to this one no more; a file that somebody put
     there says nothing.
     """
-    if not segment_path(directory, spool_id, segment + 1).exists() and (
-        not ended and segment_path(directory, spool_id, segment).exists()
-    ):
+    begun = _begun(directory, spool_id, segment + 1)
+    if begun is not None:
+        return _Following(segment + 1, begun.sequence)
+    here = not ended and holds(directory, spool_id, segment)
+    if here and not holds(directory, spool_id, segment + 1):
         return None
     later = [number for number in segments(directory, spool_id) if number > segment]
-    if not ended and not any(_begun(directory, spool_id, number) for number in later):
+    if not later or (here and not any(_begun(directory, spool_id, number) for number in later)):
         return None
-    return later[0] if later else None
+    begun = _begun(directory, spool_id, later[0])
+    return _Following(later[0], None if begun is None else begun.sequence)
 
 
-def _begun(directory: Path, spool_id: str, number: int) -> bool:
-    """True if this is a segment that the spool's worker began."""
-    with segment_path(directory, spool_id, number).open("rb") as file:
-        begun = whole(file.read(HEADER_BYTES), 0, seed_of(spool_id))
-    return begun is not None and begun.kind == _BEGUN and begun.intent == number
+def _begun(directory: Path, spool_id: str, number: int) -> Record | None:
+    """The record by which the spool's worker began this segment, if it did."""
+    try:
+        with _opened(segment_path(directory, spool_id, number)) as fd:
+            begun = whole(os.pread(fd, HEADER_BYTES, 0), 0, seed_of(spool_id))
+    except OSError:
+        return None
+    return begun if begun is not None and begun.kind == _BEGUN and begun.intent == number else None
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _names(directory: Path) -> list[str]:
@@ -245,6 +289,10 @@ def _segments(names: Iterable[str]) -> Iterator[tuple[str, str, int]]:
     for name in names:
         if parts := _SEGMENT_NAME.fullmatch(name):
             yield name, parts[1], int(parts[2])
+
+
+def _unfinished(name: str) -> bool:
+    return name.endswith(UNFINISHED_SUFFIX)
 
 
 def _finished(names: Iterable[str]) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import errno
 import os
 import time
 from collections import Counter
@@ -19,7 +20,6 @@ from gateway.shipper import (
     BATCH_BYTES_MAX,
     BATCH_EVENTS_MAX,
     BATCH_EVENTS_MAX_APART,
-    CALL_S_MAX,
     GATHER_EVENTS_MIN,
     GATHER_S,
     POLL_S,
@@ -101,8 +101,8 @@ class Line:
 class Worker:
     """A worker's life, as its spool has it. Calls have numbers."""
 
-    def __init__(self, directory, name="w0-1", segment_bytes=SEGMENT_BYTES):
-        self.spool = Spool(directory, name, fsync=False, segment_bytes=segment_bytes)
+    def __init__(self, directory, name="w0-1", segment_bytes=SEGMENT_BYTES, *, fsync=False):
+        self.spool = Spool(directory, name, fsync=fsync, segment_bytes=segment_bytes)
         self.spool.open()
         self.intents = {}
 
@@ -238,32 +238,45 @@ async def test_a_call_that_its_worker_left_open_is_booked_as_unknown_once(databa
 
 
 async def test_a_call_whose_time_is_over_is_unknown_though_its_worker_lives_and_its_outcome_corrects_it(
-    database, directory, worker, line, books
+    database, worker, shipper, new_shipper, monkeypatch
 ):
     """Guards against a call that hangs for ever: nobody would know of it, and its segment would never go."""
-    clock = Clock()
-    shipper = Shipper(directory, line, books, clock)
-    worker.begins(1)
-    worker.begins(2, occurred_at_ms=NOON_MS + 60_000)
-    clock.now += dt.timedelta(seconds=CALL_S_MAX - 1)
+    worker.begins(1, occurred_at_ms=NOON_MS - 10 * DAY_MS)
+    worker.begins(2)
     await ship(shipper)
     in_time = await booked(database)
-    clock.now += dt.timedelta(seconds=2)
+    worker.ends(2)
+    monkeypatch.setattr("gateway.shipper.CALL_S_MAX", -1)
     await ship(shipper)
     over = await booked(database)
-    worker.ends(1)
-    worker.ends(2)
+    worker.ends(1, occurred_at_ms=NOON_MS - 10 * DAY_MS)
     await ship(shipper)
-    await ship(Shipper(directory, line, books, clock))
+    await ship(new_shipper())
 
     found = {(row.corrects or row.event_id, row.kind): row.completeness for row in await rows(database, usage_events)}
-    assert (in_time, over) == ({}, {1: "unknown"})
+    assert (in_time, over) == ({}, {1: "unknown", 2: "reported"})
     assert found == {
         (call_id(1), "usage"): "unknown",
         (call_id(1), "correction"): "reported",
         (call_id(2), "usage"): "reported",
     }
     assert await aside(database) == []
+
+
+async def test_a_time_of_day_that_jumps_ends_no_call(database, directory, worker, line, books):
+    """Guards calls under way: each would be an unknown, and those that used nothing would stay one."""
+    clock = Clock()
+    shipper = Shipper(directory, line, books, clock)
+    worker.begins(1)
+    await ship(shipper)
+    clock.now += dt.timedelta(days=1)
+    await ship(shipper)
+    clock.now -= dt.timedelta(days=1)
+    worker.used_nothing(1)
+    worker.dies()
+    await ship(shipper)
+
+    assert await booked(database) == {}
 
 
 async def test_a_spool_that_was_read_to_its_end_is_finished_only_when_its_worker_is_gone(directory, worker, shipper):
@@ -516,6 +529,75 @@ async def test_a_copy_of_records_in_a_spool_is_no_further_call(database, directo
 
     assert await booked(database) == dict.fromkeys(range(5), "reported")
     assert await aside(database) == []
+
+
+@pytest.mark.parametrize("how", ["failed sync", "power lost"])
+async def test_what_a_new_segment_holds_again_is_read_there_where_the_disk_lost_it(
+    database, directory, shipper, monkeypatch, how
+):
+    """A12, A14. Guards the copies: whoever read on behind a hole in the segment before would take them for seen."""
+    worker = Worker(directory, segment_bytes=1 << 20, fsync=True)
+    worker.called(*range(30))
+    hole = 4096
+
+    def loses_a_page(fd):
+        os.pwrite(fd, bytes(hole), hole)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    if how == "failed sync":
+        monkeypatch.setattr(os, "fdatasync", loses_a_page)
+    else:
+        worker.spool._begin_segment()
+    await worker.spool.durable()
+    monkeypatch.undo()
+    worker.dies()
+    if how == "power lost":
+        with segment_path(directory, "w0-1", 0).open("r+b") as file:
+            file.seek(hole)
+            file.write(bytes(hole))
+    await ship(shipper)
+
+    assert await booked(database) == dict.fromkeys(range(30), "reported")
+    assert await aside(database) == []
+
+
+async def test_what_another_shipper_has_let_go_of_is_not_missed(database, directory, line, books, worker):
+    """Guards two on one spool: the one behind would keep a call open whose end it can not read any more."""
+    ahead, behind = (Shipper(directory, line, books, Clock(), retention_s=0) for _ in range(2))
+    worker.begins(1)
+    await ship(behind)
+    worker.used_nothing(1)
+    worker.called(*range(2, 200))
+    await ship(ahead)
+    await kept_house(ahead)
+
+    await ship(behind)
+    worker.dies()
+    await ship(behind)
+
+    assert await booked(database) == dict.fromkeys(range(2, 200), "reported")
+    assert await aside(database) == []
+
+
+async def test_a_directory_under_a_segments_name_keeps_nothing_from_being_booked(database, directory, worker, shipper):
+    segment_path(directory, "w0-1", 1).mkdir()
+    worker.called(*range(200))
+    worker.dies()
+
+    await ship(shipper)
+    segment_path(directory, "w0-1", 1).rmdir()
+
+    assert len(await booked(database)) == 200
+
+
+async def test_a_name_that_no_spool_has_is_nobodys_segment(database, directory, worker, shipper):
+    """Guards the shipper: it would end on a name that it can not write."""
+    os.mknod(os.fsencode(directory) + b"/w0-copi\xe9-00000000.spool")
+    worker.called(1)
+
+    await ship(shipper)
+
+    assert await booked(database) == {1: "reported"}
 
 
 async def test_a_spool_that_can_not_be_read_stops_no_other(database, directory, worker, shipper):

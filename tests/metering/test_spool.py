@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import resource
@@ -12,6 +13,7 @@ import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -412,7 +414,7 @@ def test_a_call_whose_intent_the_disk_refused_is_never_taken_for_one_that_was_se
 
     assert read(tmp_path) == [
         (RecordKind.INTENT, b"refused"),
-        (CLOSED, b""),
+        (CLOSED, b"{}"),
         (RecordKind.INTENT, b"next"),
         (OUTCOME, b"used"),
     ]
@@ -465,6 +467,24 @@ def test_a_disk_that_is_full_is_not_asked_for_room_by_every_call(spool, tmp_path
             spool.admit(b"refused")
 
     assert (at_once, len(tried)) == (1, 2)
+
+
+def test_a_directory_that_can_not_be_looked_at_is_a_disk_that_refuses(spool, tmp_path, monkeypatch):
+    """Guards the record in hand: whatever the system refuses for, it is kept and written later."""
+    begun = spool.admit(b"begun")
+
+    def refused(*_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    with monkeypatch.context() as patch, instead_of_the_file(spool, "/dev/full"):
+        patch.setattr(Path, "exists", refused)
+        with pytest.raises(SpoolFailed):
+            spool.settle(begun, OUTCOME, b"used")
+    failed = spool.failed
+    spool.admit(b"next")
+
+    assert (failed, spool.failed) == (True, False)
+    assert read(tmp_path) == [(RecordKind.INTENT, b"begun"), (OUTCOME, b"used"), (RecordKind.INTENT, b"next")]
 
 
 def test_a_file_that_somebody_put_in_the_way_is_left_alone(spool, tmp_path):
@@ -703,6 +723,46 @@ async def test_a_directory_that_can_not_be_synced_keeps_nothing_from_being_recor
     segment_path(tmp_path, SPOOL_ID, 1).unlink()
     found = {one.sequence: one.payload for one in read_to_end(tmp_path, SPOOL_ID, ended=True).records}
     assert found == {1: b"begun", 2: b"used", 3: b"next"}
+
+
+async def test_a_sync_that_begins_after_the_disk_refused_makes_nothing_durable(synced, tmp_path, monkeypatch):
+    """Guards the outcome of another call: it is not in the file, and counted as synced it would be forgotten."""
+    first, second = synced.admit(b"first"), synced.admit(b"second")
+    await synced.durable()
+    synced.settle(first, OUTCOME, b"first used this")
+    waiting = asyncio.ensure_future(synced.durable())
+
+    def strike():
+        with no_further_segment(), instead_of_the_file(synced, "/dev/full"), pytest.raises(SpoolFailed):
+            synced.settle(second, OUTCOME, b"second used this")
+
+    # After the first step of `durable`, and before that of the sync it asks for.
+    asyncio.get_running_loop().call_soon(strike)
+    with pytest.raises(SpoolFailed):
+        await waiting
+    synced.note(b"next")
+
+    assert [content for _, content in read(tmp_path)] == [
+        b"first",
+        b"second",
+        b"first used this",
+        b"second used this",
+        b"next",
+    ]
+
+
+async def test_a_sync_that_fails_after_the_end_begins_nothing(synced, disk, tmp_path):
+    """Guards what is finished: a spool that is read to its end and let go of must not grow."""
+    synced.note(b"noted")
+    with instead_of_the_file(synced, "/dev/full"):
+        waiting = asyncio.create_task(synced.durable())
+        await disk.begun()
+    synced.close()
+    disk.let_through()
+    async with asyncio.timeout(PATIENCE_S):
+        await asyncio.gather(waiting, return_exceptions=True)
+
+    assert segments(tmp_path, SPOOL_ID) == [0]
 
 
 async def test_a_process_without_a_free_file_descriptor_can_sync_again_when_it_has_one(synced):

@@ -219,6 +219,12 @@ def test_a_record_at_the_end_of_a_read_that_holds_no_other_is_read_by_the_next(t
     assert [record.sequence for record in reading.records] == [1, 2]
 
 
+def test_damage_that_only_the_beginning_of_a_segment_follows_is_passed_over(tmp_path):
+    segment_path(tmp_path, SPOOL_ID, 0).write_bytes(b"junk" + encode(RecordKind.BEGUN, 0, b"", 0, SEED))
+
+    assert payloads(tmp_path) == []
+
+
 @pytest.mark.parametrize("foreign", ["another spool's", "a copy of its own", "noise", "empty"])
 def test_a_file_that_was_put_beside_a_spool_in_use_costs_no_record(tmp_path, foreign):
     """Guards what a living worker still writes: whoever took the file for its next segment would not look back."""
@@ -435,6 +441,21 @@ def test_what_a_worker_left_that_died_while_it_made_a_segment_is_deleted_when_it
 
     assert young
     assert names(tmp_path) == set()
+
+
+def test_what_a_living_worker_makes_is_not_deleted_under_it(tmp_path):
+    """Guards the segment that is being made just when there is no room: without it the worker refuses calls."""
+    worker = Spool(tmp_path, SPOOL_ID, fsync=False, segment_bytes=4 * RECORD_BYTES_MAX)
+    worker.open()
+    made = segment_path(tmp_path, SPOOL_ID, 1).with_suffix(".spool.new")
+    made.touch()
+
+    discard(tmp_path, {}, 0)
+    living = made.exists()
+    worker.close()
+    discard(tmp_path, {}, -1)
+
+    assert (living, made.exists()) == (True, False)
 
 
 def test_a_file_that_somebody_else_deletes_meanwhile_is_nobodys_failure(tmp_path):
