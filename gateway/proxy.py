@@ -422,8 +422,9 @@ class Proxy:
                     passed = restoring.feed(passed)
                 if call.event is None and meter.concluded:
                     await self._outcome(call, meter, status)
-                if not streamed or length is not None:
-                    # At most one chunk is held: the last one must not leave before the usage is recorded.
+                if passed and (not streamed or length is not None):
+                    # At most one chunk is held: the last one must not leave before the usage is recorded. What ends the
+                    # body without a byte of it is none.
                     held, passed = passed, held
                 if exchange.gone:
                     deadline = deadline or time.monotonic() + DRAIN_S

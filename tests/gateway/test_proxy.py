@@ -543,6 +543,7 @@ ENDINGS = {
     "one piece": (b"{}", COMPLETED, WHOLE),
     "two pieces": (b"{}", COMPLETED[:-5], None),
     "chunked": (b"{}", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(WHOLE), WHOLE),
+    "chunked, its end apart": (b"{}", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + frame(WHOLE), WHOLE),
     "no body": (b"{}", b"HTTP/1.1 204 No\r\n\r\n", b""),
     "an empty body": (b"{}", answer(b""), b""),
     "[DONE]": (ASKED_FOR_USAGE, sse(USAGE_EVENT, DONE), DONE),
@@ -560,15 +561,18 @@ ENDINGS = {
     "response.incomplete": (b"{}", sse(b'data: {"type":"response.incomplete","response":{"id":"r"}}\n\n'), b"response.incomplete"),
 }  # fmt: skip
 
+LATER = {"two pieces": WHOLE[-5:], "chunked, its end apart": b"0\r\n\r\n"}
+"""What of an answer comes after a while."""
+
 
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
 async def test_what_can_not_be_recorded_does_not_look_like_success(gateway, ending, version, capfd):
     """Guards the order: written before it is recorded, the end of the answer is at the client all the same."""
     body, reply, mark = ENDINGS[ending]
-    if ending == "two pieces":
+    if ending in LATER:
         go = asyncio.Event()
-        script = following(reply, go, WHOLE[-5:])
+        script = following(reply, go, LATER[ending])
         asyncio.get_running_loop().call_later(0.05, go.set)
     else:
         script = answers(reply)
@@ -587,7 +591,7 @@ async def test_what_can_not_be_recorded_does_not_look_like_success(gateway, endi
     capfd.readouterr()
 
 
-@pytest.mark.parametrize("ending", sorted(ENDINGS.keys() - {"two pieces"}))
+@pytest.mark.parametrize("ending", sorted(ENDINGS.keys() - LATER.keys()))
 async def test_the_end_of_an_answer_waits_for_the_disk_where_that_is_asked_for(gateway, ending):
     """Guards waiting for durable after the outcome, and before the call leaves."""
     body, reply, mark = ENDINGS[ending]
