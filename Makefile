@@ -31,7 +31,7 @@ fix: .venv/.complete  ## Format, and mend what can be mended by itself.
 fuzz: .venv/.complete  ## Mutate requests and answers for an hour; FUZZ=--help tells of less and more.
 	$(BIN)/python -m tests.edge.fuzz $(FUZZ)
 
-system: .venv/.complete  ## Try slow clients, thousands of connections, large files and overload; SYSTEM="--quick" for less.
+system: .venv/.complete  ## Try slow clients, many connections, large files, overload and order; SYSTEM="--quick" for less.
 	$(BIN)/python -m tests.system $(SYSTEM)
 
 bench: .venv/.complete  ## Measure CPU per call beside other proxies; BENCH="--heavy --json FILE" for more.

@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.bench.processes import Failed, started, tree_rss_mib, watched_mib
 from tests.bench.world import World
-from tests.system import provider
+from tests.system import order, provider
 from tests.system.installed import OPENAI, Gateway, Job, gateway, program
 
 ATTACKERS = 1000
@@ -277,6 +277,29 @@ def large(job: str, path: str, place: Place) -> Findings:
     yield Finding("every byte arrives", "sha256 equal" if right else "it is another file", right)
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# The order of a call's steps
+
+
+def recorded_first(place: Place) -> Findings:
+    """Calls of every kind, traced: what is recorded, and synced, before which bytes leave."""
+    each = order.CALLS // place.scale
+    for durability, recorded in (("flush", "written"), ("fsync", "on the disk")):
+        found = order.observed(place.directory / durability, durability, each)
+        for what, late, then in (
+            ("intent", found.intents_late, "the call leaves"),
+            ("outcome", found.outcomes_late, "the client can conclude success"),
+        ):
+            told = f"{found.calls:,} calls" + (f", {len(late)} not: {', '.join(late[:3])}" if late else "")
+            yield Finding(f"{durability}: the {what} is {recorded} before {then}", told, not late)
+        yield Finding(f"{durability}: segments", f"{found.segments}", found.segments > 1)
+    # A check that finds nothing where there is something would find nothing above either.
+    for defect, durability in (("outcomes late", "flush"), ("nothing awaited", "fsync")):
+        found = order.observed(place.directory / defect, durability, max(1, each // 10), defect)
+        told = f"{len(found.outcomes_late)} of {found.calls} calls"
+        yield Finding(f"with a defect it is found: {defect}", told, len(found.outcomes_late) == found.calls)
+
+
 Scenario = Callable[[Place], Findings]
 
 SCENARIOS: dict[str, Scenario] = {
@@ -287,6 +310,7 @@ SCENARIOS: dict[str, Scenario] = {
     "download": lambda place: large("download", provider.SPEECH, place),
     "overload": overload,
     "flood": flood,
+    "order": recorded_first,
 }
 
 
