@@ -53,9 +53,10 @@ class Recorder:
 
     async def begin(self, call: Recording) -> None:
         """Record that the call is about to be forwarded. Raises NotRecordable; nothing may then be sent."""
-        if not call.route.endpoint.billable:
-            return
         try:
+            if not call.route.endpoint.billable:
+                self._spool.ensure_room()
+                return
             self._open[call.call_id] = self._spool.admit(_encode(self._intent(call)))
             if self.syncs:
                 try:

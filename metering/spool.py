@@ -135,6 +135,15 @@ class Spool:
             self._make_room(needed)
         self._write(RecordKind.OUTCOME, payload)
 
+    def ensure_room(self) -> None:
+        """Make sure that one more call may be noted, before it is sent. Raises SpoolFull.
+
+        The room is not kept: it is a record more than `note` needs, for those that come in between.
+        """
+        needed = (self._under_way + 2) * RECORD_BYTES_MAX
+        if self.failed or self._capacity - self._offset < needed:
+            self._make_room(needed)
+
     def _make_room(self, needed: int) -> None:
         if needed > self._segment_bytes - HEADER_BYTES:
             raise SpoolFull(f"{self._under_way} calls under way leave no room for one more")

@@ -164,6 +164,9 @@ class WatchedSpool:
         self._told("note")
         self._spool.note(payload)
 
+    def ensure_room(self) -> None:
+        self._spool.ensure_room()
+
     async def durable(self) -> None:
         if self.syncs is not None:
             await self.syncs.acquire()

@@ -656,6 +656,30 @@ async def test_where_a_call_can_not_be_recorded_nothing_is_sent(gateway, why):
         assert len(made.events) == len(under_way)
 
 
+async def test_on_a_full_disk_a_call_that_costs_nothing_is_not_sent_either(gateway):
+    """Guards the look for room before it is sent: the provider would act, and the client would see a broken connection."""
+    blocked = asyncio.Event()
+
+    async def slow(peer):
+        await peer.message()
+        await blocked.wait()
+        await peer.send(COMPLETED)
+
+    async with gateway(slow, segment_bytes=5 * RECORD_BYTES_MAX) as made:
+        under_way = []
+        for _ in range(3):
+            under_way.append(asyncio.ensure_future(made.ask(request())))
+            await eventually(lambda: len(made.provider.peers) == len(under_way))
+
+        got = await made.ask(request("/openai/v1/files/file-1", b"", key=OWN, method="DELETE"))
+
+        assert (got.status, got["x-tollkeeper-error"], got["retry-after"]) == (503, "usage_not_recordable", "1")
+        assert len(made.provider.peers) == len(under_way)
+        blocked.set()
+        await soon(asyncio.gather(*under_way))
+        assert (await made.ask(request("/openai/v1/files/file-1", b"", key=OWN, method="DELETE"))).status == 200
+
+
 async def test_a_call_is_one_event_with_what_the_caller_said_of_it(gateway):
     async with gateway() as made:
         await made.ask(request(CHAT, chat(), "X-Gateway-Category: rag", "X-Gateway-Tags: team=a,env=b"))
