@@ -110,9 +110,7 @@ class Spool:
 
         Raises ValueError for a payload that no record holds.
         """
-        needed = (self._under_way + 2) * RECORD_BYTES_MAX
-        if self.failed or self._capacity - self._offset < needed:
-            self._make_room(needed)
+        self.ensure_room()
         try:
             self._write(_INTENT, payload)
         except SpoolFailed:
