@@ -1,8 +1,11 @@
 """The composition root: the only module that constructs, and the order in which things start and stop.
 
-Start: secret, database, books, snapshot, spool, proxy, control. Stop, the other way round: no new calls, calls under way
-end, the spool is closed, what it holds is booked, the database is closed. Nothing that was answered is lost by stopping,
-nor by not getting to stop.
+Start: secret, database, books, snapshot, spool, proxy, control. Stop, the other way round: not ready any more, no new
+calls, calls under way end, the spool is closed, what it holds is booked, the database is closed. Nothing that was answered
+is lost by stopping, nor by not getting to stop.
+
+New settings (SIGHUP) come into force by new processes, where there are several; in one, by a new `Proxy` for the calls
+that begin from then on.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from typing import TypeAlias
 
 from aiohttp import web
 
@@ -39,10 +43,18 @@ from gateway.providers import PROVIDERS
 from gateway.proxy import Proxy, Rules
 from gateway.recorder import Recorder
 from gateway.routing import Routes
-from gateway.settings import LogFormat, OnDisconnect, Settings, Unlisted
+from gateway.settings import (
+    ControlSettings,
+    LogFormat,
+    OnDisconnect,
+    ProxySettings,
+    Settings,
+    Unlisted,
+    restart_needed,
+)
 from gateway.shipper import BATCH_EVENTS_MAX, BATCH_EVENTS_MAX_APART, Shipper
 from gateway.snapshot import EMPTY, SnapshotFile
-from gateway.supervisor import Facts, Role, StartRefused, Supervisor
+from gateway.supervisor import Life, Plan, ReloadRefused, Role, StartRefused, Supervisor
 from gateway.telemetry import AccessLog, configure, log
 from gateway.upstream import Origin, Upstream
 from metering import spool_reader
@@ -62,11 +74,22 @@ every few calls. Calls under way hold some 50 each."""
 SNAPSHOT_LOOK_S = 0.25
 """Between two looks at the snapshot file: a change by another process is in force within a second."""
 
-GRACE_S = 30
-"""When told to stop, so long is waited for calls under way; orchestrators commonly kill after 30 s or more."""
+NEXT_REQUEST_S = 5.0
+"""A worker that is replaced waits so long for one more request on each connection that is kept, to say that it is the
+last there. Clients that keep connections for longer without using them know that they may find them closed."""
+
+RELOAD_GAP_S = 0.25
+"""Between two reloads in one process: however often it is told to, calls have nearly all of its time."""
+
+CONTROL_GRACE_S = 10
+"""What questions to the control API that are under way have to end."""
 
 BACKLOG_AGE_MAX_S = 60
 """With events older than this that the ledger does not have, the gateway says it is not ready; calls go on."""
+
+
+Read: TypeAlias = Callable[[], Settings]
+"""Reads the settings again, from where they were read at the start. Raises ReloadRefused."""
 
 
 class LedgerInUse(StartRefused):
@@ -96,38 +119,57 @@ def now_ms() -> int:
 # What the command line calls
 
 
-async def serve(settings: Settings) -> None:
+async def serve(settings: Settings, read: Read) -> None:
     """Run the gateway in this one process until SIGTERM or SIGINT. Raises StartRefused."""
-    async with running(settings) as gateway:
-        await gateway.stopped.wait()
+    async with running(settings, read) as gateway:
+        await gateway.life.stopping.wait()
 
 
-def supervise(settings: Settings, role: str, new_event_loop: Callable[[], asyncio.AbstractEventLoop] | None) -> None:
+def supervise(
+    settings: Settings, read: Read, role: str, new_event_loop: Callable[[], asyncio.AbstractEventLoop] | None
+) -> None:
     """Run the gateway, or one role of it, in processes of their own until SIGTERM or SIGINT. Raises StartRefused."""
     _prepared(settings)
-    stages: list[list[Role]] = []
-    listening: socket.socket | None = None
-    if role != "backoffice":
-        listening = _bound(settings)
-    if role != "proxy":
-        stages.append([Role("backoffice", partial(_backoffice, settings, listening))])
-    if listening is not None:
-        stages.append(
-            [
-                Role(f"worker-{number}", partial(_worker, settings, number, listening))
-                for number in range(settings.workers)
-            ]
-        )
+    # Bound here, so that processes can follow one another on the same ports.
+    proxy = None if role == "backoffice" else _bound("proxy", settings.proxy)
+    control = None if role == "proxy" else _bound("control", settings.control)
+    sockets = {name: one for name, one in (("proxy", proxy), ("control", control)) if one is not None}
 
-    def serving(facts: Facts) -> None:
-        at = {} if listening is None else {"proxy": _address(settings.proxy.host, listening)}
-        _say_serving(settings, {**at, **facts}, workers=settings.workers)
+    def planned(settings: Settings) -> Plan:
+        stages = []
+        if control is not None:
+            stages.append([Role("backoffice", partial(_backoffice, settings, control, proxy))])
+        if proxy is not None:
+            workers = range(settings.workers)
+            stages.append([Role(f"worker-{n}", partial(_worker, settings, n, proxy, control)) for n in workers])
+
+        def in_force(event: str) -> None:
+            configure(as_json=_as_json(settings), level=settings.log_level)
+            _say_serving(event, settings, sockets, workers=settings.workers)
+
+        return Plan(stages, settings.drain.delay_s, settings.drain.timeout_s, in_force)
+
+    def replanned() -> Plan:
+        return planned(_reread(settings, read, processes=True))
 
     def stopping() -> None:
-        if listening is not None:
-            listening.close()
+        for one in sockets.values():
+            one.close()
 
-    Supervisor(stages, serving, stopping, new_event_loop).run()
+    Supervisor(planned(settings), replanned, stopping, new_event_loop).run()
+
+
+def _reread(settings: Settings, read: Read, *, processes: bool) -> Settings:
+    """The settings as they are given now. Raises ReloadRefused."""
+    wanted = read()
+    fixed = restart_needed(settings, wanted, processes=processes)
+    if fixed:
+        raise ReloadRefused([f"{name} can not change in a gateway that runs; restart it." for name in fixed])
+    try:
+        _tls(wanted)
+    except StartRefused as error:
+        raise ReloadRefused([str(error)]) from error
+    return wanted
 
 
 async def upgrade(settings: Settings) -> str:
@@ -155,8 +197,9 @@ async def control_listener(settings: Settings) -> AsyncIterator[str]:
         async def healthy() -> list[str]:
             return []
 
-        port = await stack.enter_async_context(_control(office, healthy, "127.0.0.1", 0))
-        yield f"http://127.0.0.1:{port}"
+        listening = bound("127.0.0.1", 0)
+        await stack.enter_async_context(_control(office, healthy, listening))
+        yield f"http://{_address('127.0.0.1', listening)}"
 
 
 async def _book_what_is_left(office: Office) -> None:
@@ -175,8 +218,7 @@ class Gateway:
     office: Office
     proxy_port: int
     control_port: int
-    stopped: asyncio.Event
-    """Set when it was told to stop."""
+    life: Life
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -248,7 +290,7 @@ async def _office(settings: Settings, *, prepares: bool = True) -> AsyncIterator
 
 
 @asynccontextmanager
-async def _control(office: Office, healthy: Health, host: str, port: int) -> AsyncIterator[int]:
+async def _control(office: Office, healthy: Health, listening: socket.socket) -> AsyncIterator[None]:
     application = api.application(
         accounts=office.accounts,
         database=office.database,
@@ -257,30 +299,59 @@ async def _control(office: Office, healthy: Health, host: str, port: int) -> Asy
         version=version("tollkeeper"),
         now=now,
     )
-    runner = ControlRunner(application)
+    runner = ControlRunner(application, shutdown_timeout=CONTROL_GRACE_S)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, host, port)
-        try:
-            await site.start()
-        except OSError as error:
-            raise _not_listening(error, "control", host, port) from error
-        yield runner.addresses[0][1]
+        await web.SockSite(runner, listening).start()
+        yield
     finally:
         await runner.cleanup()
 
 
-@asynccontextmanager
-async def _proxy(office: Office, spool: Spool, listening: socket.socket) -> AsyncIterator[None]:
-    settings = office.settings
-    as_json = _as_json(settings)
-    access_log = AccessLog(sys.stdout.fileno(), as_json=as_json)
-    objects = LedgerObjects(office.database, BOOKED_S if settings.postgres_url is not None else 0)
-    upstream = Upstream(settings.upstream_limits)
+class _Front:
+    """The proxy with all it consists of, which new settings replace for the calls that begin from then on."""
 
-    async def create_tenant(tenant_id: str) -> None:
+    def __init__(self, office: Office, spool: Spool) -> None:
+        settings = self.settings = office.settings
+        self._office = office
+        self._access_log = AccessLog(sys.stdout.fileno(), as_json=_as_json(settings))
+        self._objects = LedgerObjects(office.database, BOOKED_S if settings.postgres_url is not None else 0)
+        self._recorder = Recorder(spool, self._objects, now_ms, partial(reference, office.secrets.reference))
+        self._upstream = Upstream()
+        self._tls = _tls(settings)
+        self._listener = Listener(self._proxy(settings), granted(settings.client_limits, settings.upstream_limits))
+
+    def _proxy(self, settings: Settings) -> Proxy:
+        self._upstream.limits = settings.upstream_limits
+        return Proxy(
+            routes=Routes(PROVIDERS),
+            callers=Callers(
+                self._office.snapshot,
+                self._office.secrets,
+                self._create_tenant if settings.auto_create_tenants else None,
+            ),
+            objects=self._objects,
+            claims=Claims(self._office.database, now),
+            recorder=self._recorder,
+            upstream=self._upstream,
+            origins=_origins(settings),
+            credentials={
+                name: {field: secret.get_secret_value() for field, secret in provider.credential.items()}
+                for name, provider in settings.providers.items()
+                if provider.credential is not None
+            },
+            secrets=self._office.secrets,
+            rules=Rules(
+                unlisted_forwarded=settings.unlisted is Unlisted.FORWARD,
+                drain_on_disconnect=settings.on_disconnect is OnDisconnect.DRAIN,
+                shared_reads=settings.shared_reads,
+            ),
+            access_log=self._access_log,
+        )
+
+    async def _create_tenant(self, tenant_id: str) -> None:
         try:
-            await office.accounts.ensure_tenant(tenant_id)
+            await self._office.accounts.ensure_tenant(tenant_id)
         except NotAcceptable as error:
             raise errors.TenantUnknown(
                 "X-Tenant-ID can not be a tenant's id: letters, digits and . _ - are allowed."
@@ -288,53 +359,44 @@ async def _proxy(office: Office, spool: Spool, listening: socket.socket) -> Asyn
         except DatabaseUnavailable as error:
             raise errors.NotRecordable("The tenant can not be created right now. Try again shortly.") from error
 
-    proxy = Proxy(
-        routes=Routes(PROVIDERS),
-        callers=Callers(office.snapshot, office.secrets, create_tenant if settings.auto_create_tenants else None),
-        objects=objects,
-        claims=Claims(office.database, now),
-        recorder=Recorder(spool, objects, now_ms, partial(reference, office.secrets.reference)),
-        upstream=upstream,
-        origins=_origins(settings),
-        credentials={
-            name: {field: secret.get_secret_value() for field, secret in provider.credential.items()}
-            for name, provider in settings.providers.items()
-            if provider.credential is not None
-        },
-        secrets=office.secrets,
-        rules=Rules(
-            unlisted_forwarded=settings.unlisted is Unlisted.FORWARD,
-            drain_on_disconnect=settings.on_disconnect is OnDisconnect.DRAIN,
-            shared_reads=settings.shared_reads,
-        ),
-        access_log=access_log,
-    )
-    listener = Listener(proxy, granted(settings.client_limits, settings.upstream_limits))
-    await upstream.open()
-    await listener.open(listening, _tls(settings))
-    _settle()
-    try:
-        yield
-        if not await listener.close(GRACE_S):
-            log.warning("calls_cut", reason="still under way after the grace period")
-    finally:
-        await upstream.close()
-        # What they were cut off from is still to be recorded.
-        await listener.quiet(CUT_S)
-        access_log.flush()
+    def change(self, settings: Settings) -> None:
+        """Put other settings in force. What has begun goes on as it began."""
+        limits = granted(settings.client_limits, settings.upstream_limits)
+        if self._tls is not None:
+            _load_certificate(self._tls, settings.proxy)
+        self._listener.change(self._proxy(settings), limits)
+        self.settings = settings
+
+    def leave(self) -> None:
+        """Say with each answer that it is the last of its connection."""
+        self._listener.leaving = True
+
+    @asynccontextmanager
+    async def open(self, listening: socket.socket, life: Life) -> AsyncIterator[None]:
+        await self._upstream.open()
+        await self._listener.open(listening, self._tls)
+        _settle()
+        try:
+            yield
+            grace_s = self.settings.drain.timeout_s
+            if not await self._listener.close(grace_s, NEXT_REQUEST_S if life.replaced else 0):
+                log.warning("calls_cut", reason=f"still under way after {grace_s:g} s")
+        finally:
+            await self._upstream.close()
+            # What they were cut off from is still to be recorded.
+            await self._listener.quiet(CUT_S)
+            self._access_log.flush()
 
 
 @asynccontextmanager
-async def _shipping(
-    office: Office, stopped: asyncio.Event, batch_events_max: int = BATCH_EVENTS_MAX
-) -> AsyncIterator[Shipper]:
+async def _shipping(office: Office, life: Life, batch_events_max: int = BATCH_EVENTS_MAX) -> AsyncIterator[Shipper]:
     """Books what the spools hold; at the end, all of it. Raises StartRefused if booking has failed for good."""
     spool_directory, _ = installation.paths(office.settings)
     books = await asyncio.to_thread(load_books)
     shipper = Shipper(spool_directory, office.database, books, now, batch_events_max)
     task = asyncio.create_task(shipper.run())
     # Without its shipper the gateway would take calls and book none: it stops, and what it recorded waits.
-    task.add_done_callback(lambda _: stopped.set())
+    task.add_done_callback(lambda _: life.stop())
     try:
         yield shipper
     finally:
@@ -380,7 +442,7 @@ async def _first_admin(office: Office) -> None:
         sys.stderr.write(f"Admin key, shown this once: {new_admin_key}\n")
 
 
-def _health(shipper: Shipper, stopped: asyncio.Event, spool: Spool | None) -> Health:
+def _health(shipper: Shipper, life: Life, spool: Spool | None) -> Health:
     async def healthy() -> list[str]:
         reasons = []
         if shipper.failing is not None:
@@ -390,7 +452,7 @@ def _health(shipper: Shipper, stopped: asyncio.Event, spool: Spool | None) -> He
             reasons.append(f"the ledger is {behind_s:.0f} s behind")
         if spool is not None and spool.failed:
             reasons.append("the spool can not be written")
-        if stopped.is_set():
+        if life.stopping.is_set():
             reasons.append("stopping")
         return reasons
 
@@ -402,73 +464,103 @@ def _health(shipper: Shipper, stopped: asyncio.Event, spool: Spool | None) -> He
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Gateway]:
-    """Everything in one process, from start to stop."""
+async def running(settings: Settings, read: Read | None = None) -> AsyncIterator[Gateway]:
+    """Everything in one process, from start to stop; told to by SIGHUP, it reads its settings again."""
     _prepared(settings)
-    stopped = asyncio.Event()
-    listening = _bound(settings)
+    life = Life()
+    sockets = {"proxy": _bound("proxy", settings.proxy), "control": _bound("control", settings.control)}
     async with AsyncExitStack() as stack:
         office = await stack.enter_async_context(_office(settings))
         await _first_admin(office)
-        shipper = await stack.enter_async_context(_shipping(office, stopped))
+        shipper = await stack.enter_async_context(_shipping(office, life))
         spool = stack.enter_context(_spool(settings, 0))
         await stack.enter_async_context(_watching(office.snapshot))
-        health = _health(shipper, stopped, spool)
-        control_port = await stack.enter_async_context(
-            _control(office, health, settings.control.host, settings.control.port)
-        )
-        await stack.enter_async_context(_proxy(office, spool, listening))
+        await stack.enter_async_context(_control(office, _health(shipper, life, spool), sockets["control"]))
+        front = _Front(office, spool)
+        await stack.enter_async_context(front.open(sockets["proxy"], life))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, _told_to_stop, stopped)
-        at = {"proxy": _address(settings.proxy.host, listening), "control": f"{settings.control.host}:{control_port}"}
-        _say_serving(settings, at, workers=1)
-        yield Gateway(office, listening.getsockname()[1], control_port, stopped)
+            loop.add_signal_handler(number, _told_to_stop, life)
+        if read is not None:
+            await stack.enter_async_context(_reloading(front, read, sockets))
+        _say_serving("serving", settings, sockets, workers=1)
+        ports = {name: one.getsockname()[1] for name, one in sockets.items()}
+        yield Gateway(office, ports["proxy"], ports["control"], life)
         log.info("stopping")
+        front.leave()
+        if not life.stopped.is_set():
+            await asyncio.sleep(front.settings.drain.delay_s)
     log.info("stopped")
 
 
-async def _backoffice(
-    settings: Settings, proxy: socket.socket | None, ready: Callable[[Facts], None], stopped: asyncio.Event
-) -> None:
+@asynccontextmanager
+async def _reloading(front: _Front, read: Read, sockets: Mapping[str, socket.socket]) -> AsyncIterator[None]:
+    asked = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
+
+    async def reload() -> None:
+        while True:
+            await asked.wait()
+            asked.clear()
+            log.info("reloading")
+            try:
+                settings = _reread(front.settings, read, processes=False)
+                front.change(settings)
+            except (ReloadRefused, StartRefused) as refused:
+                log.error("reload_refused", reasons=str(refused).splitlines())
+            else:
+                configure(as_json=_as_json(settings), level=settings.log_level)
+                _say_serving("reloaded", settings, sockets, workers=1)
+            await asyncio.sleep(RELOAD_GAP_S)
+
+    task = asyncio.create_task(reload())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+async def _backoffice(settings: Settings, control: socket.socket, proxy: socket.socket | None, life: Life) -> None:
     """The back office, in a process of its own."""
+    configure(as_json=_as_json(settings), level=settings.log_level)
     if proxy is not None:
         proxy.close()
     os.nice(NICE)
     async with AsyncExitStack() as stack:
         office = await stack.enter_async_context(_office(settings))
         await _first_admin(office)
-        shipper = await stack.enter_async_context(_shipping(office, stopped, BATCH_EVENTS_MAX_APART))
-        health = _health(shipper, stopped, None)
-        port = await stack.enter_async_context(_control(office, health, settings.control.host, settings.control.port))
+        shipper = await stack.enter_async_context(_shipping(office, life, BATCH_EVENTS_MAX_APART))
+        await stack.enter_async_context(_control(office, _health(shipper, life, None), control))
         _settle()
-        ready({"control": f"{settings.control.host}:{port}"})
-        await stopped.wait()
+        life.ready()
+        await life.stopped.wait()
 
 
 async def _worker(
-    settings: Settings,
-    number: int,
-    listening: socket.socket,
-    ready: Callable[[Facts], None],
-    stopped: asyncio.Event,
+    settings: Settings, number: int, proxy: socket.socket, control: socket.socket | None, life: Life
 ) -> None:
     """One worker of the proxy, in a process of its own. It asks the database nothing unless a call makes it."""
+    configure(as_json=_as_json(settings), level=settings.log_level)
+    if control is not None:
+        control.close()
     async with AsyncExitStack() as stack:
         office = await stack.enter_async_context(_office(settings, prepares=False))
-        await _first_snapshot(office.snapshot, stopped)
-        if stopped.is_set():
+        await _first_snapshot(office.snapshot, life.stopped)
+        if life.stopped.is_set():
             return
         spool = stack.enter_context(_spool(settings, number))
 
         def stop_with_spool() -> None:
             if spool.failed:
-                stopped.set()
+                life.stop()
 
         await stack.enter_async_context(_watching(office.snapshot, stop_with_spool))
-        await stack.enter_async_context(_proxy(office, spool, listening))
-        ready({})
-        await stopped.wait()
+        front = _Front(office, spool)
+        await stack.enter_async_context(front.open(proxy, life))
+        life.ready()
+        await life.stopping.wait()
+        front.leave()
+        await life.stopped.wait()
         if spool.failed:
             # It would refuse every call from here on; the next one begins with a spool of its own.
             raise StartRefused("the spool can not be written any more")
@@ -490,10 +582,11 @@ def _prepared(settings: Settings) -> None:
         raise StartRefused(str(error)) from error
 
 
-def _say_serving(settings: Settings, at: Mapping[str, object], *, workers: int) -> None:
+def _say_serving(event: str, settings: Settings, sockets: Mapping[str, socket.socket], *, workers: int) -> None:
+    hosts = {"proxy": settings.proxy.host, "control": settings.control.host}
     log.info(
-        "serving",
-        **at,
+        event,
+        **{name: _address(hosts[name], listening) for name, listening in sockets.items()},
         workers=workers,
         data_dir=str(settings.data_dir),
         providers={name: provider.base_url for name, provider in settings.providers.items()},
@@ -520,27 +613,23 @@ async def _watch(snapshot: SnapshotFile, look: Callable[[], object]) -> None:
             log.error("snapshot_unreadable", reason=type(error).__name__)
 
 
-def _told_to_stop(stopped: asyncio.Event) -> None:
-    if stopped.is_set():
+def _told_to_stop(life: Life) -> None:
+    if life.stopping.is_set():
         # Told twice: whoever asks does not want to wait. What was recorded is shipped at the next start.
         os._exit(1)
-    stopped.set()
+    life.stopping.set()
 
 
-def _bound(settings: Settings) -> socket.socket:
-    host, port = settings.proxy.host, settings.proxy.port
+def _bound(name: str, settings: ProxySettings | ControlSettings) -> socket.socket:
+    host, port = settings.host, settings.port
     try:
         return bound(host, port)
     except OSError as error:
-        raise _not_listening(error, "proxy", host, port) from error
-
-
-def _not_listening(error: OSError, name: str, host: str, port: int) -> StartRefused:
-    reason = os.strerror(error.errno) if error.errno and error.errno > 0 else "no such address"
-    return StartRefused(
-        f"{host}:{port} can not be listened on ({reason}): free the port, or choose another with "
-        f"TOLLKEEPER_{name.upper()}__PORT."
-    )
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else "no such address"
+        raise StartRefused(
+            f"{host}:{port} can not be listened on ({reason}): free the port, or choose another with "
+            f"TOLLKEEPER_{name.upper()}__PORT."
+        ) from error
 
 
 def _address(host: str, listening: socket.socket) -> str:
@@ -562,11 +651,17 @@ def _tls(settings: Settings) -> ssl.SSLContext | None:
     if settings.proxy.tls_cert is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    _load_certificate(context, settings.proxy)
+    return context
+
+
+def _load_certificate(context: ssl.SSLContext, settings: ProxySettings) -> None:
+    """Use this certificate in every handshake from here on."""
+    assert settings.tls_cert is not None
     try:
-        context.load_cert_chain(settings.proxy.tls_cert, settings.proxy.tls_key)
+        context.load_cert_chain(settings.tls_cert, settings.tls_key)
     except (OSError, ssl.SSLError) as error:
         raise StartRefused(f"the certificate and key of the proxy can not be used: {type(error).__name__}.") from error
-    return context
 
 
 def _as_json(settings: Settings) -> bool:

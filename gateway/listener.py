@@ -12,8 +12,9 @@ import asyncio
 import socket
 import ssl
 import struct
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from contextlib import suppress
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, cast
 
@@ -40,6 +41,9 @@ READ_AHEAD_BYTES = 64 << 10
 
 CUT_S = 2
 """After calls were cut at the end, so long is waited for them to record what they had."""
+
+ACCEPTED_S = 0.05
+"""So long after the last connection was accepted it may not have begun yet; under TLS it may still be shaking hands."""
 
 LINGER_BYTES_MAX = 16 << 20
 
@@ -243,7 +247,7 @@ class Exchange:
             else:
                 self._answer_chunked = True
                 head += b"\r\nTransfer-Encoding: chunked"
-        if not self.whole or self._connection.listener.draining:
+        if not self.whole or self._connection.listener.leaving:
             # What is left of the request body would be read as the next request.
             self.keep_alive = False
         if not self.keep_alive:
@@ -425,6 +429,7 @@ class Connection(asyncio.Protocol):
                     self._refuse(malformed.status)
                     break
                 self._alike = Alike.of(head, request)
+            self.limits = self.listener.limits
             exchange = self._exchange = Exchange(self, request, length, rest)
             self.deadline = NEVER
             self._received = exchange.behind
@@ -490,7 +495,7 @@ class Connection(asyncio.Protocol):
             if self.reading_paused:
                 self.resume_reading()
             if not self.writing_paused:
-                self.deadline = self.listener.now + self.limits.keepalive_timeout_s
+                self.deadline = self.listener.now + self.listener.limits.keepalive_timeout_s
             if self._received:
                 if not self._proceeding:
                     self._proceed()
@@ -517,7 +522,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.transport = None
-        self.listener.connections.discard(self)
+        self.listener.lost(self)
         self._received = b""
         exchange = self._exchange
         if exchange is not None:
@@ -573,7 +578,7 @@ class Connection(asyncio.Protocol):
         exchange = self._exchange
         if exchange is None:
             if not self._lingering:
-                self.deadline = self.now() + self.limits.keepalive_timeout_s
+                self.deadline = self.now() + self.listener.limits.keepalive_timeout_s
                 self.resume_reading()
                 self._proceed()
         else:
@@ -606,6 +611,11 @@ class Connection(asyncio.Protocol):
         if self._exchange is None:
             self._close()
 
+    def wait_no_longer_than(self, deadline: float) -> None:
+        """Wait for a next request up to then, where none is under way."""
+        if self._exchange is None:
+            self.deadline = min(self.deadline, deadline)
+
 
 BACKLOG_MAX = 1024
 """Connections that the system has accepted and we have not; beyond them it lets clients try again."""
@@ -628,6 +638,8 @@ class Listener:
         self.connections: set[Connection] = set()
         self.busy: set[Connection] = set()
         """Those with a call under way, whose client may be gone."""
+        self.leaving = False
+        """True once each answer is to be the last of its connection."""
         self.draining = False
         """True once no further request is to be taken."""
         self.now = 0.0
@@ -641,6 +653,7 @@ class Listener:
         loop = asyncio.get_running_loop()
         self.heads = RequestHeads(loop)
         self.now = loop.time()
+        self._tls = tls
         self._server = await loop.create_server(
             lambda: Connection(self, loop),
             sock=listening,
@@ -649,6 +662,10 @@ class Listener:
             ssl_handshake_timeout=None if tls is None else self.limits.head_timeout_s,
         )
         self._tasks = [loop.create_task(self._sweep()), loop.create_task(self._watch_lag())]
+
+    def change(self, handler: Handler, limits: ClientLimits) -> None:
+        """Have what begins from here on handled by another handler, within other limits; what has begun goes on."""
+        self.handler, self.limits = handler, limits
 
     @property
     def overloaded(self) -> bool:
@@ -665,16 +682,31 @@ class Listener:
     def free(self, connection: Connection) -> None:
         """A connection's call is over."""
         self.busy.discard(connection)
-        if self.draining and not self.busy:
+        self._look()
+
+    def lost(self, connection: Connection) -> None:
+        """A connection has ended; a call of its may go on."""
+        self.connections.discard(connection)
+        self._look()
+
+    def _look(self) -> None:
+        if self.leaving and not self.busy:
             self._quiet.set()
 
-    async def close(self, grace_s: float) -> bool:
-        """Stop accepting, let calls under way end, and cut those off that have not after the grace; True if none was."""
-        self.draining = True
+    async def close(self, grace_s: float, next_within_s: float = 0) -> bool:
+        """Stop accepting, let calls under way end, and cut those off that have not after the grace; True if none was.
+
+        Connections on which nothing is under way are closed at once, or else may bring one more request within a while:
+        to close them under a request that is on its way would fail it."""
+        self.leaving = True
         self._server.close()
-        for connection in tuple(self.connections):
-            connection.close_if_idle()
         try:
+            if next_within_s:
+                await self._last_requests(grace_s, next_within_s)
+                grace_s = 0
+            self.draining = True
+            for connection in tuple(self.connections):
+                connection.close_if_idle()
             if await self.quiet(grace_s):
                 for connection in tuple(self.connections):
                     connection.close_if_idle()
@@ -686,23 +718,32 @@ class Listener:
             for task in self._tasks:
                 task.cancel()
 
-    async def quiet(self, within_s: float) -> bool:
-        """Wait until no call is under way; False if that takes longer."""
+    async def _last_requests(self, grace_s: float, next_within_s: float) -> None:
+        """Answer one more request on each connection, those included that were accepted and have not begun."""
+        loop = asyncio.get_running_loop()
+        self.limits = replace(self.limits, keepalive_timeout_s=next_within_s)
+        for connection in self.connections:
+            connection.wait_no_longer_than(loop.time() + next_within_s)
+        began = loop.time()
+        await asyncio.sleep(next_within_s if self._tls else ACCEPTED_S)
+        await self.quiet(max(grace_s, next_within_s) - (loop.time() - began), self.connections)
+
+    async def quiet(self, within_s: float, also: Collection[Connection] = ()) -> bool:
+        """Wait until no call is under way, and none of those connections left; False if that takes longer."""
         with suppress(TimeoutError):
             async with asyncio.timeout(within_s):
-                while self.busy:
+                while self.busy or also:
                     self._quiet.clear()
                     await self._quiet.wait()
         return not self.busy
 
     async def _sweep(self) -> None:
         """Close what has passed its deadline. One task for all connections: a timer for each would cost every call."""
-        limits = self.limits
-        shortest_s = min(limits.head_timeout_s, limits.body_idle_timeout_s, limits.write_idle_timeout_s)
-        pause_s = min(SWEEP_S, shortest_s / 4, limits.keepalive_timeout_s / 4)
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(pause_s)
+            limits = self.limits
+            shortest_s = min(limits.head_timeout_s, limits.body_idle_timeout_s, limits.write_idle_timeout_s)
+            await asyncio.sleep(min(SWEEP_S, shortest_s / 4, limits.keepalive_timeout_s / 4))
             now = self.now = loop.time()
             for connection in tuple(self.connections):
                 if connection.deadline <= now:

@@ -61,7 +61,7 @@ async def sandbox(settings: Settings) -> None:
         account_sid = (await gateway.office.accounts.tenant(TENANT)).account_sid
         sys.stdout.write(_greeting(gateway, key, account_sid, [provider.name for provider in simulated]))
         sys.stdout.flush()
-        await gateway.stopped.wait()
+        await gateway.life.stopping.wait()
 
 
 async def _demo_key(accounts: Accounts) -> str:

@@ -105,11 +105,19 @@ def count(value: object) -> int:
 
 def seconds(value: object) -> float:
     """A time limit. There is no value that turns one off: what has none is what an attacker looks for."""
-    cure = f"give seconds, more than 0 and up to {SECONDS_MAX}, such as 10 or 0.5"
+    return _seconds(value, f"give seconds, more than 0 and up to {SECONDS_MAX}, such as 10 or 0.5", zero=False)
+
+
+def delay(value: object) -> float:
+    """A time that something is put off by, which may be none."""
+    return _seconds(value, f"give seconds, from 0 to {SECONDS_MAX}", zero=True)
+
+
+def _seconds(value: object, cure: str, *, zero: bool) -> float:
     digits = str(value).strip()
     if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", digits):
         raise Wrong(f"is not a number of seconds: {_quoted(value)}", cure)
-    if not 0 < float(digits) <= SECONDS_MAX:
+    if not 0 <= float(digits) <= SECONDS_MAX or (float(digits) == 0 and not zero):
         raise Wrong(f"is {digits}, which is out of its range", cure)
     return float(digits)
 

@@ -1,4 +1,4 @@
-"""The settings: one frozen value, read once at the start, every problem with it reported together.
+"""The settings: one frozen value, read at the start and at each reload, every problem with it reported together.
 
 Layers, each over the one before: defaults, `tollkeeper.toml`, environment `TOLLKEEPER_…`, flags. A setting is declared
 in one place, its field below; help, `config show` and the README's table follow from that.
@@ -18,7 +18,8 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum, auto
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeGuard, TypeVar
 
@@ -106,9 +107,29 @@ class Described(NamedTuple):
 # The settings
 
 
-def setting(read: Callable[[object], T], default: T, describes: str, *, unset: str = "", secret: bool = False) -> T:
-    """Declare one setting; `unset` says what no value leads to."""
-    return field(default=default, metadata={"read": read, "describes": describes, "unset": unset, "secret": secret})
+class Reload(Enum):
+    """What it takes for a change of a setting to be in force."""
+
+    CALL = auto()
+    """A new call."""
+    PROCESS = auto()
+    """A new process: reloading makes one, where there are several."""
+    RESTART = auto()
+    """A new gateway."""
+
+
+def setting(
+    read: Callable[[object], T],
+    default: T,
+    describes: str,
+    *,
+    unset: str = "",
+    secret: bool = False,
+    takes: Reload = Reload.CALL,
+) -> T:
+    """Declare one setting; `unset` says what no value leads to, `takes` what a change of it does."""
+    told = {"read": read, "describes": describes, "unset": unset, "secret": secret, "takes": takes}
+    return field(default=default, metadata=told)
 
 
 class Durability(StrEnum):
@@ -162,8 +183,10 @@ UPSTREAM: Final = UpstreamLimits()
 class ProxySettings:
     """The listener that applications call."""
 
-    host: str = setting(values_of.host, "127.0.0.1", "Address the proxy listens on.")
-    port: int = setting(values_of.port, 8080, "Port the proxy listens on; 0 lets the system choose.")
+    host: str = setting(values_of.host, "127.0.0.1", "Address the proxy listens on.", takes=Reload.RESTART)
+    port: int = setting(
+        values_of.port, 8080, "Port the proxy listens on; 0 lets the system choose.", takes=Reload.RESTART
+    )
     tls_cert: Path | None = setting(
         values_of.file, None, "Certificate chain (PEM) of the proxy; together with its key.", unset="plain HTTP"
     )
@@ -216,8 +239,26 @@ class ProxySettings:
 class ControlSettings:
     """The listener of the control API."""
 
-    host: str = setting(values_of.host, "127.0.0.1", "Address the control API listens on.")
-    port: int = setting(values_of.port, 8081, "Port the control API listens on; 0 lets the system choose.")
+    host: str = setting(values_of.host, "127.0.0.1", "Address the control API listens on.", takes=Reload.RESTART)
+    port: int = setting(
+        values_of.port, 8081, "Port the control API listens on; 0 lets the system choose.", takes=Reload.RESTART
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainSettings:
+    """What is granted to calls under way when the gateway stops, or a process of it is replaced."""
+
+    delay_s: float = setting(
+        values_of.delay,
+        0.0,
+        "When told to stop, so long calls are taken as before while `/readyz` says 503: for a load balancer to notice.",
+    )
+    timeout_s: float = setting(
+        values_of.seconds,
+        30.0,
+        "So long calls under way, streams included, have to end; then they are cut and recorded.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,6 +308,7 @@ class Settings:
         values_of.directory,
         Path("tollkeeper-data"),
         "Directory of the spool, the SQLite ledger, the snapshot and the generated secrets.",
+        takes=Reload.RESTART,
     )
     database_url: Secret | None = setting(
         values_of.database_url,
@@ -274,6 +316,7 @@ class Settings:
         "The ledger: postgresql://ROLE:PASSWORD@HOST/DATABASE, or sqlite:///ABSOLUTE/PATH.",
         unset="ledger.db in the data directory",
         secret=True,
+        takes=Reload.RESTART,
     )
     database_migrate_url: Secret | None = setting(
         values_of.postgres_url,
@@ -281,10 +324,12 @@ class Settings:
         "The same Postgres database for the role that owns it and makes its tables.",
         unset="the same URL",
         secret=True,
+        takes=Reload.RESTART,
     )
     proxy: ProxySettings = field(default_factory=ProxySettings)
     upstream: UpstreamSettings = field(default_factory=UpstreamSettings)
     control: ControlSettings = field(default_factory=ControlSettings)
+    drain: DrainSettings = field(default_factory=DrainSettings)
     workers: int = setting(values_of.workers, 1, "Processes that share the proxy's port; more than one with Postgres.")
     admin_key: Secret | None = setting(
         values_of.secret(ADMIN_KEY_CHARACTERS_MIN),
@@ -292,6 +337,7 @@ class Settings:
         f"Key of the first admin, of at least {ADMIN_KEY_CHARACTERS_MIN} characters.",
         unset="generated, and printed once",
         secret=True,
+        takes=Reload.PROCESS,
     )
     secret_key: Secret | None = setting(
         values_of.secret(SECRET_KEY_CHARACTERS_MIN),
@@ -299,11 +345,13 @@ class Settings:
         f"What keys and credentials are sealed with, of at least {SECRET_KEY_CHARACTERS_MIN} characters.",
         unset="generated into the data directory",
         secret=True,
+        takes=Reload.RESTART,
     )
     durability: Durability = setting(
         values_of.one_of(Durability),
         Durability.FLUSH,
         "What the record of a call survives: flush, the death of the process; fsync, that of the machine.",
+        takes=Reload.PROCESS,
     )
     unlisted: Unlisted = setting(
         values_of.one_of(Unlisted),
@@ -324,7 +372,10 @@ class Settings:
         "Whether callers on the platform's own credentials may read all that is in the account.",
     )
     log_format: LogFormat = setting(
-        values_of.one_of(LogFormat), LogFormat.AUTO, "json, text, or auto: text on a terminal, else json."
+        values_of.one_of(LogFormat),
+        LogFormat.AUTO,
+        "json, text, or auto: text on a terminal, else json.",
+        takes=Reload.PROCESS,
     )
     log_level: LogLevel = setting(
         values_of.one_of(LogLevel), LogLevel.INFO, "Least level that is logged: debug, info, warning or error."
@@ -375,6 +426,17 @@ def described(providers: Sequence[Provider] | None = None) -> list[Described]:
         default = known.unset if known.default is None else written(_plain(known.default))
         rows.append(Described(environment_name(known.name), default, known.describes))
     return rows
+
+
+def restart_needed(running: Settings, wanted: Settings, *, processes: bool) -> list[str]:
+    """The environment names of the settings that differ and can not change in a gateway that runs, with or without
+    processes that can be replaced."""
+    needing = {Reload.RESTART} if processes else {Reload.RESTART, Reload.PROCESS}
+    names = [known.name for known in _declared(Settings, "") if known.takes in needing]
+    names = [name for name in names if attrgetter(name)(running) != attrgetter(name)(wanted)]
+    if not processes and (running.proxy.tls_cert is None) != (wanted.proxy.tls_cert is None):
+        names += ["proxy.tls_cert", "proxy.tls_key"]
+    return [environment_name(name) for name in names]
 
 
 def environment_name(name: str) -> str:
@@ -449,6 +511,7 @@ class _Known:
     describes: str
     unset: str = ""
     secret: bool = False
+    takes: Reload = Reload.CALL
 
 
 def _known(providers: Iterable[Provider]) -> dict[str, _Known]:

@@ -451,16 +451,18 @@ class Upstream:
     """The pools of all origins."""
 
     def __init__(self, limits: UpstreamLimits | None = None, tls: ssl.SSLContext | None = None) -> None:
-        self._limits = UpstreamLimits() if limits is None else limits
+        self.limits = UpstreamLimits() if limits is None else limits
+        """May change; a pool keeps those that it was made with."""
         self._tls = tls
-        self._pools: dict[Origin, Pool] = {}
+        self._pools: dict[tuple[Origin, UpstreamLimits], Pool] = {}
         self._sweeper: asyncio.Task[None] | None = None
 
     def pool(self, origin: Origin) -> Pool:
-        """The connections to an origin."""
-        pool = self._pools.get(origin)
+        """The connections to an origin, within the limits of now."""
+        place = origin, self.limits
+        pool = self._pools.get(place)
         if pool is None:
-            pool = self._pools[origin] = Pool(origin, self._limits, self._tls)
+            pool = self._pools[place] = Pool(origin, self.limits, self._tls)
         return pool
 
     async def open(self) -> None:
@@ -473,10 +475,10 @@ class Upstream:
             pool.close()
 
     async def _sweep(self) -> None:
-        limits = self._limits
-        shortest_s = min(limits.first_byte_timeout_s, limits.idle_timeout_s, limits.keepalive_timeout_s)
         loop = asyncio.get_running_loop()
         while True:
+            limits = self.limits
+            shortest_s = min(limits.first_byte_timeout_s, limits.idle_timeout_s, limits.keepalive_timeout_s)
             await asyncio.sleep(min(SWEEP_S, shortest_s / 4))
             now = loop.time()
             for pool in self._pools.values():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from gateway.commands.invocation import SECRETS_NOTE, Command, Invocation, Refused, told, write_settings
-from gateway.settings import FLAGS, Settings, described, environment_name
+from gateway.settings import FLAGS, Settings, SettingsError, described, environment_name
 
 if TYPE_CHECKING:
     import asyncio
@@ -60,14 +60,15 @@ def serve(invocation: Invocation, /, role: str, **flags: str | None) -> None:
     that books, and answers the control API. Both roles of one gateway share its data directory. With --json, log lines
     are JSON too.
     """
-    settings = _settings(invocation, role, flags)
+    read = partial(_settings, invocation, role, flags)
+    settings = read()
     from gateway import app  # noqa: PLC0415 - brings the whole gateway along
 
     if settings.postgres_url is None:
-        _run(partial(app.serve, settings))
+        _run(partial(app.serve, settings, partial(_again, read)))
     else:
         with _refusing():
-            app.supervise(settings, role, _loop_factory())
+            app.supervise(settings, partial(_again, read), role, _loop_factory())
 
 
 @click.command(cls=ServeCommand, short_help="Run it before simulated providers: no account needed.")
@@ -96,6 +97,20 @@ def _settings(invocation: Invocation, role: str, flags: dict[str, str | None]) -
             "or give a Postgres database in TOLLKEEPER_DATABASE_URL.",
         )
     return settings
+
+
+def _again(read: Callable[[], Settings]) -> Settings:
+    """The settings as they are given now. What would be no start with them is no reload."""
+    from gateway.supervisor import ReloadRefused  # noqa: PLC0415 - as above
+
+    try:
+        return read()
+    except Refused as error:
+        problems = error.__cause__.problems if isinstance(error.__cause__, SettingsError) else [error]
+        raise ReloadRefused([str(problem) for problem in problems]) from error
+    except Exception as error:
+        # Whatever it is, it must not end a gateway that runs.
+        raise ReloadRefused([f"the settings can not be read: {type(error).__name__}."]) from error
 
 
 def _run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -104,6 +104,8 @@ def a_value_for(name, tmp_path):
         "TOLLKEEPER_UPSTREAM__IDLE_CONNECTIONS_MAX": ("64", 64),
         "TOLLKEEPER_CONTROL__HOST": ("::1", "::1"),
         "TOLLKEEPER_CONTROL__PORT": ("9001", 9001),
+        "TOLLKEEPER_DRAIN__DELAY_S": ("5", 5.0),
+        "TOLLKEEPER_DRAIN__TIMEOUT_S": ("20", 20.0),
         "TOLLKEEPER_WORKERS": ("4", 4),
         "TOLLKEEPER_ADMIN_KEY": (ADMIN_KEY, Secret(ADMIN_KEY)),
         "TOLLKEEPER_SECRET_KEY": (SECRET_KEY, Secret(SECRET_KEY)),

@@ -17,14 +17,15 @@ def supervised(tmp_path):
     """Starts a supervisor of some roles."""
     started = []
 
-    def start(*roles):
+    def start(*roles, **environment):
         command = [sys.executable, "-m", "tests.gateway.supervised", str(tmp_path / "journal"), *roles]
-        started.append(Process(command, {}))
+        started.append(Process(command, environment))
         started[-1].start()
         return started[-1]
 
     start.journal = tmp_path / "journal"
     start.notes = lambda: [json.loads(line) for line in start.journal.read_text().splitlines()]
+    start.following = lambda *roles: (tmp_path / "journal.next").write_text(" ".join(roles))
     yield start
     for process in started:
         if process.popen.poll() is None:
@@ -33,6 +34,11 @@ def supervised(tmp_path):
 
 def noted(supervised, what):
     return [name for name, said, _ in supervised.notes() if said == what]
+
+
+def latest(supervised):
+    """The process of each role that was ready last."""
+    return {name: pid for name, what, pid in supervised.notes() if what == "ready"}
 
 
 def test_a_stage_begins_when_the_one_before_is_ready_and_ends_before_it(supervised):
@@ -49,11 +55,10 @@ def test_a_stage_begins_when_the_one_before_is_ready_and_ends_before_it(supervis
         assert told.index((worker, "stopped")) < told.index(("office", "stopping"))
 
 
-def test_it_serves_when_all_are_ready_and_tells_what_each_said(supervised):
-    said = supervised("office:works", "/", "w0:works").said("serving")
+def test_it_serves_when_all_are_ready(supervised):
+    supervised("office:works", "/", "w0:works").said("serving")
 
-    running = {name: pid for name, what, pid in supervised.notes() if what == "ready"}
-    assert {name: said[name] for name in running} == running
+    assert noted(supervised, "ready") == ["office", "w0"]
 
 
 @pytest.mark.parametrize("stage", [("office:refuses", "/", "w0:works"), ("office:works", "/", "w0:refuses")])
@@ -75,9 +80,9 @@ def test_one_that_dies_before_it_is_ready_is_told_of_by_name(supervised):
 
 def test_one_that_is_killed_is_started_again(supervised):
     process = supervised("office:works", "/", "w0:works")
-    first = process.said("serving")["w0"]
+    process.said("serving")
 
-    os.kill(first, signal.SIGKILL)
+    os.kill(latest(supervised)["w0"], signal.SIGKILL)
 
     eventually(lambda: noted(supervised, "ready").count("w0") == 2, "a second w0")
     assert noted(supervised, "ready").count("office") == 1
@@ -122,9 +127,10 @@ def test_told_twice_it_does_not_wait(supervised):
 
 def test_a_ctrl_c_at_the_terminal_is_the_supervisor_s_to_act_on(supervised):
     process = supervised("office:works", "/", "w0:works")
-    said = process.said("serving")
+    process.said("serving")
 
-    os.kill(said["w0"], signal.SIGINT)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(latest(supervised)["w0"], number)
     time.sleep(0.2)
 
     assert noted(supervised, "stopping") == []
