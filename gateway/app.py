@@ -24,13 +24,14 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import TypeAlias
 
 from aiohttp import web
 
 from gateway import api, errors, http1, installation, schema
 from gateway.accounts import Accounts, NotAcceptable, SecretChanged
-from gateway.api.parts import Health
+from gateway.api.parts import Health, Workers
 from gateway.api.server import ControlRunner
 from gateway.call_ids import new_call_id
 from gateway.callers import Callers
@@ -290,7 +291,9 @@ async def _office(settings: Settings, *, prepares: bool = True) -> AsyncIterator
 
 
 @asynccontextmanager
-async def _control(office: Office, healthy: Health, listening: socket.socket) -> AsyncIterator[None]:
+async def _control(
+    office: Office, healthy: Health, listening: socket.socket, workers: Workers | None = None
+) -> AsyncIterator[None]:
     application = api.application(
         accounts=office.accounts,
         database=office.database,
@@ -298,6 +301,7 @@ async def _control(office: Office, healthy: Health, listening: socket.socket) ->
         health=healthy,
         version=version("tollkeeper"),
         now=now,
+        workers=workers,
     )
     runner = ControlRunner(application, shutdown_timeout=CONTROL_GRACE_S)
     await runner.setup()
@@ -459,6 +463,12 @@ def _health(shipper: Shipper, life: Life, spool: Spool | None) -> Health:
     return healthy
 
 
+def _workers(spool_directory: Path) -> int:
+    """How many workers live: each holds the lock of its spool for as long as it does."""
+    spools = spool_reader.spools(spool_directory)
+    return sum(not spool_reader.abandoned(spool_directory, spool_id) for spool_id in spools)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The processes
 
@@ -530,7 +540,9 @@ async def _backoffice(settings: Settings, control: socket.socket, proxy: socket.
         office = await stack.enter_async_context(_office(settings))
         await _first_admin(office)
         shipper = await stack.enter_async_context(_shipping(office, life, BATCH_EVENTS_MAX_APART))
-        await stack.enter_async_context(_control(office, _health(shipper, life, None), control))
+        spool_directory, _ = installation.paths(settings)
+        workers = partial(_workers, spool_directory)
+        await stack.enter_async_context(_control(office, _health(shipper, life, None), control, workers))
         _settle()
         life.ready()
         await life.stopped.wait()

@@ -61,7 +61,7 @@ class ReloadRefused(Exception):
     """What is to run can not be read, or can not run without a new start. Holds every reason, and no secret."""
 
     def __init__(self, reasons: Sequence[str]) -> None:
-        super().__init__("\\n".join(reasons))
+        super().__init__("\n".join(reasons))
         self.reasons = tuple(reasons)
 
 

@@ -70,6 +70,7 @@ def application(
     health: parts.Health,
     version: str,
     now: Callable[[], dt.datetime],
+    workers: parts.Workers | None = None,
 ) -> web.Application:
     """The control API, to be run by :class:`gateway.api.server.ControlRunner`."""
     app = web.Application(middlewares=[problems], client_max_size=BODY_BYTES_MAX)
@@ -77,6 +78,7 @@ def application(
     app[parts.DATABASE] = database
     app[parts.SECRETS] = secrets
     app[parts.HEALTH] = health
+    app[parts.WORKERS] = workers
     app[parts.VERSION] = version
     app[parts.NOW] = now
     for path, answer in PUBLIC:

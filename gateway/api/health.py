@@ -7,7 +7,7 @@ import platform
 from aiohttp import web
 
 from gateway.api.answers import json_answer
-from gateway.api.parts import HEALTH, VERSION
+from gateway.api.parts import HEALTH, VERSION, WORKERS
 from gateway.schema import HEAD
 
 
@@ -16,10 +16,14 @@ async def alive(_: web.Request) -> web.Response:
 
 
 async def ready(request: web.Request) -> web.Response:
-    reasons = await request.app[HEALTH]()
+    reasons = list(await request.app[HEALTH]())
+    workers = request.app[WORKERS]
+    told = {} if workers is None else {"workers": workers()}
+    if told.get("workers") == 0:
+        reasons.append("no worker is running")
     if reasons:
-        return json_answer({"status": "unready", "reasons": list(reasons)}, 503)
-    return json_answer({"status": "ready"})
+        return json_answer({"status": "unready", "reasons": reasons, **told}, 503)
+    return json_answer({"status": "ready", **told})
 
 
 async def version(request: web.Request) -> web.Response:
