@@ -292,7 +292,7 @@ async def _office(settings: Settings, *, prepares: bool = True) -> AsyncIterator
 
 @asynccontextmanager
 async def _control(
-    office: Office, healthy: Health, listening: socket.socket, workers: Workers | None = None
+    office: Office, healthy: Health, listening: socket.socket, workers: Workers = lambda: None
 ) -> AsyncIterator[None]:
     application = api.application(
         accounts=office.accounts,

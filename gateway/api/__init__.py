@@ -70,7 +70,7 @@ def application(
     health: parts.Health,
     version: str,
     now: Callable[[], dt.datetime],
-    workers: parts.Workers | None = None,
+    workers: parts.Workers = lambda: None,
 ) -> web.Application:
     """The control API, to be run by :class:`gateway.api.server.ControlRunner`."""
     app = web.Application(middlewares=[problems], client_max_size=BODY_BYTES_MAX)

@@ -17,9 +17,9 @@ async def alive(_: web.Request) -> web.Response:
 
 async def ready(request: web.Request) -> web.Response:
     reasons = list(await request.app[HEALTH]())
-    workers = request.app[WORKERS]
-    told = {} if workers is None else {"workers": workers()}
-    if told.get("workers") == 0:
+    workers = request.app[WORKERS]()
+    told = {} if workers is None else {"workers": workers}
+    if workers == 0:
         reasons.append("no worker is running")
     if reasons:
         return json_answer({"status": "unready", "reasons": reasons, **told}, 503)

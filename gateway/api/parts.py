@@ -15,13 +15,13 @@ from metering.database import Database
 Health: TypeAlias = Callable[[], Awaitable[Sequence[str]]]
 """Why the gateway is not ready, in sentences; nothing if it is."""
 
-Workers: TypeAlias = Callable[[], int]
-"""How many workers live, where they have processes of their own."""
+Workers: TypeAlias = Callable[[], int | None]
+"""How many workers live; None where they have no processes of their own."""
 
 ACCOUNTS = web.AppKey("accounts", Accounts)
 DATABASE = web.AppKey("database", Database)
 SECRETS = web.AppKey("secrets", Secrets)
 HEALTH: web.AppKey[Health] = web.AppKey("health")
-WORKERS: web.AppKey[Workers | None] = web.AppKey("workers")
+WORKERS: web.AppKey[Workers] = web.AppKey("workers")
 VERSION = web.AppKey("version", str)
 NOW: web.AppKey[Callable[[], dt.datetime]] = web.AppKey("now")

@@ -5,6 +5,7 @@ import datetime as dt
 import itertools
 import json
 import logging
+import socket
 import ssl
 import time
 from dataclasses import replace
@@ -841,6 +842,88 @@ async def test_a_request_that_was_sent_ahead_is_answered_within_the_grace(servin
         assert await soon(closing)
 
 
+async def test_a_replaced_one_answers_one_more_request_on_each_connection_and_says_that_it_is_the_last(serving):
+    """Guards requests that are on their way: sabotaged (what is idle is closed at once), they would find nobody."""
+    async with client(serving.port) as used, client(serving.port) as fresh, client(serving.port) as silent:
+        await used.send(GET % 1)
+        await used.message()
+        await eventually(lambda: len(serving.listener.connections) == 3)
+
+        closing = asyncio.ensure_future(serving.listener.close(20, next_within_s=1))
+        await asyncio.sleep(0.1)
+        for peer in (used, fresh):
+            await peer.send(GET % 2)
+            answer = await peer.message()
+
+            assert (answer["x-target"], answer["connection"]) == ("/2", "close")
+            assert await peer.ended()
+        # Who brings none is not waited for without end.
+        assert await silent.ended()
+        assert await soon(closing)
+
+
+async def test_a_replaced_one_waits_for_the_next_request_behind_a_stream_that_had_begun(serving):
+    """Guards the answer that could not say it: sabotaged (its connection is closed at its end), the next request fails."""
+    release = asyncio.Event()
+
+    async def slow(exchange):
+        exchange.start(200, b"OK", b"", length=2)
+        exchange.send(b"o")
+        await release.wait()
+        exchange.finish(b"k")
+
+    serving.act = slow
+    async with client(serving.port) as peer:
+        await peer.send(GET % 1)
+        await eventually(lambda: serving.targets)
+        closing = asyncio.ensure_future(serving.listener.close(20, next_within_s=2))
+        await asyncio.sleep(0.1)
+        release.set()
+        answer = await peer.message()
+        assert (answer.body, answer["connection"]) == (b"ok", None)
+
+        serving.act = serving.echo
+        await peer.send(GET % 2)
+
+        assert (await peer.message())["connection"] == "close"
+        assert await soon(closing)
+
+
+async def test_a_replaced_one_cuts_what_has_not_ended_after_the_grace(serving):
+    serving.act = lambda exchange: asyncio.Event().wait()
+    async with client(serving.port) as peer:
+        await peer.send(GET % 1)
+        await eventually(lambda: serving.targets)
+
+        assert not await soon(serving.listener.close(0.3, next_within_s=0.1))
+        assert await peer.ended()
+
+
+async def test_what_begins_after_a_change_is_handled_by_the_new_handler_within_the_new_limits(serving):
+    """Guards both: sabotaged (a connection keeps the limits that it was made with), the second body is waited for."""
+    release = asyncio.Event()
+
+    async def slow(exchange):
+        await release.wait()
+        await serving.echo(exchange)
+
+    async def other(exchange):
+        exchange.answer(200, b"OK", b"\r\nX-Target: other", await serving.body(exchange))
+
+    serving.act = slow
+    async with client(serving.port) as busy, client(serving.port) as kept:
+        await busy.send(GET % 1)
+        await eventually(lambda: serving.targets)
+        serving.listener.change(other, replace(serving.listener.limits, body_idle_timeout_s=0.05))
+        release.set()
+
+        assert (await busy.message())["x-target"] == "/1"
+        await busy.send(GET % 2)
+        assert (await busy.message())["x-target"] == "other"
+        await kept.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
+        assert await kept.ended()
+
+
 async def test_whether_calls_are_under_way_is_told_within_the_time_that_was_given(serving):
     release = asyncio.Event()
     serving.act = lambda exchange: release.wait()
@@ -1478,6 +1561,25 @@ async def test_a_handshake_that_fails_leaves_nothing_behind(secure):
 
     assert await soon(secure.listener.close(10))
     assert not secure.listener.connections
+
+
+async def test_a_replaced_one_answers_whoever_was_shaking_hands(secure):
+    """Guards connections that have not begun: sabotaged (only those that have are waited for), this one is dropped."""
+    trusting = ssl.create_default_context()
+    trusting.check_hostname = False
+    trusting.verify_mode = ssl.CERT_NONE
+    with socket.create_connection(("127.0.0.1", secure.port)) as end:
+        await asyncio.sleep(0.1)
+        closing = asyncio.ensure_future(secure.listener.close(20, next_within_s=2))
+        await asyncio.sleep(0.2)
+        reader, writer = await asyncio.open_connection(sock=end, ssl=trusting, server_hostname="x")
+        writer.write(GET % 1)
+
+        answer = await soon(reader.readuntil(b"\r\n\r\n"))
+
+        assert b"Connection: close" in answer
+        writer.close()
+        assert await soon(closing)
 
 
 async def test_a_handshake_that_does_not_come_is_given_up(certificate):

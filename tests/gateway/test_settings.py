@@ -1,5 +1,6 @@
 """The settings: where they come from, and what is said when they are wrong."""
 
+import re
 from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from gateway.settings import (
     described,
     environment_name,
     load_settings,
+    restart_needed,
 )
 
 ADMIN_KEY = "an-admin-key-of-enough-characters"
@@ -532,3 +534,49 @@ def test_two_listeners_may_both_let_the_system_choose_their_port():
     settings = load_settings({}, {"proxy.port": 0, "control.port": 0}, None)
 
     assert isinstance(settings, Settings)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What can change in a gateway that runs
+
+FIXED = {
+    "TOLLKEEPER_DATA_DIR",
+    "TOLLKEEPER_DATABASE_URL",
+    "TOLLKEEPER_DATABASE_MIGRATE_URL",
+    "TOLLKEEPER_PROXY__HOST",
+    "TOLLKEEPER_PROXY__PORT",
+    "TOLLKEEPER_CONTROL__HOST",
+    "TOLLKEEPER_CONTROL__PORT",
+    "TOLLKEEPER_SECRET_KEY",
+}
+FIXED_IN_ONE_PROCESS = FIXED | {"TOLLKEEPER_ADMIN_KEY", "TOLLKEEPER_DURABILITY", "TOLLKEEPER_LOG_FORMAT"}
+TLS = {"TOLLKEEPER_PROXY__TLS_CERT", "TOLLKEEPER_PROXY__TLS_KEY"}
+
+
+@pytest.mark.parametrize(("processes", "fixed"), [(True, FIXED), (False, FIXED_IN_ONE_PROCESS | TLS)])
+def test_what_takes_a_restart_is_named_and_nothing_else(tmp_path, processes, fixed):
+    """Guards each name: sabotaged (one is taken for a setting that can change), it is not in force and nobody says so."""
+    given = {row.environment_name: a_value_for(row.environment_name, tmp_path)[0] for row in described()[1:]}
+    running, wanted = load_settings({}, {}, None), load_settings(given, {}, None)
+
+    assert set(restart_needed(running, wanted, processes=processes)) == fixed
+    assert restart_needed(wanted, wanted, processes=processes) == []
+
+
+def test_another_certificate_takes_no_restart(tmp_path):
+    pem, other = tmp_path / "pem", tmp_path / "other"
+    for path in (pem, other):
+        path.write_text("a certificate")
+    running, wanted = (
+        load_settings({"TOLLKEEPER_PROXY__TLS_CERT": str(path), "TOLLKEEPER_PROXY__TLS_KEY": str(path)}, {}, None)
+        for path in (pem, other)
+    )
+
+    assert restart_needed(running, wanted, processes=False) == []
+
+
+def test_the_readme_names_what_takes_a_restart():
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    (told,) = [line for line in readme.splitlines() if "take a restart" in line]
+
+    assert set(re.findall(r"`(TOLLKEEPER_\w+)`", told)) == FIXED_IN_ONE_PROCESS

@@ -81,12 +81,15 @@ def test_one_that_dies_before_it_is_ready_is_told_of_by_name(supervised):
 def test_one_that_is_killed_is_started_again(supervised):
     process = supervised("office:works", "/", "w0:works")
     process.said("serving")
+    opened = psutil.Process(process.popen.pid).num_fds()
 
     os.kill(latest(supervised)["w0"], signal.SIGKILL)
 
     eventually(lambda: noted(supervised, "ready").count("w0") == 2, "a second w0")
     assert noted(supervised, "ready").count("office") == 1
     assert process.said("process_died")["process"] == "w0"
+    # Guards what tied it to the supervisor: sabotaged (the leash of the dead is not closed), each death costs a file.
+    eventually(lambda: psutil.Process(process.popen.pid).num_fds() == opened, "as many files as before")
     assert process.stop() == 0
 
 
@@ -318,7 +321,7 @@ def test_however_often_it_is_told_there_are_never_more_than_two_of_each(supervis
 
 
 def test_twenty_reloads_leave_no_file_open_and_no_process_behind(supervised):
-    """Guards the pipes: sabotaged (a leash is not closed where its process died), each reload leaves one behind."""
+    """Guards the pipes: sabotaged (what a process has spoken through is not closed), each reload leaves some behind."""
     process = supervised("office:works", "/", "w0:works", "w1:works")
     process.said("serving")
     reload(process)
@@ -337,12 +340,14 @@ def test_one_that_dies_each_time_is_started_at_growing_intervals_while_the_other
     """Guards the pauses: sabotaged (it is started again at once), it would take the processor from the others."""
     process = supervised("office:works", "/", "w0:works", "w1:crashes")
     process.said("serving")
+    began = time.monotonic()
 
     def pauses():
         return [json.loads(line)["again_in_s"] for line in process.lines if '"process_died"' in line]
 
     eventually(lambda: len(pauses()) >= 3, "three deaths")
     assert pauses()[:3] == [1.0, 2.0, 4.0]
+    assert time.monotonic() - began > 2.5
     assert noted(supervised, "ready").count("w0") == 1
     # A reload is a new beginning for it.
     supervised.following("office:works", "/", "w0:works", "w1:works")

@@ -134,6 +134,18 @@ async def test_a_connection_is_used_again(pools):
         assert len(serving.peers) == 1
 
 
+async def test_a_pool_keeps_the_limits_that_it_was_made_with(pools):
+    """Guards calls under way: sabotaged (one pool for each origin), a call would end by limits that it did not begin with."""
+    before = pools.pool(Origin.parsed("http://127.0.0.1:9"))
+    pools.limits = replace(pools.limits, idle_timeout_s=1)
+    after = pools.pool(Origin.parsed("http://127.0.0.1:9"))
+
+    assert before.limits.idle_timeout_s == 600
+    assert after.limits.idle_timeout_s == 1
+    pools.limits = before.limits
+    assert pools.pool(Origin.parsed("http://127.0.0.1:9")) is before
+
+
 async def test_calls_at_the_same_time_have_connections_of_their_own(pools):
     async with provider(answers(answer(b"x"))) as serving:
         await asyncio.gather(*(asked(pools, serving) for _ in range(5)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import ipaddress
+import signal
 import ssl
 
 import openai
@@ -18,7 +19,10 @@ from tests.walks.harness import installation
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
     """A certificate for this machine's loopback address, and its key."""
-    directory = tmp_path_factory.mktemp("tls")
+    return made_certificate(tmp_path_factory.mktemp("tls"))
+
+
+def made_certificate(directory):
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "tollkeeper")])
     now = dt.datetime.now(dt.UTC)
@@ -63,3 +67,22 @@ def test_the_sdk_talks_to_the_gateway_over_tls(tmp_path, certificate):
         (event,) = gateway.events_of("acme", 1)
         assert chunks[-1].choices[0].finish_reason == "stop"
         assert event["completeness"] == "reported"
+
+
+def test_a_certificate_that_was_renewed_is_in_force_after_a_reload_and_a_wrong_one_is_refused(tmp_path):
+    """Guards what is read besides the settings: sabotaged (the certificate is read at the start alone), it expires."""
+    cert, private = made_certificate(tmp_path)
+    with installation(tmp_path, proxy__tls_cert=str(cert), proxy__tls_key=str(private)) as gateway:
+        port = int(gateway.proxy_url.rpartition(":")[2])
+        before = ssl.get_server_certificate(("127.0.0.1", port))
+
+        renewed, _ = made_certificate(tmp_path)
+        gateway.gateway.popen.send_signal(signal.SIGHUP)
+        gateway.gateway.said("reloaded")
+        after = ssl.get_server_certificate(("127.0.0.1", port))
+        renewed.write_text("no certificate")
+        gateway.gateway.popen.send_signal(signal.SIGHUP)
+        gateway.gateway.said("reload_refused")
+
+        assert after != before
+        assert ssl.get_server_certificate(("127.0.0.1", port)) == after

@@ -71,6 +71,7 @@ class Api:
         self.clock = clock
         self.unready: list[str] = []
         """Why the gateway is not ready."""
+        self.workers: int | None = None
 
     async def ask(self, method, path, document=None, *, key="", headers=None, data=None) -> Answer:
         """Send a request; `key` None sends no Authorization."""
@@ -121,7 +122,15 @@ async def api(database, tmp_path):
         return asked.unready
 
     runner = ControlRunner(
-        application(accounts=accounts, database=database, secrets=secrets, health=health, version=VERSION, now=clock)
+        application(
+            accounts=accounts,
+            database=database,
+            secrets=secrets,
+            health=health,
+            version=VERSION,
+            now=clock,
+            workers=lambda: asked.workers,
+        )
     )
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

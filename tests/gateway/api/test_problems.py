@@ -384,6 +384,18 @@ async def test_readiness_says_why_not(api):
     assert answer.document == {"status": "unready", "reasons": ["the ledger is 90 s behind"]}
 
 
+async def test_readiness_tells_how_many_workers_live_and_there_is_none_without_any(api):
+    """Guards the gateway that answers questions and takes no call: sabotaged (the number is no reason), it is `ready`."""
+    api.workers = 2
+    assert (await api.get("/readyz", key=None)).document == {"status": "ready", "workers": 2}
+
+    api.workers = 0
+    answer = await api.get("/readyz", key=None)
+
+    assert answer.status == 503
+    assert answer.document == {"status": "unready", "reasons": ["no worker is running"], "workers": 0}
+
+
 async def test_the_version_says_what_it_is(api):
     document = (await api.get("/version", key=None)).document
 
