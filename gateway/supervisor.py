@@ -230,8 +230,7 @@ class Supervisor:
                     self._hear(key.data)
             self._reap()
             self._obey()
-            self._begin_change()
-            self._go_on_changing()
+            self._change_what_is_next()
             self._stop_what_is_next()
             self._kill_what_is_late()
         if self._problem is not None:
@@ -244,6 +243,8 @@ class Supervisor:
 
     def _patience(self) -> float | None:
         """How long nothing needs to be done, unless something happens."""
+        if self._can_change:
+            return 0.0
         until = [process.over_at for process in self._processes if process.pid]
         if not self._stopping:
             until += [process.due for process in self._processes if not process.pid and self._may_start(process)]
@@ -426,12 +427,32 @@ class Supervisor:
     def _ask(self, _number: int, _frame: object) -> None:
         self._asked = True
 
-    def _begin_change(self) -> None:
-        """Reload, if that was asked for and all that was changed before has ended: however often it is asked, there are
-        no more than two processes for each role."""
-        unsettled = self._change is not None or any(one.duty is _Duty.LEAVING for one in self._processes)
-        if not self._asked or self._stopping or not self._announced or unsettled:
+    @property
+    def _can_change(self) -> bool:
+        """True if a reload is to begin, or to go on. One begins when all that the last one replaced has ended: however
+        often it is asked, there are no more than two processes for each role."""
+        if self._stopping or not self._announced:
+            return False
+        if self._change is not None:
+            return self._change.trying is None
+        return self._asked and not any(one.duty is _Duty.LEAVING for one in self._processes)
+
+    def _change_what_is_next(self) -> None:
+        """Begin a reload, try its next successor, or end it: what was planned is then in force."""
+        if not self._can_change:
             return
+        if self._change is None:
+            self._begin_change()
+        elif self._change.todo:
+            stage, role = self._change.todo.popleft()
+            successor = _Process(role, stage, _Duty.TRIED, over_at=time.monotonic() + READY_S_MAX)
+            self._change.trying = successor
+            self._processes.append(successor)
+            self._start(successor)
+        else:
+            self._end_change(self._change)
+
+    def _begin_change(self) -> None:
         self._asked = False
         _say("reloading", level=logging.INFO)
         try:
@@ -441,22 +462,11 @@ class Supervisor:
         else:
             self._change = _Change(plan, deque(plan.roles))
 
-    def _go_on_changing(self) -> None:
-        """Try the next successor; after the last, what was planned is in force."""
-        change = self._change
-        if change is None or change.trying is not None or self._stopping:
-            return
-        if change.todo:
-            stage, role = change.todo.popleft()
-            change.trying = _Process(role, stage, _Duty.TRIED, over_at=time.monotonic() + READY_S_MAX)
-            self._processes.append(change.trying)
-            self._start(change.trying)
-            return
+    def _end_change(self, change: _Change) -> None:
+        self._plan, self._change = change.plan, None
         names = {role.name for _, role in change.plan.roles}
         for process in [one for one in self._processes if one.duty is _Duty.KEPT and one.role.name not in names]:
             self._let_go(process)
-        self._plan = change.plan
-        self._change = None
         self._plan.in_force("reload_undone" if change.undoes else "reloaded")
 
     def _take_over(self, process: _Process) -> None:
@@ -483,16 +493,12 @@ class Supervisor:
             self._forget(process)
         gave_up, self._change = self._change, None
         if gave_up is not None and not gave_up.undoes:
-            back = [
+            back = deque(
                 (stage, role)
                 for stage, role in self._plan.roles
-                if (now := self._kept(role.name)) and now.role is not role
-            ]
-            for _, role in back:
-                # What dies meanwhile is started as it was.
-                if (kept := self._kept(role.name)) is not None:
-                    kept.role = role
-            self._change = _Change(self._plan, deque(back), undoes=True)
+                if (kept := self._kept(role.name)) and kept.role is not role
+            )
+            self._change = _Change(self._plan, back, undoes=True)
 
     # -- stopping
 

@@ -274,6 +274,19 @@ def test_where_a_successor_can_not_begin_all_is_as_it_was_before(supervised, how
     assert process.stop() == 0
 
 
+def test_told_to_reload_while_one_fails_it_reloads_once_more(supervised):
+    """Guards what was asked meanwhile: sabotaged (nothing wakes the supervisor after the first), it was forgotten."""
+    process = supervised("office:works", "/", "w0:works", READY_S_MAX="1")
+    process.said("serving")
+    supervised.following("office:hangs", "/", "w0:works")
+    reload(process, "reloading")
+
+    supervised.following("office:works", "/", "w0:works", "w1:works")
+    reload(process)
+
+    assert set(latest(supervised)) == {"office", "w0", "w1"}
+
+
 def test_one_that_dies_while_it_is_replaced_is_replaced(supervised):
     process = supervised("office:works", "/", "w0:works")
     process.said("serving")
