@@ -39,7 +39,7 @@ def configure(*, as_json: bool, level: str) -> None:
     structlog.configure(
         processors=[*shared, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+        logger_factory=structlog.WriteLoggerFactory(sys.stdout),
         # It would keep what was configured before a reload.
         cache_logger_on_first_use=False,
     )

@@ -178,3 +178,26 @@ def test_libraries_that_quote_what_came_over_the_wire_are_silent(configured, cap
 
     assert "secret" not in output.getvalue()
     assert "secret" not in capsys.readouterr().err
+
+
+def test_a_line_is_written_in_one_piece(monkeypatch):
+    """Guards lines of several processes on one pipe: sabotaged (`print`), text and line end are two writes where Python
+    does not buffer, and another process's line comes between them."""
+    written = []
+
+    class Unbuffered(io.StringIO):
+        def write(self, text):
+            written.append(text)
+            return len(text)
+
+    monkeypatch.setattr(sys, "stdout", Unbuffered())
+    before = structlog.get_config()
+    try:
+        telemetry.configure(as_json=True, level="info")
+        telemetry.log.info("serving")
+    finally:
+        structlog.configure(**before)
+
+    assert len(written) == 1
+    assert json.loads(written[0])["event"] == "serving"
+    assert written[0].endswith("\n")
