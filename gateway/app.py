@@ -561,21 +561,13 @@ async def _worker(
         if life.stopped.is_set():
             return
         spool = stack.enter_context(_spool(settings, number))
-
-        def stop_with_spool() -> None:
-            if spool.failed:
-                life.stop()
-
-        await stack.enter_async_context(_watching(office.snapshot, stop_with_spool))
+        await stack.enter_async_context(_watching(office.snapshot))
         front = _Front(office, spool)
         await stack.enter_async_context(front.open(proxy, life))
         life.ready()
         await life.stopping.wait()
         front.leave()
         await life.stopped.wait()
-        if spool.failed:
-            # It would refuse every call from here on; the next one begins with a spool of its own.
-            raise StartRefused("the spool can not be written any more")
 
 
 def _settle() -> None:
