@@ -387,9 +387,9 @@ def test_one_error_of_the_disk_is_noticed_by_no_client(tmp_path, engine, what):
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("durability", "failing"), [("flush", ("pwrite",)), ("fsync", ("fdatasync", "fsync"))])
-def test_while_the_disk_fails_no_answer_is_whole_and_no_call_is_sent(tmp_path, durability, failing):
+def test_while_the_disk_fails_no_answer_is_whole_and_no_call_is_sent(tmp_path, engine, durability, failing):
     """Guards the answer that is broken off: its client must not believe in what is not recorded."""
-    with on_a_small_disk(tmp_path, durability=durability) as (gateway, disk):
+    with on_a_small_disk(tmp_path, durability=durability, **engine) as (gateway, disk):
         with Load(gateway, gateway.tenant("acme")).running() as load:
             load.more(load.whole, 100)
             for name in failing:
