@@ -5,7 +5,7 @@ BIN := .venv/bin
 UV := .tools/bin/uv
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help run setup test check fix fuzz system bench bench-peers lock clean
+.PHONY: help run setup test check fix fuzz system outages bench bench-peers lock clean
 
 help:  ## Show this help.
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ fuzz: .venv/.complete  ## Mutate requests and answers for an hour; FUZZ=--help t
 
 system: .venv/.complete  ## Try slow clients, many connections, large files, overload and order; SYSTEM="--quick" for less.
 	$(BIN)/python -m tests.system $(SYSTEM)
+
+outages: .venv/.complete  ## Have the ledger's database die, hang and fill for a minute each, and events replayed by many.
+	$(BIN)/python -m tests.outages
 
 bench: .venv/.complete  ## Measure CPU per call beside other proxies; BENCH="--heavy --json FILE" for more.
 	$(BIN)/python -m tests.bench $(BENCH)

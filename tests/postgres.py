@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import asyncpg
+import psutil
 
 T = TypeVar("T")
 
@@ -76,6 +77,17 @@ class Server:
         """End it: with SIGINT at once and in order, with SIGQUIT as a crash would."""
         assert self.process is not None
         self.process.send_signal(number)
+        self.process.wait(PATIENCE_S)
+
+    def kill(self) -> None:
+        """End it and every process of it at once, as a power switch would."""
+        assert self.process is not None
+        # Stopped first, so that it makes no more of them meanwhile.
+        self.process.send_signal(signal.SIGSTOP)
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+        self.process.kill()
         self.process.wait(PATIENCE_S)
 
     # -- databases

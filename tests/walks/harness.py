@@ -46,14 +46,14 @@ class Answered(Exception):
         self.problem = problem
 
 
-def eventually(found: Callable[[], Any], what: str) -> Any:
+def eventually(found: Callable[[], Any], what: str, within_s: float = PATIENCE_S) -> Any:
     """Ask until the answer is true, and return it; fail with a sentence if it stays false."""
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + within_s
     while True:
         answer = found()
         if answer:
             return answer
-        assert time.monotonic() < deadline, f"not within {PATIENCE_S} s: {what}"
+        assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
         time.sleep(0.05)
 
 
@@ -218,6 +218,10 @@ class Installation:
         )
         assert len(found) == count, found
         return found[::-1]
+
+    def logged(self) -> list[dict[str, Any]]:
+        """What the gateway has said so far, in its log's lines."""
+        return [json.loads(line) for line in list(self.gateway.lines) if line.startswith("{")]
 
     def calls_logged(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in list(self.gateway.lines) if line.startswith('{"event":"call"')]
