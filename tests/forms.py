@@ -7,7 +7,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-LONG_FORM = "TOLLKEEPER_TESTS_LONG"
+LONG_FORM = "LONG_FORM_OF_TESTS"
 """Read here and nowhere else."""
 
 LONG = bool(os.environ.get(LONG_FORM))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import shutil
 import signal
 import sys
 import tempfile
@@ -22,8 +23,8 @@ from typing import NoReturn
 from rich.console import Console
 
 from tests.bench import profile, report
-from tests.bench.candidates import CANDIDATES, CHAT, DIRECT, POSTGRES, RATE, SQLITE, STREAM, TWO_WORKERS
-from tests.bench.measuring import CONNECTIONS, Sample, Weight, sample, weights
+from tests.bench.candidates import CANDIDATES, CHAT, DIRECT, INGEST, POSTGRES, RATE, SQLITE, STREAM, TWO_WORKERS
+from tests.bench.measuring import CONNECTIONS, INGEST_EVENTS, Ingested, Sample, Weight, ingested, sample, weights
 from tests.bench.processes import Failed, rss_mib, tree_rss_mib
 from tests.bench.recipes import Missing, Running, running
 from tests.bench.report import ALL, Measured
@@ -143,6 +144,17 @@ class Run:
         scale = QUICK * QUICK if self._given.quick else 1
         return list(weights(fresh, self._world, scale=scale, tell=self.tell))
 
+    def ingest(self) -> list[Ingested]:
+        """How fast the ledger takes events, once for each round."""
+        events = INGEST_EVENTS // (QUICK * QUICK if self._given.quick else 1)
+        found = []
+        for number in range(1, self._given.rounds + 1):
+            self.tell(f"round {number} of {self._given.rounds}: {INGEST}")
+            own = self._directory / f"{INGEST}-{number}"
+            found.append(ingested(own, self._world, events))
+            shutil.rmtree(own)
+        return found
+
     @property
     def _sample_wall_s_max(self) -> float:
         return SAMPLE_WALL_S_MAX / (QUICK if self._given.quick else 1)
@@ -167,7 +179,7 @@ def _memory(found: Running) -> dict[str, float]:
     return {ALL: tree_rss_mib(found.pid), **kinds}
 
 
-def measure(given: argparse.Namespace) -> tuple[Run, list[Weight]]:
+def measure(given: argparse.Namespace) -> tuple[Run, list[Weight], list[Ingested]]:
     """Start everything, measure in turns, end everything. Raises Failed."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tollkeeper-bench-")))
@@ -175,6 +187,8 @@ def measure(given: argparse.Namespace) -> tuple[Run, list[Weight]]:
         run = Run(given, world, directory, stack)
         for name in run.measured:
             run.start(name)
+        # First, while there is nothing that the machine would rather do.
+        rates = run.ingest() if given.heavy or INGEST in (given.only or ()) else []
         run.turn(0)
         for name in (POSTGRES, TWO_WORKERS, SQLITE):
             if run.rate is None and name in run.measured:
@@ -182,7 +196,7 @@ def measure(given: argparse.Namespace) -> tuple[Run, list[Weight]]:
         for number in range(1, given.rounds + 1):
             run.turn(number)
         run.finish()
-        return run, run.heavy(POSTGRES) if given.heavy else []
+        return run, run.heavy(POSTGRES) if given.heavy else [], rates
 
 
 def main() -> int:
@@ -192,10 +206,12 @@ def main() -> int:
     parser.add_argument(
         "--heavy",
         action="store_true",
-        help="also 1 GiB up and down, 10,000 connections, 1,000,000 calls (about 5 minutes more)",
+        help="also 1 GiB up and down, 10,000 connections, 1,000,000 calls, ingest (about 6 minutes more)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write method, figures and samples there as well")
-    parser.add_argument("--only", action="append", choices=CANDIDATES, help="measure only this; may be repeated")
+    parser.add_argument(
+        "--only", action="append", choices=[*CANDIDATES, INGEST], help="measure only this; may be repeated"
+    )
     parser.add_argument(
         "--profile", action="store_true", help="measure nothing: show where one worker and the back office spend time"
     )
@@ -218,13 +234,13 @@ def main() -> int:
         if given.profile:
             profile.show(console, seconds=5 if given.quick else 20)
             return 0
-        run, heavy = measure(given)
+        run, heavy, rates = measure(given)
     except Failed as error:
         parser.exit(1, f"{error}\n")
     method = report.method(given, run.rate, time.monotonic() - began)
-    report.show(console, method, run.measured, heavy)
+    report.show(console, method, run.measured, heavy, rates)
     if given.json is not None:
-        found = report.as_json(method, run.measured, heavy)
+        found = report.as_json(method, run.measured, heavy, rates)
         given.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return int(any(one.failed is not None for one in run.measured.values()) or any(one.failed for one in heavy))
 

@@ -18,6 +18,8 @@ CHAT, STREAM, RATE = "chat", "stream", "rate"
 DIRECT, NGINX, ENVOY, AIOHTTP = "direct", "nginx", "envoy", "aiohttp"
 SQLITE, POSTGRES, TWO_WORKERS = "tollkeeper-sqlite", "tollkeeper", "tollkeeper-2"
 NGINX_HTTPS, HTTPS = "nginx-https", "tollkeeper-https"
+INGEST = "ingest"
+"""No candidate: how fast the ledger is written, with nobody calling."""
 LITELLM, PORTKEY, TENSORZERO = "litellm", "portkey", "tensorzero"
 
 

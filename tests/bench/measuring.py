@@ -9,7 +9,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from gateway.shipper import BATCH_EVENTS_MAX_APART
 from tests.bench import upstream
 from tests.bench.candidates import CHAT, RATE, STREAM
 from tests.bench.gateways import PREFIX
@@ -27,6 +30,7 @@ from tests.bench.processes import (
 )
 from tests.bench.recipes import Running
 from tests.bench.world import World
+from tests.postgres import OWNER
 
 CONNECTIONS = 32
 
@@ -146,7 +150,7 @@ def _says(client: subprocess.Popen[bytes], word: str) -> bool:
     return client.stdout.readline() == word.encode() + b"\n"
 
 
-def _report(client: subprocess.Popen[bytes], within_s: float) -> dict[str, float]:
+def _report(client: subprocess.Popen[bytes], within_s: float) -> dict[str, Any]:
     """Let it begin, or end; what it found. Raises Failed."""
     try:
         said, complaint = client.communicate(b"go\n", within_s + READY_S)
@@ -158,6 +162,57 @@ def _report(client: subprocess.Popen[bytes], within_s: float) -> dict[str, float
     if "failed" in found:
         raise Failed(found["failed"])
     return found
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+INGEST_EVENTS = 200_000
+INGEST_S = 120
+
+IN_LEDGER = "SELECT (SELECT count(*) FROM usage_events), (SELECT count(*) FROM charges WHERE priced), (SELECT sum(events) FROM rollups)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ingested:
+    """Events that were booked from spools into Postgres, with charges and daily sums, as fast as that goes."""
+
+    events: int
+    batch: int
+    event_bytes: int
+    cpu_s: float
+    postgres_cpu_s: float
+    others_cores: float
+    wall_s: float
+    round_p99_s: float
+
+
+def ingested(directory: Path, world: World, events: int, batch: int = BATCH_EVENTS_MAX_APART) -> Ingested:
+    """Fill spools, book them with the back office's shipper, and see what it cost. Raises Failed."""
+    database = world.postgres.create()
+    urls = ["--url", world.postgres.url(database), "--owner-url", world.postgres.url(database, OWNER)]
+    sizes = ["--events", str(events), "--batch", str(batch)]
+    command = [*PYTHON, "tests.bench.ingest", "--directory", str(directory), *urls, *sizes]
+    with _client(command, "ready", INGEST_S) as client:
+        began, others, postgres_cpu = time.monotonic(), machine_busy_s(), world.postgres_cpu_s()
+        found = _report(client, INGEST_S)
+        postgres_cpu = world.postgres_cpu_s() - postgres_cpu
+        others = machine_busy_s() - others - postgres_cpu - found["cpu_s"]
+        took = time.monotonic() - began
+    (in_ledger,) = world.postgres.execute(IN_LEDGER, database=database)
+    world.postgres.drop(database)
+    if tuple(in_ledger) != (events,) * 3:
+        raise Failed(f"{events} events, but events, priced and in sums in the ledger: {tuple(in_ledger)}")
+    rounds_s = sorted(found["rounds_s"])
+    return Ingested(
+        events=events,
+        batch=batch,
+        event_bytes=found["event_bytes"],
+        cpu_s=found["cpu_s"],
+        postgres_cpu_s=postgres_cpu,
+        others_cores=max(0.0, others) / took,
+        wall_s=found["wall_s"],
+        round_p99_s=rounds_s[len(rounds_s) * 99 // 100],
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -53,7 +53,7 @@ async def hashes(database):
 
 @pytest.mark.parametrize("ledgers", ["postgres"], indirect=True)
 async def test_eight_writers_in_two_processes_leave_what_one_leaves_and_never_deadlock(ledgers, expected):
-    """A06 in full. Guards the one order in which keys are taken, of events and of daily sums: shuffled, writers wait for each
+    """A06 in full. Guards the one order in which keys are taken, of facts: shuffled, writers wait for each
     other in circles, which Postgres ends by failing one of them."""
     async with ledgers.new() as database:
         seeds = [str(seed) for seed in range(WRITERS)]
