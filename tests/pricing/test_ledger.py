@@ -238,6 +238,20 @@ async def test_the_plan_at_the_time_of_the_event_decides_what_it_is_charged_by(d
     ]
 
 
+async def test_a_fact_that_the_ledger_has_needs_no_judgement(database, booked):
+    """Guards replays after a plan's book has gone: what can not be judged any more was judged when it was new."""
+    await booked(usage_event())
+    before = await everything(database)
+    await plans(database, (NOON - dt.timedelta(days=1), "a plan that is gone"))
+
+    appended = await booked(usage_event())
+
+    assert appended.repeated == 1
+    assert await everything(database) == before
+    with pytest.raises(ValueError, match="no such plan"):
+        await booked(usage_event(event_id=call_id(1)))
+
+
 async def test_anothers_plan_is_nothing_to_a_tenant(database, booked):
     await plans(database, (NOON - dt.timedelta(days=1), "credits"))
 
