@@ -24,20 +24,21 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import TypeAlias
 
 from aiohttp import web
 
 from gateway import api, errors, http1, installation, schema
 from gateway.accounts import Accounts, NotAcceptable, SecretChanged
-from gateway.api.parts import Health, Workers
+from gateway.api.parts import Health
 from gateway.api.server import ControlRunner
 from gateway.call_ids import new_call_id
 from gateway.callers import Callers
+from gateway.counters import WRITE_S, Counters
 from gateway.idempotency import Claims
 from gateway.keys import Secrets, reference
 from gateway.listener import CUT_S, Listener, bound
+from gateway.monitor import Monitor
 from gateway.objects import BOOKED_S, LedgerObjects
 from gateway.open_files import granted
 from gateway.providers import PROVIDERS
@@ -199,7 +200,7 @@ async def control_listener(settings: Settings) -> AsyncIterator[str]:
             return []
 
         listening = bound("127.0.0.1", 0)
-        await stack.enter_async_context(_control(office, healthy, listening))
+        await stack.enter_async_context(_control(office, healthy, None, listening))
         yield f"http://{_address('127.0.0.1', listening)}"
 
 
@@ -292,16 +293,16 @@ async def _office(settings: Settings, *, prepares: bool = True) -> AsyncIterator
 
 @asynccontextmanager
 async def _control(
-    office: Office, healthy: Health, listening: socket.socket, workers: Workers = lambda: None
+    office: Office, healthy: Health, monitor: Monitor | None, listening: socket.socket
 ) -> AsyncIterator[None]:
     application = api.application(
         accounts=office.accounts,
         database=office.database,
         secrets=office.secrets,
         health=healthy,
+        monitor=monitor,
         version=version("tollkeeper"),
         now=now,
-        workers=workers,
     )
     runner = ControlRunner(application, shutdown_timeout=CONTROL_GRACE_S)
     await runner.setup()
@@ -315,15 +316,30 @@ async def _control(
 class _Front:
     """The proxy with all it consists of, which new settings replace for the calls that begin from then on."""
 
-    def __init__(self, office: Office, spool: Spool) -> None:
+    def __init__(self, office: Office, spool: Spool, counters: Counters) -> None:
         settings = self.settings = office.settings
         self._office = office
+        self._spool = spool
+        self._counters = counters
         self._access_log = AccessLog(sys.stdout.fileno(), as_json=_as_json(settings))
         self._objects = LedgerObjects(office.database, BOOKED_S if settings.postgres_url is not None else 0)
-        self._recorder = Recorder(spool, self._objects, now_ms, partial(reference, office.secrets.reference))
+        self._recorder = Recorder(spool, self._objects, now_ms, partial(reference, office.secrets.reference), counters)
         self._upstream = Upstream()
         self._tls = _tls(settings)
         self._listener = Listener(self._proxy(settings), granted(settings.client_limits, settings.upstream_limits))
+        counters.look = self._look
+
+    def _look(self) -> None:
+        """Have it counted what is there now."""
+        self._counters.saw(
+            log_dropped=self._access_log.dropped,
+            segments_given_up=self._spool.given_up,
+            spool_failed=self._spool.failed,
+            under_way=len(self._listener.busy),
+            open_calls=self._recorder.open_calls,
+            clients=len(self._listener.connections),
+            upstreams=self._upstream.connections,
+        )
 
     def _proxy(self, settings: Settings) -> Proxy:
         self._upstream.limits = settings.upstream_limits
@@ -351,6 +367,7 @@ class _Front:
                 shared_reads=settings.shared_reads,
             ),
             access_log=self._access_log,
+            counters=self._counters,
         )
 
     async def _create_tenant(self, tenant_id: str) -> None:
@@ -414,6 +431,21 @@ async def _shipping(office: Office, life: Life, batch_events_max: int = BATCH_EV
             ) from error
 
 
+@asynccontextmanager
+async def _monitoring(office: Office, shipper: Shipper) -> AsyncIterator[Monitor]:
+    """Watches over how far the ledger is behind, and answers who asks."""
+    spool_directory, _ = installation.paths(office.settings)
+    # There before the first worker is: how much room is left can be asked at once.
+    spool_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory = installation.counters_directory(office.settings)
+    monitor = Monitor(shipper, office.database, spool_directory, directory, now, BACKLOG_AGE_MAX_S)
+    task = asyncio.create_task(monitor.watch())
+    try:
+        yield monitor
+    finally:
+        task.cancel()
+
+
 @contextmanager
 def _spool(settings: Settings, number: int) -> Iterator[Spool]:
     spool_directory, _ = installation.paths(settings)
@@ -426,6 +458,29 @@ def _spool(settings: Settings, number: int) -> Iterator[Spool]:
         yield spool
     finally:
         spool.close()
+
+
+@asynccontextmanager
+async def _counting(settings: Settings, number: int) -> AsyncIterator[Counters]:
+    """A worker's counters, shown to the back office from time to time."""
+    directory = installation.counters_directory(settings)
+    counters = Counters()
+    try:
+        counters.open(directory, number)
+    except OSError as error:
+        raise StartRefused(f"{directory} can not be written: {error.strerror}.") from error
+    task = asyncio.create_task(_show(counters))
+    try:
+        yield counters
+    finally:
+        task.cancel()
+        counters.close()
+
+
+async def _show(counters: Counters) -> None:
+    while True:
+        await asyncio.sleep(WRITE_S)
+        counters.write()
 
 
 @asynccontextmanager
@@ -463,12 +518,6 @@ def _health(shipper: Shipper, life: Life, spool: Spool | None) -> Health:
     return healthy
 
 
-def _workers(spool_directory: Path) -> int:
-    """How many workers live: each holds the lock of its spool for as long as it does."""
-    spools = spool_reader.spools(spool_directory)
-    return sum(not spool_reader.abandoned(spool_directory, spool_id) for spool_id in spools)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # The processes
 
@@ -484,9 +533,12 @@ async def running(settings: Settings, read: Read | None = None) -> AsyncIterator
         await _first_admin(office)
         shipper = await stack.enter_async_context(_shipping(office, life))
         spool = stack.enter_context(_spool(settings, 0))
+        counters = await stack.enter_async_context(_counting(settings, 0))
         await stack.enter_async_context(_watching(office.snapshot))
-        await stack.enter_async_context(_control(office, _health(shipper, life, spool), sockets["control"]))
-        front = _Front(office, spool)
+        monitor = await stack.enter_async_context(_monitoring(office, shipper))
+        health = _health(shipper, life, spool)
+        await stack.enter_async_context(_control(office, health, monitor, sockets["control"]))
+        front = _Front(office, spool, counters)
         await stack.enter_async_context(front.open(sockets["proxy"], life))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -540,9 +592,8 @@ async def _backoffice(settings: Settings, control: socket.socket, proxy: socket.
         office = await stack.enter_async_context(_office(settings))
         await _first_admin(office)
         shipper = await stack.enter_async_context(_shipping(office, life, BATCH_EVENTS_MAX_APART))
-        spool_directory, _ = installation.paths(settings)
-        workers = partial(_workers, spool_directory)
-        await stack.enter_async_context(_control(office, _health(shipper, life, None), control, workers))
+        monitor = await stack.enter_async_context(_monitoring(office, shipper))
+        await stack.enter_async_context(_control(office, _health(shipper, life, None), monitor, control))
         _settle()
         life.ready()
         await life.stopped.wait()
@@ -561,8 +612,9 @@ async def _worker(
         if life.stopped.is_set():
             return
         spool = stack.enter_context(_spool(settings, number))
+        counters = await stack.enter_async_context(_counting(settings, number))
         await stack.enter_async_context(_watching(office.snapshot))
-        front = _Front(office, spool)
+        front = _Front(office, spool, counters)
         await stack.enter_async_context(front.open(proxy, life))
         life.ready()
         await life.stopping.wait()

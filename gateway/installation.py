@@ -60,3 +60,8 @@ def operator_key(settings: Settings) -> str:
 def paths(settings: Settings) -> tuple[Path, Path]:
     """Where the spool and the snapshot are."""
     return settings.data_dir / "spool", settings.data_dir / "snapshot.json"
+
+
+def counters_directory(settings: Settings) -> Path:
+    """Where workers show what they have counted."""
+    return settings.data_dir / "counters"

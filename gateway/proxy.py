@@ -29,6 +29,7 @@ from gateway import errors, headers, http1, upstream
 from gateway.account_alias import AccountAlias, Restoring, hidden
 from gateway.call_ids import new_call_id
 from gateway.callers import Caller, Callers
+from gateway.counters import Counters
 from gateway.idempotency import Claims
 from gateway.keys import NotSealedHere, Secrets, key_id_of
 from gateway.listener import ClientGone, Exchange
@@ -139,6 +140,7 @@ class Proxy:
         secrets: Secrets,
         rules: Rules,
         access_log: AccessLog,
+        counters: Counters,
     ) -> None:
         self._routes = routes
         self._callers = callers
@@ -150,6 +152,7 @@ class Proxy:
         self._secrets = secrets
         self._rules = rules
         self._access_log = access_log
+        self._counters = counters
         self._plans: dict[RequestHead, Plan] = {}
 
     async def __call__(self, exchange: Exchange) -> None:
@@ -543,6 +546,8 @@ class Proxy:
         took_us = int((time.perf_counter() - call.began) * 1e6)
         upstream_us = int(call.upstream_s * 1e6)
         route, caller, event = call.route, call.caller, call.event
+        provider = None if route is None else route.provider.name
+        self._counters.called(provider, exchange.status, call.error, took_us - upstream_us, upstream_us)
         self._access_log.call(
             CallLine(
                 "info",
@@ -550,7 +555,7 @@ class Proxy:
                 call.call_id,
                 exchange.status,
                 exchange.head.method,
-                None if route is None else route.provider.name,
+                provider,
                 None if route is None else route.endpoint.name,
                 None if caller is None else caller.tenant.tenant_id,
                 None if caller is None else caller.key.key_id,

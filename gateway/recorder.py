@@ -8,6 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from gateway.callers import Caller
+from gateway.counters import Counters
 from gateway.errors import NotRecordable
 from gateway.objects import Objects
 from gateway.providers.api import Prepared, Usage
@@ -36,13 +37,19 @@ class Recorder:
     """Writes records. Each billable call that began is ended exactly once, by `outcome`, `nothing` or `lost`."""
 
     def __init__(
-        self, spool: Spool, objects: Objects, now_ms: Callable[[], int], reference: Callable[[str], str]
+        self,
+        spool: Spool,
+        objects: Objects,
+        now_ms: Callable[[], int],
+        reference: Callable[[str], str],
+        counters: Counters,
     ) -> None:
         """`reference` makes the keyed hash that stands in records for a number or an address."""
         self._spool = spool
         self._objects = objects
         self._now_ms = now_ms
         self._reference = reference
+        self._counters = counters
         self._open: dict[str, int] = {}
         """Calls under way, each with the sequence of its intent."""
 
@@ -51,6 +58,11 @@ class Recorder:
         """True where the settings ask that records survive the death of the machine."""
         return self._spool.fsync
 
+    @property
+    def open_calls(self) -> int:
+        """How many calls have an intent and no end."""
+        return len(self._open)
+
     async def begin(self, call: Recording) -> None:
         """Record that the call is about to be forwarded. Raises NotRecordable; nothing may then be sent."""
         try:
@@ -58,6 +70,7 @@ class Recorder:
                 self._spool.ensure_room()
                 return
             self._open[call.call_id] = self._spool.admit(_encode(self._intent(call)))
+            self._counters.intent()
             if self.syncs:
                 try:
                     await self.durable()
@@ -110,6 +123,8 @@ class Recorder:
             # Only the provider's own objects can be this large; the quantities that were read from them stay.
             event = msgspec.structs.replace(event, metadata={"dropped": "larger than a record"})
             payload = _encode(event)
+        # Counted also where the disk refuses it: the spool keeps it until it is taken.
+        self._counters.outcome(event.completeness)
         if endpoint.billable:
             self._settle(call, _OUTCOME, payload)
         else:
@@ -121,6 +136,7 @@ class Recorder:
     def nothing(self, call: Recording, reason: str) -> None:
         """Record that the call used nothing: it was never sent, or the provider refused it. Raises SpoolFailed."""
         if call.call_id in self._open:
+            self._counters.closed()
             self._settle(call, RecordKind.CLOSED, _encode(Closed(call_id=call.call_id, reason=reason)))
 
     def lost(self, call: Recording) -> UsageEvent | None:
@@ -131,6 +147,7 @@ class Recorder:
         if call.call_id not in self._open:
             return None
         event = msgspec.structs.replace(self._intent(call).unknown(), description="no answer came")
+        self._counters.outcome(event.completeness)
         self._settle(call, RecordKind.OUTCOME, _encode(event))
         return event
 

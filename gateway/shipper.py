@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ from metering import ledger, spool_reader
 from metering.database import Database, DatabaseUnavailable
 from metering.facts import Fact, fact
 from metering.intents import Intent
-from metering.ledger import Aside, Moved
+from metering.ledger import Appended, Aside, Moved
 from metering.months import Months
 from metering.spool import SEGMENT_BYTES
 from metering.spool_reader import BEGINNING, Position
@@ -69,6 +70,12 @@ CALL_S_MAX = 4 * 3600
 """A call that was seen so long ago and has no outcome yet is booked as unknown, though its worker lives. No provider takes
 so long over one: OpenAI ends its longest, realtime sessions, after an hour. An outcome that comes later is booked as a
 correction. By the time this process has run, since the time of day may jump."""
+
+DAMAGED = "unreadable bytes in the spool"
+MISSING = "records missing in the spool"
+NO_EVENT = "a record that is no event"
+NO_BOOKING = "an event that can not be booked"
+"""Why what the spools hold is set aside; besides ledger.CONFLICT."""
 
 NOT_BOOKABLE = (ArithmeticError, LookupError, TypeError, ValueError, SQLAlchemyError)
 """What booking raises on account of an event: a number no column holds, a plan no book is for."""
@@ -136,6 +143,30 @@ class Backlog(NamedTuple):
     """How long ago the ledger last had everything that could be read; 0 while it has."""
 
 
+@dataclass(slots=True)
+class Shipped:
+    """What was done since this process began, in transactions that are known to be committed."""
+
+    batches: int = 0
+    booked: int = 0
+    """Events that are new in the ledger, corrections of late outcomes included."""
+    repeated: int = 0
+    """Events that the ledger had already, as after a commit whose answer never came."""
+    set_aside: Counter[str] = field(
+        default_factory=lambda: Counter(dict.fromkeys((DAMAGED, MISSING, NO_EVENT, NO_BOOKING, ledger.CONFLICT), 0))
+    )
+    """By reason."""
+
+    def add(self, appended: Appended, asides: Sequence[Aside]) -> None:
+        """A transaction is committed."""
+        self.batches += 1
+        self.booked += len(appended.new)
+        self.repeated += appended.repeated
+        self.set_aside[ledger.CONFLICT] += len(appended.conflicting)
+        # Some reasons go on to say what kind of error it was.
+        self.set_aside.update(one.reason.partition(":")[0] for one in asides)
+
+
 class Shipper:
     """Ships all spools of one directory."""
 
@@ -170,6 +201,7 @@ class Shipper:
         """When the ledger last had everything that could be read."""
         self.failing: str | None = None
         """Why the ledger can not be written, while it can not."""
+        self.shipped = Shipped()
 
     async def run(self) -> None:
         """Ship until told to stop; then ship what is there, and end."""
@@ -306,7 +338,7 @@ class Shipper:
             for segment, damage in reading.damages:
                 log.error("spool_damaged", spool=spool_id, segment=segment, start=damage.start, end=damage.end)
                 extent = f"{spool_id}:{segment}:{damage.start}-{damage.end}"
-                batch.aside.append(Aside(extent, "unreadable bytes in the spool", extent))
+                batch.aside.append(Aside(extent, DAMAGED, extent))
             self._take(spool_id, spool, reading.records, batch)
             spool.position = reading.position
             batch.moved.add(spool_id)
@@ -347,7 +379,7 @@ class Shipper:
             if sequence > before + 1:
                 log.error("records_missing", spool=spool_id, first=before + 1, last=sequence - 1)
                 gap = f"{spool_id}:{before + 1}-{sequence - 1}"
-                batch.aside.append(Aside(gap, "records missing in the spool", gap))
+                batch.aside.append(Aside(gap, MISSING, gap))
             if record.kind == intent:
                 under_way[sequence] = _Open(record.payload, segment, seen_s)
             elif record.kind == RecordKind.CLOSED and record.intent:
@@ -382,18 +414,18 @@ class Shipper:
                 else:
                     reason = type(error).__name__
                     log.error("event_not_bookable", event_id=part[0].event.event_id, reason=reason)
-                    aside.append(ledger.aside(part[0], f"an event that can not be booked: {reason}"))
+                    aside.append(ledger.aside(part[0], f"{NO_BOOKING}: {reason}"))
 
     async def _booked(self, facts: Sequence[Fact], aside: Sequence[Aside] = (), moved: Iterable[str] = ()) -> None:
         now = self._now()
         await self._months.ensure({fact.event.event_day for fact in facts})
         async with self._database.transaction() as connection:
-            if facts:
-                appended = await book(connection, facts, self._books, now)
-                for fact in appended.conflicting:
-                    log.error("event_conflict", event_id=fact.event.event_id, tenant_id=fact.event.tenant_id)
+            appended = await book(connection, facts, self._books, now)
+            for fact in appended.conflicting:
+                log.error("event_conflict", event_id=fact.event.event_id, tenant_id=fact.event.tenant_id)
             await ledger.set_aside(connection, aside, now)
             await ledger.move(connection, [self._moved(spool_id) for spool_id in moved], now)
+        self.shipped.add(appended, aside)
 
     def _moved(self, spool_id: str) -> Moved:
         spool = self._spools[spool_id]
@@ -412,4 +444,4 @@ def _leave_open(spool_id: str, sequence: int, said: bytes, batch: _Batch) -> Non
 
 def _no_event(spool_id: str, sequence: int, said: bytes, error: ValueError, batch: _Batch) -> None:
     log.error("record_not_bookable", spool=spool_id, sequence=sequence, reason=type(error).__name__)
-    batch.aside.append(Aside(f"{spool_id}:{sequence}", "a record that is no event", said.decode("utf-8", "replace")))
+    batch.aside.append(Aside(f"{spool_id}:{sequence}", NO_EVENT, said.decode("utf-8", "replace")))

@@ -442,6 +442,11 @@ class Pool:
             if connection.deadline <= now:
                 connection.expire()
 
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._all)
+
     def close(self) -> None:
         for connection in tuple(self._all):
             connection.abort()
@@ -464,6 +469,11 @@ class Upstream:
         if pool is None:
             pool = self._pools[place] = Pool(origin, self.limits, self._tls)
         return pool
+
+    @property
+    def connections(self) -> int:
+        """How many are open, to all origins."""
+        return sum(pool.connections for pool in self._pools.values())
 
     async def open(self) -> None:
         self._sweeper = asyncio.create_task(self._sweep())

@@ -21,6 +21,8 @@ from metering.rows import Key, Values, rows_in
 from metering.tables import dedupe, quarantine, spool_positions, usage_events
 from metering.usage import Completeness
 
+CONFLICT = "another content under the key of an event in the ledger"
+
 
 class Aside(NamedTuple):
     """A record that can not be booked, and why."""
@@ -80,7 +82,7 @@ async def append(connection: AsyncConnection, facts: Sequence[Fact], recorded_at
         corrections, known = await _taken(connection, usage_events, _key_of, add_events, late)
         new += corrections
         conflicting += [fact for fact, digest in known if fact.digest != digest]
-        asides = [aside(fact, "another content under the key of an event in the ledger") for fact in conflicting]
+        asides = [aside(fact, CONFLICT) for fact in conflicting]
         await set_aside(connection, asides, recorded_at)
     return Appended(new, len(facts) - len(new) - len(conflicting), conflicting)
 

@@ -19,6 +19,7 @@ from gateway.api.identity import Access, Handler, admins_change, admins_read, gu
 from gateway.api.problems import problems
 from gateway.api.requests import BODY_BYTES_MAX
 from gateway.keys import Secrets
+from gateway.monitor import Monitor
 from metering.database import Database
 
 
@@ -56,10 +57,15 @@ ROUTES = (
 
 PUBLIC = (
     ("/healthz", health.alive),
-    ("/readyz", health.ready),
     ("/version", health.version),
 )
 """What anybody may ask."""
+
+MONITORED = (
+    ("/readyz", health.ready),
+    ("/metrics", health.metrics),
+)
+"""What anybody may ask of a server, and there is no answer to while a single command has the ledger."""
 
 
 def application(
@@ -68,9 +74,9 @@ def application(
     database: Database,
     secrets: Secrets,
     health: parts.Health,
+    monitor: Monitor | None,
     version: str,
     now: Callable[[], dt.datetime],
-    workers: parts.Workers = lambda: None,
 ) -> web.Application:
     """The control API, to be run by :class:`gateway.api.server.ControlRunner`."""
     app = web.Application(middlewares=[problems], client_max_size=BODY_BYTES_MAX)
@@ -78,11 +84,14 @@ def application(
     app[parts.DATABASE] = database
     app[parts.SECRETS] = secrets
     app[parts.HEALTH] = health
-    app[parts.WORKERS] = workers
     app[parts.VERSION] = version
     app[parts.NOW] = now
     for path, answer in PUBLIC:
         app.router.add_get(path, answer)
+    if monitor is not None:
+        app[parts.MONITOR] = monitor
+        for path, answer in MONITORED:
+            app.router.add_get(path, answer)
     for route in ROUTES:
         app.router.add_route(route.method, route.path, guarded(route.access, route.handler))
     return app

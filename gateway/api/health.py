@@ -1,13 +1,15 @@
-"""Whether the process is alive, whether it can do its work, and what it is. Anybody may ask."""
+"""Whether the process is alive, whether it can do its work, how it is doing, and what it is. Anybody may ask."""
 
 from __future__ import annotations
 
+import asyncio
 import platform
+from typing import Any
 
 from aiohttp import web
 
 from gateway.api.answers import json_answer
-from gateway.api.parts import HEALTH, VERSION, WORKERS
+from gateway.api.parts import HEALTH, MONITOR, VERSION
 from gateway.schema import HEAD
 
 
@@ -17,13 +19,31 @@ async def alive(_: web.Request) -> web.Response:
 
 async def ready(request: web.Request) -> web.Response:
     reasons = list(await request.app[HEALTH]())
-    workers = request.app[WORKERS]()
-    told = {} if workers is None else {"workers": workers}
-    if workers == 0:
-        reasons.append("no worker is running")
+    told: dict[str, Any] = {}
+    try:
+        on_disk = await request.app[MONITOR].on_disk()
+    except OSError:
+        reasons.append("the data directory can not be read")
+    else:
+        size_bytes, age_s = on_disk.backlog
+        if not on_disk.workers:
+            reasons.append("no worker is running")
+        told = {"backlog": {"bytes": size_bytes, "age_s": round(age_s, 3)}, "workers": {"alive": len(on_disk.workers)}}
     if reasons:
-        return json_answer({"status": "unready", "reasons": reasons, **told}, 503)
-    return json_answer({"status": "ready", **told})
+        return json_answer({"status": "unready", "reasons": reasons} | told, 503)
+    return json_answer({"status": "ready"} | told)
+
+
+async def metrics(request: web.Request) -> web.Response:
+    seen = await request.app[MONITOR].seen()
+
+    def shown() -> web.Response:
+        # What it is made with takes as long to import as a hundred calls: not before somebody asks, nor in their way.
+        from gateway.api.exposition import CONTENT_TYPE, exposition  # noqa: PLC0415
+
+        return web.Response(body=exposition(seen, request.app[VERSION]), headers={"Content-Type": CONTENT_TYPE})
+
+    return await asyncio.to_thread(shown)
 
 
 async def version(request: web.Request) -> web.Response:

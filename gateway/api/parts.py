@@ -10,18 +10,16 @@ from aiohttp import web
 
 from gateway.accounts import Accounts
 from gateway.keys import Secrets
+from gateway.monitor import Monitor
 from metering.database import Database
 
 Health: TypeAlias = Callable[[], Awaitable[Sequence[str]]]
 """Why the gateway is not ready, in sentences; nothing if it is."""
 
-Workers: TypeAlias = Callable[[], int | None]
-"""How many workers live; None where they have no processes of their own."""
-
 ACCOUNTS = web.AppKey("accounts", Accounts)
 DATABASE = web.AppKey("database", Database)
 SECRETS = web.AppKey("secrets", Secrets)
 HEALTH: web.AppKey[Health] = web.AppKey("health")
-WORKERS: web.AppKey[Workers] = web.AppKey("workers")
+MONITOR = web.AppKey("monitor", Monitor)
 VERSION = web.AppKey("version", str)
 NOW: web.AppKey[Callable[[], dt.datetime]] = web.AppKey("now")

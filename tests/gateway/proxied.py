@@ -16,6 +16,7 @@ import msgspec
 
 from gateway import keys, snapshot
 from gateway.callers import Callers
+from gateway.counters import Counters
 from gateway.keys import Secrets
 from gateway.limits import ClientLimits, UpstreamLimits
 from gateway.listener import Listener, bound
@@ -284,12 +285,13 @@ async def proxied(
     def now_ms() -> int:
         return 1_800_000_000_000
 
+    counters = Counters()
     made.proxy = Proxy(
         routes=Routes(PROVIDERS),
         callers=Callers(snapshot_in(directory), SECRETS, None),
         objects=made.objects,
         claims=None,  # type: ignore[arg-type]  No test of this folder's claims a call.
-        recorder=Recorder(made.spool, made.objects, now_ms, hashed),  # type: ignore[arg-type]
+        recorder=Recorder(made.spool, made.objects, now_ms, hashed, counters),  # type: ignore[arg-type]
         upstream=pool,
         origins={
             (known.name, product): Origin.parsed(f"http://127.0.0.1:{port or provider.port}")
@@ -306,6 +308,7 @@ async def proxied(
         secrets=SECRETS,
         rules=Rules(unlisted_forwarded=unlisted, drain_on_disconnect=drain, shared_reads=shared_reads),
         access_log=made,  # type: ignore[arg-type]
+        counters=counters,
     )
     made.listener = Listener(made.proxy, client_limits or UNHURRIED)
     listening = bound("127.0.0.1", 0)

@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from gateway.callers import Caller
+from gateway.counters import Counters
 from gateway.errors import NotRecordable
 from gateway.providers import PROVIDERS
 from gateway.providers.api import Prepared, Usage
@@ -69,7 +70,7 @@ class Recorded:
         self.spool = Spool(directory, "s", **{"fsync": False, "segment_bytes": 1 << 20} | how)
         self.spool.open()
         self.objects = Remembering()
-        self.recorder = Recorder(self.spool, self.objects, lambda: ARRIVED_MS + 812, hashed)
+        self.recorder = Recorder(self.spool, self.objects, lambda: ARRIVED_MS + 812, hashed, Counters())
 
     @property
     def records(self):
@@ -391,7 +392,7 @@ async def test_a_call_that_is_not_metered_says_so_in_both_records(made):
 
 async def test_the_clock_may_go_backwards(made):
     recorded = made()
-    early = Recorder(recorded.spool, recorded.objects, lambda: ARRIVED_MS - 5, hashed)
+    early = Recorder(recorded.spool, recorded.objects, lambda: ARRIVED_MS - 5, hashed, Counters())
     await early.begin(recording())
 
     assert early.outcome(recording(), USAGE, 200).duration_ms == 0

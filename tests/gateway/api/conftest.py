@@ -18,9 +18,14 @@ from gateway.accounts import Accounts, NewKey
 from gateway.api import application
 from gateway.api.server import ControlRunner
 from gateway.keys import Secrets
+from gateway.monitor import Monitor
+from gateway.shipper import Shipper
 from gateway.tables import admin_keys
+from pricing.catalogue import load_books
 
 VERSION = "1.2.3"
+
+BEHIND_S_MAX = 60
 
 
 class Clock:
@@ -62,7 +67,7 @@ class Answer(NamedTuple):
 class Api:
     """Asks the control API, as the operator if nobody else is named."""
 
-    def __init__(self, *, session, port, accounts, database, secrets, clock) -> None:
+    def __init__(self, *, session, port, accounts, database, secrets, clock, directory) -> None:
         self._session = session
         self.port = port
         self.accounts = accounts
@@ -71,7 +76,8 @@ class Api:
         self.clock = clock
         self.unready: list[str] = []
         """Why the gateway is not ready."""
-        self.workers: int | None = None
+        self.directory = directory
+        """Where spool and counters are."""
 
     async def ask(self, method, path, document=None, *, key="", headers=None, data=None) -> Answer:
         """Send a request; `key` None sends no Authorization."""
@@ -113,23 +119,32 @@ class Api:
         return key
 
 
+@pytest.fixture(scope="session")
+def books():
+    return load_books()
+
+
 @pytest.fixture
-async def api(database, tmp_path):
+async def api(database, tmp_path, books):
     secrets, clock = Secrets.derived("a secret of these tests"), Clock()
     accounts = Accounts(database, secrets, tmp_path / "snapshot.json", clock)
 
     async def health():
         return asked.unready
 
+    spool, counters = tmp_path / "spool", tmp_path / "counters"
+    spool.mkdir()
+    shipper = Shipper(spool, database, books, clock)
+    monitor = Monitor(shipper, database, spool, counters, clock, BEHIND_S_MAX)
     runner = ControlRunner(
         application(
             accounts=accounts,
             database=database,
             secrets=secrets,
             health=health,
+            monitor=monitor,
             version=VERSION,
             now=clock,
-            workers=lambda: asked.workers,
         )
     )
     await runner.setup()
@@ -142,6 +157,7 @@ async def api(database, tmp_path):
             database=database,
             secrets=secrets,
             clock=clock,
+            directory=tmp_path,
         )
         yield asked
     await runner.cleanup()

@@ -11,7 +11,7 @@ from itertools import count
 
 import pytest
 
-from gateway.api import PUBLIC, ROUTES
+from gateway.api import MONITORED, PUBLIC, ROUTES
 from tests.pricing.ledger_rows import put, used
 
 CALLERS = ("nobody", "wrong", "acme", "unscoped", "service", "viewer", "finance", "admin", "operator")
@@ -32,6 +32,7 @@ ANYBODY = "200 200 200 200 200 200 200 200 200"
 MATRIX = {
     ("GET", "/healthz"): {"any": ANYBODY},
     ("GET", "/readyz"): {"any": ANYBODY},
+    ("GET", "/metrics"): {"any": ANYBODY},
     ("GET", "/version"): {"any": ANYBODY},
     ("POST", "/v1/tenants"): {
         "own": ADMINS_CHANGE_409,
@@ -136,7 +137,9 @@ numbers = count()
 
 
 def test_every_route_is_in_the_matrix():
-    assert {(route.method, route.path) for route in ROUTES} | {("GET", path) for path, _ in PUBLIC} == MATRIX.keys()
+    assert {(route.method, route.path) for route in ROUTES} | {
+        ("GET", path) for path, _ in (*PUBLIC, *MONITORED)
+    } == MATRIX.keys()
 
 
 @pytest.fixture

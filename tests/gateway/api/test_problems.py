@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import gzip
 import io
 import json
@@ -10,7 +11,10 @@ import json
 import pytest
 
 from gateway.api import ROUTES, requests
+from gateway.counters import Counters
 from gateway.schema import HEAD
+from metering.spool import Spool
+from metering.spool_records import HEADER_BYTES
 
 CANARY = "sk-canary-Zm9vYmFy"
 
@@ -374,26 +378,52 @@ async def test_the_process_is_alive_whatever_else_is_not(api):
     assert (answer.status, answer.document) == (200, {"status": "ok"})
 
 
+IDLE = {"backlog": {"bytes": 0, "age_s": 0}, "workers": {"alive": 1}}
+
+
 async def test_readiness_says_why_not(api):
-    assert (await api.get("/readyz", key=None)).document == {"status": "ready"}
-
+    """Guards the gateway that answers questions and takes no call: it is not ready either."""
+    alone = await api.get("/readyz", key=None)
+    counters = Counters()
+    counters.open(api.directory / "counters", 0)
+    ready = await api.get("/readyz", key=None)
     api.unready.append("the ledger is 90 s behind")
+    behind = await api.get("/readyz", key=None)
+    counters.close()
+
+    assert (ready.status, ready.document) == (200, {"status": "ready"} | IDLE)
+    assert behind.status == alone.status == 503
+    assert behind.document == {"status": "unready", "reasons": ["the ledger is 90 s behind"]} | IDLE
+    assert alone.document["reasons"] == ["no worker is running"]
+    assert alone.document["workers"] == {"alive": 0}
+
+
+async def test_readiness_tells_what_the_ledger_lacks_and_how_many_workers_live(api):
+    """Guards readiness: it is read out of what the workers write, not assumed."""
+    spool = Spool(api.directory / "spool", "w0-1", fsync=False, segment_bytes=1 << 20)
+    spool.open()
+    counters = Counters()
+    counters.open(api.directory / "counters", 0)
+    spool.note(b"what somebody used")
+    api.clock.now += dt.timedelta(seconds=90)
+
+    told = (await api.get("/readyz", key=None)).document
+    spool.close()
+    counters.close()
+
+    assert told["backlog"] == {"bytes": HEADER_BYTES + len(b"what somebody used"), "age_s": 90}
+    assert told["workers"] == {"alive": 1}
+    assert (await api.get("/readyz", key=None)).document["workers"] == {"alive": 0}
+
+
+async def test_who_can_not_read_the_data_directory_is_not_ready(api):
+    """Guards readiness: a disk that has gone is a reason, and no error of the one who asks."""
+    (api.directory / "spool").rmdir()
+
     answer = await api.get("/readyz", key=None)
 
     assert answer.status == 503
-    assert answer.document == {"status": "unready", "reasons": ["the ledger is 90 s behind"]}
-
-
-async def test_readiness_tells_how_many_workers_live_and_there_is_none_without_any(api):
-    """Guards the gateway that answers questions and takes no call: sabotaged (the number is no reason), it is `ready`."""
-    api.workers = 2
-    assert (await api.get("/readyz", key=None)).document == {"status": "ready", "workers": 2}
-
-    api.workers = 0
-    answer = await api.get("/readyz", key=None)
-
-    assert answer.status == 503
-    assert answer.document == {"status": "unready", "reasons": ["no worker is running"], "workers": 0}
+    assert answer.document == {"status": "unready", "reasons": ["the data directory can not be read"]}
 
 
 async def test_the_version_says_what_it_is(api):

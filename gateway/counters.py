@@ -1,0 +1,283 @@
+"""What a worker counts: plain integers in its own memory, written to a small file a few times a second.
+
+Counting takes no lock and no system call, and knows nothing of who reads. The back office, which answers `/metrics`,
+reads the files of all workers that live. A file is a slot: it is locked for as long as its worker lives, and the next one
+that takes it goes on from what is there, so that no count goes back when a worker is replaced. A worker that is killed
+takes with it what it has counted since it last wrote; the ledger, which is what calls are charged by, loses nothing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import time
+import zlib
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from itertools import count, product
+from pathlib import Path
+from typing import NamedTuple
+
+from gateway import errors
+from gateway.providers import PROVIDERS
+from metering.usage import Completeness
+
+WRITE_S = 0.25
+"""Between two writes: so old may be what is read."""
+
+SUFFIX = ".counters"
+
+TRIES = 5
+"""A reader holds a lock for a moment to see whether it is free. So often is tried before a slot counts as taken."""
+TRY_S = 0.01
+
+NONE = "none"
+"""Stands for a provider that no path named, and for a status where the client got no answer."""
+
+CLASSES = (NONE, "1xx", "2xx", "3xx", "4xx", "5xx")
+
+OTHER = "other"
+ERRORS = (
+    *sorted(
+        {kind.code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.Refusal)}
+    ),
+    "client_gone",
+    "malformed_request",
+    "usage_not_recorded",
+    OTHER,
+)
+"""What the log can say is wrong with a call."""
+
+GATEWAY_US_BOUNDS = (250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000, 10_000_000)
+
+
+class Metric(NamedTuple):
+    """One metric of a worker; how many words it takes, one for each of its series."""
+
+    name: str
+    help: str
+    labels: tuple[str, ...] = ()
+    series: tuple[tuple[str, ...], ...] = ((),)
+    """The values of the labels, series by series."""
+    per: int = 1
+    """So many of what is counted make one of what is shown."""
+    gauge: bool = False
+    """True for what is so many now, and not so many since the beginning."""
+
+
+CALLS = Metric(
+    "tollkeeper_calls_total",
+    "Calls, by provider and by the class of the status that the client got.",
+    ("provider", "class"),
+    tuple(product((*(provider.name for provider in PROVIDERS), NONE), CLASSES)),
+)
+CALL_ERRORS = Metric(
+    "tollkeeper_call_errors_total",
+    "Calls that the gateway refused or that went wrong, by what the log says as `error`.",
+    ("error",),
+    tuple((error,) for error in ERRORS),
+)
+BUCKETS = Metric(
+    "tollkeeper_gateway_seconds",
+    "How long calls took, less what the provider was waited for: the time of the gateway, and of slow clients.",
+    ("le",),
+    (*((str(bound / 1_000_000),) for bound in GATEWAY_US_BOUNDS), ("+Inf",)),
+)
+"""A histogram; each call is counted in one bucket, and added up where it is shown."""
+GATEWAY_US = Metric("tollkeeper_gateway_seconds_sum", "Of that histogram.", per=1_000_000)
+UPSTREAM_US = Metric("tollkeeper_upstream_seconds_total", "How long providers were waited for.", per=1_000_000)
+INTENTS = Metric("tollkeeper_intents_total", "Calls that were recorded before they were sent.")
+OUTCOMES = Metric(
+    "tollkeeper_outcomes_total",
+    "Calls whose use was recorded, by how well it is known; also those that bill nothing, which have no intent.",
+    ("completeness",),
+    tuple((completeness.value,) for completeness in Completeness),
+)
+CLOSED = Metric("tollkeeper_intents_closed_total", "Calls that were recorded and then used nothing.")
+LOG_DROPPED = Metric(
+    "tollkeeper_access_log_lines_dropped_total", "Lines about calls that the reader of the log was too slow for."
+)
+GIVEN_UP = Metric(
+    "tollkeeper_spool_segments_given_up_total", "Segments left before they were full, because the disk refused."
+)
+SPOOL_FAILED = Metric("tollkeeper_spool_failed", "1 while the disk refuses records; calls get a 503 then.", gauge=True)
+UNDER_WAY = Metric("tollkeeper_calls_under_way", "Calls that are being handled.", gauge=True)
+OPEN = Metric("tollkeeper_calls_open", "Calls that were recorded before they were sent and have not ended.", gauge=True)
+CLIENTS = Metric("tollkeeper_client_connections", "Open connections of clients.", gauge=True)
+UPSTREAMS = Metric("tollkeeper_upstream_connections", "Open connections to providers.", gauge=True)
+
+LAYOUT = (
+    *(CALLS, CALL_ERRORS, BUCKETS, GATEWAY_US, UPSTREAM_US, INTENTS, OUTCOMES, CLOSED),
+    *(LOG_DROPPED, GIVEN_UP, SPOOL_FAILED, UNDER_WAY, OPEN, CLIENTS, UPSTREAMS),
+)
+"""The words of a file, metric by metric."""
+
+_BEGINNINGS = {metric.name: sum(len(before.series) for before in LAYOUT[:at]) for at, metric in enumerate(LAYOUT)}
+_WORDS = sum(len(metric.series) for metric in LAYOUT)
+
+_CALLS: dict[str | None, int] = {
+    name: _BEGINNINGS[CALLS.name] + at * len(CLASSES)
+    for at, name in enumerate((*(provider.name for provider in PROVIDERS), None))
+}
+_ERRORS = {error: _BEGINNINGS[CALL_ERRORS.name] + at for at, error in enumerate(ERRORS)}
+_OUTCOMES = {completeness: _BEGINNINGS[OUTCOMES.name] + at for at, completeness in enumerate(Completeness)}
+_BUCKETS, _GATEWAY_US, _UPSTREAM_US, _INTENTS, _CLOSED = (
+    _BEGINNINGS[metric.name] for metric in (BUCKETS, GATEWAY_US, UPSTREAM_US, INTENTS, CLOSED)
+)
+
+_HEAD = struct.Struct("<II")
+"""Which layout it is, and the checksum of the words: a file that is read while it is written is read again."""
+_BODY = struct.Struct(f"<{_WORDS}q")
+_KIND = zlib.crc32(repr([(metric.name, metric.series) for metric in LAYOUT]).encode())
+
+_READS_MAX = 5
+
+
+class Counters:
+    """What one worker counts. Its methods are called from the worker's loop alone."""
+
+    def __init__(self) -> None:
+        self._words = [0] * _WORDS
+        self._before = tuple(self._words)
+        """What the slot had counted when it was taken."""
+        self._fd = -1
+        self.look: Callable[[], None] = lambda: None
+        """Called before what was counted is written, to have it see what others count."""
+
+    def open(self, directory: Path, number: int) -> None:
+        """Take the slot of that number, or the next that is free, and go on from what it has. Raises OSError."""
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._fd = next(fd for slot in count(number) if (fd := _taken(directory / f"{slot}{SUFFIX}")) is not None)
+        before = _read(self._fd)
+        if before is not None:
+            self._words = list(before)
+            for metric in LAYOUT:
+                if metric.gauge:
+                    self._words[_BEGINNINGS[metric.name]] = 0
+            self._before = tuple(self._words)
+        self.write()
+
+    def close(self) -> None:
+        """Write what was counted, and let the slot go."""
+        self.write()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def write(self) -> None:
+        """Show the others what was counted. Where the disk refuses, they see how old it is."""
+        if self._fd >= 0:
+            self.look()
+            body = _BODY.pack(*self._words)
+            with suppress(OSError):
+                os.pwrite(self._fd, _HEAD.pack(_KIND, zlib.crc32(body)) + body, 0)
+
+    def called(self, provider: str | None, status: int, error: str | None, gateway_us: int, upstream_us: int) -> None:
+        """A call is over; `status` is 0 where the client got no answer."""
+        words = self._words
+        words[_CALLS[provider] + status // 100] += 1
+        words[_BUCKETS + bisect_left(GATEWAY_US_BOUNDS, gateway_us)] += 1
+        words[_GATEWAY_US] += gateway_us
+        words[_UPSTREAM_US] += upstream_us
+        if error is not None:
+            words[_ERRORS[error if error in _ERRORS else OTHER]] += 1
+
+    def intent(self) -> None:
+        self._words[_INTENTS] += 1
+
+    def outcome(self, completeness: Completeness) -> None:
+        self._words[_OUTCOMES[completeness]] += 1
+
+    def closed(self) -> None:
+        self._words[_CLOSED] += 1
+
+    def saw(
+        self,
+        *,
+        log_dropped: int,
+        segments_given_up: int,
+        spool_failed: bool,
+        under_way: int,
+        open_calls: int,
+        clients: int,
+        upstreams: int,
+    ) -> None:
+        """Take what others keep count of: how many there are, or were since the worker began."""
+        for metric, value in (
+            (LOG_DROPPED, log_dropped),
+            (GIVEN_UP, segments_given_up),
+            (SPOOL_FAILED, spool_failed),
+            (UNDER_WAY, under_way),
+            (OPEN, open_calls),
+            (CLIENTS, clients),
+            (UPSTREAMS, upstreams),
+        ):
+            at = _BEGINNINGS[metric.name]
+            self._words[at] = self._before[at] + value
+
+
+class Counted(NamedTuple):
+    """What a worker that lives has counted."""
+
+    values: Mapping[str, tuple[int, ...]]
+    """By the metric's name, one for each series; empty where another release wrote it."""
+    written_s: float
+    """When, in seconds since 1970."""
+
+
+def living(directory: Path) -> dict[str, Counted]:
+    """What each worker that lives has counted, by its slot. Raises OSError."""
+    found = {}
+    for path in sorted(directory.glob(f"*{SUFFIX}")):
+        with _opened(path) as fd:
+            if not _free(fd):
+                found[path.name.removesuffix(SUFFIX)] = Counted(_values(_read(fd)), os.fstat(fd).st_mtime)
+    return found
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _free(fd: int, how: int = fcntl.LOCK_SH) -> bool:
+    try:
+        fcntl.flock(fd, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _taken(path: Path) -> int | None:
+    """Open a slot and lock it; None where another worker has it. Raises OSError."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    for _ in range(TRIES):
+        if _free(fd, fcntl.LOCK_EX):
+            return fd
+        time.sleep(TRY_S)
+    os.close(fd)
+    return None
+
+
+def _read(fd: int) -> tuple[int, ...] | None:
+    """The words of a file; None where it has none of this layout."""
+    for _ in range(_READS_MAX):
+        data = os.pread(fd, _HEAD.size + _BODY.size, 0)
+        if len(data) == _HEAD.size + _BODY.size:
+            kind, checksum = _HEAD.unpack_from(data)
+            if kind == _KIND and checksum == zlib.crc32(data[_HEAD.size :]):
+                return _BODY.unpack_from(data, _HEAD.size)
+    return None
+
+
+def _values(words: Sequence[int] | None) -> dict[str, tuple[int, ...]]:
+    if words is None:
+        return {}
+    beginnings = ((metric, _BEGINNINGS[metric.name]) for metric in LAYOUT)
+    return {metric.name: tuple(words[at : at + len(metric.series)]) for metric, at in beginnings}

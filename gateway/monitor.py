@@ -1,0 +1,132 @@
+"""What the back office sees of the whole installation when it is asked: workers, what waits in the spools, what was booked.
+
+It is measured when somebody asks, out of files and with one question to the ledger, and never makes anybody wait: the
+files are read in a thread, those who ask at the same time share one look, and a ledger that does not answer soon leaves
+its part out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from sqlalchemy import func, select
+
+from gateway import counters
+from gateway.counters import Counted
+from gateway.shipper import Backlog, Shipped, Shipper
+from gateway.telemetry import log
+from metering import spool_reader
+from metering.database import Database, DatabaseUnavailable
+from metering.tables import quarantine
+
+LEDGER_S_MAX = 2.0
+"""So long the ledger is waited for; who asks for metrics commonly gives up after 10 s."""
+
+LOOK_S = 1.0
+"""Between two looks at how old the backlog is."""
+
+
+class OnDisk(NamedTuple):
+    """What files say."""
+
+    workers: Mapping[str, Counted]
+    """Those that live, by their slot."""
+    backlog: Backlog
+    room_bytes: int
+
+
+class Seen(NamedTuple):
+    """Everything that is shown as metrics."""
+
+    on_disk: OnDisk
+    shipped: Shipped
+    failing: bool
+    """True while the ledger can not be written."""
+    quarantined: Mapping[str, int] | None
+    """Records that are set aside in the ledger, by reason; None where it does not answer."""
+
+
+class Monitor:
+    """Looks at one installation."""
+
+    def __init__(
+        self,
+        shipper: Shipper,
+        database: Database,
+        spool_directory: Path,
+        counters_directory: Path,
+        now: Callable[[], dt.datetime],
+        behind_s_max: float,
+    ) -> None:
+        """With a backlog older than `behind_s_max`, the log says so."""
+        self._shipper = shipper
+        self._database = database
+        self._spool_directory = spool_directory
+        self._counters_directory = counters_directory
+        self._now = now
+        self._behind_s_max = behind_s_max
+        self._behind = False
+        self._looking: asyncio.Future[OnDisk] | None = None
+        self._asking: asyncio.Future[Mapping[str, int] | None] | None = None
+
+    async def seen(self) -> Seen:
+        """Everything. Raises OSError where the data directory can not be read."""
+        on_disk, quarantined = await self.on_disk(), await self._quarantined()
+        shipped = self._shipper.shipped
+        # A copy, since it is shown in a thread while more is shipped.
+        shipped = replace(shipped, set_aside=shipped.set_aside.copy())
+        return Seen(on_disk, shipped, self._shipper.failing is not None, quarantined)
+
+    async def on_disk(self) -> OnDisk:
+        """What files say. Raises OSError."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.ensure_future(asyncio.to_thread(self._read))
+        return await asyncio.shield(self._looking)
+
+    def _read(self) -> OnDisk:
+        return OnDisk(
+            counters.living(self._counters_directory),
+            self._shipper.backlog(),
+            spool_reader.room_bytes(self._spool_directory),
+        )
+
+    async def _quarantined(self) -> Mapping[str, int] | None:
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.ensure_future(self._ask())
+        # Not stopped when it takes longer: it ends by the database's own limits, and until then it is the only one.
+        done, _ = await asyncio.wait({self._asking}, timeout=LEDGER_S_MAX)
+        return self._asking.result() if done else None
+
+    async def _ask(self) -> Mapping[str, int] | None:
+        question = select(quarantine.c.reason, func.count()).group_by(quarantine.c.reason)
+        found = Counter(dict.fromkeys(self._shipper.shipped.set_aside, 0))
+        try:
+            async with self._database.reading() as connection:
+                for reason, records in await connection.execute(question):
+                    found[reason.partition(":")[0]] += records
+        except DatabaseUnavailable:
+            return None
+        return found
+
+    async def watch(self) -> None:
+        """Look at how old the backlog is, for ever."""
+        while True:
+            self.look()
+            await asyncio.sleep(LOOK_S)
+
+    def look(self) -> None:
+        """Say in the log, once, that the ledger is too far behind; and that it is not any more."""
+        behind_s = (self._now() - self._shipper.last_shipped).total_seconds()
+        if (behind_s > self._behind_s_max) is self._behind:
+            return
+        self._behind = not self._behind
+        if self._behind:
+            log.error("ledger_behind", behind_s=round(behind_s), reason=self._shipper.failing)
+        else:
+            log.info("ledger_caught_up")
