@@ -486,6 +486,51 @@ async def test_damage_is_set_aside_with_an_alarm_and_costs_the_records_it_touche
     assert logs[1]["first"] == logs[1]["last"] == 6
 
 
+async def test_what_is_booked_and_what_is_set_aside_is_counted_as_the_ledger_has_it(
+    database, directory, worker, line, new_shipper
+):
+    """Guards alarms: of every reason for which something is set aside, as many are counted as there are rows, and a
+    transaction that failed, before or after its commit, counts for none."""
+    worker.called(*range(5), 9)
+    worker.called(9, quantities={"input_tokens": 1})
+    worker.called(7, quantities={"input_tokens": 1 << 53})
+    worker.wrote(b"not JSON")
+    worker.dies()
+    path = segment_path(directory, "w0-1", 0)
+    data = path.read_bytes()
+    at = data.index(payload(usage_event(event_id=call_id(2))))
+    path.write_bytes(data[:at] + b"\0" + data[at + 1 :])
+    shipper = new_shipper()
+    line.failures = ["before", "within", "after"]
+    for _ in line.failures.copy():
+        with suppress(DatabaseUnavailable):
+            await shipper.round()
+
+    await ship(shipper)
+
+    counted = shipper.shipped
+    assert counted.booked + counted.repeated == len(await rows(database, usage_events)) == 6
+    reasons = Counter(reason.partition(":")[0] for reason in await aside(database))
+    assert len(reasons) == len(counted.set_aside) == 5
+    assert counted.set_aside == reasons
+
+
+async def test_what_a_commit_booked_whose_answer_never_came_is_counted_as_there_already(line, worker, shipper):
+    """Guards the count of what is new: it is told apart by the ledger, not by how often it was tried."""
+    worker.called(*range(5))
+    line.failures = ["before", "after"]
+    for _ in line.failures.copy():
+        with suppress(DatabaseUnavailable):
+            await shipper.round()
+    in_doubt = (shipper.shipped.batches, shipper.shipped.booked, shipper.shipped.repeated)
+    await ship(shipper)
+    worker.called(5)
+    await ship(shipper)
+
+    assert in_doubt == (0, 0, 0)
+    assert (shipper.shipped.batches, shipper.shipped.booked, shipper.shipped.repeated) == (2, 1, 5)
+
+
 async def test_a_segment_that_is_lost_is_an_alarm_that_says_which_records_are_missing(
     database, directory, worker, shipper
 ):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import urllib.request
 
 import openai
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.postgres import OWNER
 from tests.walks.harness import (
@@ -107,3 +109,39 @@ def test_workers_without_a_back_office_wait_for_what_it_publishes(tmp_path, on_p
         codes = [process.stop() for process in (proxy, office) if process.popen is not None]
         simulator.stop()
     assert codes == [0, 0]
+
+
+def scraped(gateway, name):
+    """The values of one metric's series, by labels; nothing while nobody answers."""
+    try:
+        with urllib.request.urlopen(gateway.control_url + "/metrics", timeout=30) as answer:
+            text = answer.read().decode()
+    except OSError:
+        return {}
+    return {
+        tuple(sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == name
+    }
+
+
+def test_a_worker_that_is_killed_is_missed_and_what_it_counted_is_not(tmp_path, on_postgres):
+    """Guards the slots of counters: the successor goes on from what the one before it has shown."""
+    with installation(tmp_path, **on_postgres) as gateway:
+        key = gateway.tenant("acme")
+        for _ in range(20):
+            call(gateway, key)
+
+        def counted():
+            return sum(scraped(gateway, "tollkeeper_outcomes_total").values())
+
+        eventually(lambda: counted() == 20, "that all calls are counted")
+        workers = {process.pid for process in children(gateway)[1:]}
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+        eventually(lambda: len({one.pid for one in children(gateway)[1:]} - workers) == 2, "their successors")
+        eventually(lambda: scraped(gateway, "tollkeeper_workers_alive") == {(): 2}, "two workers that live")
+
+        assert counted() == 20
+        assert {dict(labels)["worker"] for labels in scraped(gateway, "tollkeeper_intents_total")} == {"0", "1"}
