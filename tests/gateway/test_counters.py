@@ -291,7 +291,7 @@ def test_what_is_read_while_it_is_written_is_read_again(opened, directory, monke
     worker.write()
     after = (directory / "0.counters").read_bytes()
     half = len(after) // 2
-    reads = [after[:half] + before[half:], before[:half] + after[half:], after]
+    reads = [before[:half] + after[half:], after[:half] + before[half:], after]
     assert reads[0] != after != reads[1]
     monkeypatch.setattr(counters.os, "pread", lambda *_: reads.pop(0))
 
