@@ -1,0 +1,56 @@
+"""`python -m tests.chaos.gateway …`: the command line of the gateway, in processes that die where they are told to.
+
+What it changes besides: segments are small and kept for seconds, so that they are changed and discarded under load; each
+back office makes a month more than the one before it; and who dies young is started again as soon as who does not, since
+here everybody does.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+
+from gateway import app, shipper, supervisor
+from gateway.cli import cli
+from metering import months
+from tests.chaos import points
+
+DIRECTORY, SEGMENT_BYTES = "CHAOS_DIRECTORY", "CHAOS_SEGMENT_BYTES"
+"""What the environment says."""
+
+BEGUN, READY = "begun", "ready"
+"""Where processes write their ids, each under the name of its role: when they begin, and when they are ready."""
+
+
+def role(directory, name, main):
+    """A role of the supervisor's that says which process it is."""
+
+    async def life(ready, stopped):
+        (directory / BEGUN / name).write_text(str(os.getpid()))
+        if name.startswith("worker"):
+            points.passed("worker-begun")
+        else:
+            with (directory / "offices").open("a") as lives:
+                lives.write(".")
+                months.AHEAD += lives.tell()
+
+        def told(facts):
+            ready(facts)
+            (directory / READY / name).write_text(str(os.getpid()))
+
+        await main(told, stopped)
+
+    return supervisor.Role(name, life)
+
+
+if __name__ == "__main__":
+    directory = Path(os.environ.pop(DIRECTORY))
+    os.setpgid(0, 0)
+    points.install(directory)
+    app.Role = partial(role, directory)
+    app.Spool = partial(app.Spool, segment_bytes=int(os.environ.pop(SEGMENT_BYTES)))
+    supervisor.YOUNG_S = 0
+    shipper.HOUSEKEEPING_S = 1
+    shipper.RETENTION_S = 2
+    cli.main()

@@ -1,0 +1,20 @@
+"""Workers, back office and all of them together are killed, at random and at named points, with 200 calls under way."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.chaos import short
+from tests.postgres import OWNER
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.mark.parametrize("fsync", [False, True], ids=["flush", "fsync"])
+async def test_whichever_process_is_killed_what_clients_saw_is_in_the_ledger_once(tmp_path, postgres_server, fsync):
+    name = postgres_server.create()
+    database = {
+        "database_url": postgres_server.url(name),
+        "database_migrate_url": postgres_server.url(name, OWNER),
+    }
+    await short.killed(tmp_path, "postgres", fsync, database)
