@@ -5,7 +5,7 @@ BIN := .venv/bin
 UV := .tools/bin/uv
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help run setup test check fix fuzz system outages bench bench-peers lock clean
+.PHONY: help run setup test check fix fuzz system chaos outages bench bench-peers lock clean
 
 help:  ## Show this help.
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,10 @@ fuzz: .venv/.complete  ## Mutate requests and answers for an hour; FUZZ=--help t
 	$(BIN)/python -m tests.edge.fuzz $(FUZZ)
 
 system: .venv/.complete  ## Try slow clients, many connections, large files, overload and order; SYSTEM="--quick" for less.
+chaos: .venv/.complete  ## Kill processes under load, 300 times, and compare ledger and truth; CHAOS=--help tells of more.
+	$(BIN)/python -m tests.chaos $(CHAOS)
+
+system: .venv/.complete  ## Try slow clients, thousands of connections, large files and overload; SYSTEM="--quick" for less.
 	$(BIN)/python -m tests.system $(SYSTEM)
 
 outages: .venv/.complete  ## Have the ledger's database die, hang and fill for a minute each, and events replayed by many.

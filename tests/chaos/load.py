@@ -43,6 +43,8 @@ class Call(NamedTuple):
     """Of an answer that came whole; None where the call was cut off, or never began."""
     seen: str | None
     """The name of what was made, where the client saw the whole of a success."""
+    call_id: str | None = None
+    """What the gateway calls it, where it told the client."""
     slow: bool = False
     """True where nothing came for so long that the client gave up."""
 
@@ -74,9 +76,10 @@ class Load:
     async def serving(self) -> float:
         """Call until a call succeeds; the time at which it did."""
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE_S)) as session:
-            while (await self._call(session, self._chat(latency_ms=0))).seen is None:
+            while True:
+                if (await self._call(session, self._chat(latency_ms=0))).seen is not None:
+                    return time.monotonic()
                 await asyncio.sleep(0.02)
-        return time.monotonic()
 
     async def _client(self, session: aiohttp.ClientSession) -> None:
         while not self._stopped:
@@ -96,10 +99,11 @@ class Load:
         if self._dice.random() < 0.3:
             # So that clients do not all stay with the worker that has lived longest.
             headers["Connection"] = "close"
-        code, whole, slow, message_id = 0, False, False, None
+        code, whole, slow, message_id, call_id = 0, False, False, None, None
         try:
             async with session.post(self._proxy_url() + request.path, data=request.body, headers=headers) as answer:
                 code, message_id = answer.status, answer.headers.get("X-Message-Id")
+                call_id = answer.headers.get("x-tollkeeper-call-id")
                 async for chunk in answer.content.iter_any():
                     body += chunk
             whole = True
@@ -110,7 +114,7 @@ class Load:
             pass
         succeeded = 200 <= code < 300 and (whole or request.what == "stream")
         seen = made(request.what, body, message_id) if succeeded else None
-        call = Call(number, request.what, (began, self.kills), code if whole else None, seen, slow)
+        call = Call(number, request.what, (began, self.kills), code if whole else None, seen, call_id, slow)
         self.calls.append(call)
         return call
 

@@ -117,6 +117,8 @@ def _of_call(call: Call, asked: Sequence[Exchange], booked: Sequence[Event]) -> 
         ]
         if not event["priced"] or event["charge"]["amount"] is None:
             found.append("it has no charge")
+    if event is not None and call.call_id not in (None, event["event_id"]):
+        found.append(f"the client was told that it is {call.call_id}, and the ledger has it as {event['event_id']}")
     if call.seen is not None and (exchange is None or exchange.object_id != call.seen):
         found.append(f"the client saw {call.seen}, which no provider made")
     return found

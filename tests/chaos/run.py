@@ -12,9 +12,10 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,6 +63,19 @@ ALARMS = (
 """What the log never says where processes are killed, and nothing else is wrong."""
 
 
+class Variant(NamedTuple):
+    """What kind of installation: `sqlite` is one process, `postgres` several."""
+
+    engine: str
+    fsync: bool
+
+    def __str__(self) -> str:
+        return f"{self.engine}-{'fsync' if self.fsync else 'flush'}"
+
+
+VARIANTS = tuple(Variant(engine, fsync) for engine in points.BOTH for fsync in (False, True))
+
+
 class Kill(NamedTuple):
     """One kill: of whom, or at which point."""
 
@@ -89,37 +103,35 @@ class Verdict(NamedTuple):
     figures: Figures
 
 
-def shares(seed: int) -> dict[tuple[str, bool], list[str]]:
-    """Every point once, spread over four installations: on each engine, without fsync and with it."""
+def shares(seed: int) -> dict[Variant, list[str]]:
+    """Every point once, spread over installations of each kind."""
     dice = random.Random(f"{seed} shares")
-    spread: dict[tuple[str, bool], list[str]] = {
-        (engine, fsync): [] for engine in points.BOTH for fsync in (False, True)
-    }
-    names = sorted(POINTS, key=lambda name: (POINTS[name].engines == points.BOTH and not POINTS[name].fsync, name))
-    for name in names:
-        fitting = [share for share in spread if name in points_of(*share)]
-        fewest = min(len(spread[share]) for share in fitting)
-        spread[dice.choice([share for share in fitting if len(spread[share]) == fewest])].append(name)
+    spread: dict[Variant, list[str]] = {variant: [] for variant in VARIANTS}
+    for name in sorted(POINTS, key=lambda name: (POINTS[name].engines == points.BOTH and not POINTS[name].fsync, name)):
+        fitting = [variant for variant in VARIANTS if name in points_of(variant)]
+        fewest = min(len(spread[variant]) for variant in fitting)
+        spread[dice.choice([variant for variant in fitting if len(spread[variant]) == fewest])].append(name)
     return spread
 
 
-def plan(seed: int, engine: str, *, fsync: bool, at_points: Iterable[str], at_random: int) -> list[Kill]:
+def plan(seed: int, variant: Variant, at_points: Sequence[str], at_random: int) -> list[Kill]:
     """What is killed in one installation, in which order: first what dies at the first start."""
-    dice = random.Random(f"{seed} {engine} {fsync}")
-    kinds = ("one",) if engine == "sqlite" else ("worker", "office", "group")
-    what = [kinds[number % len(kinds)] for number in range(at_random)] + list(at_points)
+    dice = random.Random(f"{seed} {variant}")
+    kinds = ("one",) if variant.engine == "sqlite" else ("worker", "office", "group")
+    what = [*at_points, *(kinds[number % len(kinds)] for number in range(at_random))]
     dice.shuffle(what)
-    firsts = [name for name in POINTS if name in what and POINTS[name].comes is Comes.FIRST]
-    others = [name for name in what if name not in firsts]
+    what.sort(key=lambda name: name not in POINTS or POINTS[name].comes is not Comes.FIRST)  # There is one at most.
     return [
         Kill(name, dice.uniform(0.1, 1.0), dice.randint(1, POINTS[name].passages_max) if name in POINTS else 1)
-        for name in firsts + others
+        for name in what
     ]
 
 
-def points_of(engine: str, fsync: bool) -> list[str]:
+def points_of(variant: Variant) -> list[str]:
     """The points that such an installation passes."""
-    return [name for name, point in POINTS.items() if engine in point.engines and (fsync or not point.fsync)]
+    return [
+        name for name, point in POINTS.items() if variant.engine in point.engines and (variant.fsync or not point.fsync)
+    ]
 
 
 class Mortal(Process):
@@ -152,8 +164,7 @@ class Standing:
     """An installation, and whoever kills in it."""
 
     directory: Path
-    engine: str
-    fsync: bool
+    variant: Variant
     seed: int
     database: Mapping[str, str]
     """The settings that say where its database is."""
@@ -180,14 +191,14 @@ class Standing:
         process = gateway_process(
             self.directory / "data",
             providers,
-            durability="fsync" if self.fsync else "flush",
-            workers=str(WORKERS if self.engine == "postgres" else 1),
+            durability="fsync" if self.variant.fsync else "flush",
+            workers=str(WORKERS if self.variant.engine == "postgres" else 1),
             control__port=str(free_port(self.seed)),
             **self.database,
         )
         process.environment |= {
             launcher.DIRECTORY: str(self.directory),
-            launcher.SEGMENT_BYTES: str(SEGMENT_BYTES[self.engine]),
+            launcher.SEGMENT_BYTES: str(SEGMENT_BYTES[self.variant.engine]),
         }
         self.gateway = Mortal([sys.executable, "-m", "tests.chaos.gateway", "serve"], process.environment)
         self.installation = Installation(self.directory, simulator, self.gateway, providers)
@@ -198,21 +209,21 @@ class Standing:
                 self.gateway.kill_group()
 
     async def _killing(self, kills: Sequence[Kill]) -> Verdict:
-        firsts = [kill for kill in kills if kill.what in POINTS and POINTS[kill.what].comes is Comes.FIRST]
-        for kill in firsts:
+        first = [kill for kill in kills[:1] if self._comes(kill) is Comes.FIRST]
+        for kill in first:
             points.give_order(self.directory, kill.what, kill.passage)
-            self._start()
-            await self._dies_at(kill.what)
         self._start()
+        for kill in first:
+            died = await self._dies_at(kill.what)
+            await self._up()
+            self._note(kill, time.monotonic() - died)
         await self._up()
-        for kill in firsts:
-            self._note(kill, 0.0)
         key = await asyncio.to_thread(self.installation.tenant, "acme", plan="starter")
         account = await asyncio.to_thread(self.installation.account_sid, "acme")
         load = self.load = Load(self.seed, lambda: self.installation.proxy_url, key, account)
         calling = asyncio.create_task(load.run())
         try:
-            for kill in kills[len(firsts) :]:
+            for kill in kills[len(first) :]:
                 await asyncio.sleep(kill.after_s)
                 died = await self._kill(kill)
                 load.kills += 1
@@ -231,6 +242,11 @@ class Standing:
 
     # -- killing
 
+    @staticmethod
+    def _comes(kill: Kill) -> Comes | None:
+        """How its point is brought about; None for a kill at random."""
+        return POINTS[kill.what].comes if kill.what in POINTS else None
+
     async def _kill(self, kill: Kill) -> float:
         """Kill, and return when."""
         point = POINTS.get(kill.what)
@@ -238,14 +254,13 @@ class Standing:
             return await self._kill_some(kill.what)
         points.give_order(self.directory, kill.what, kill.passage)
         if point.comes is Comes.AFTER_A_KILL:
-            await self._kill_some("one" if self.engine == "sqlite" else point.kill)
+            await self._kill_some("one" if self.variant.engine == "sqlite" else point.kill)
         elif point.comes is Comes.AT_STOP:
             self.gateway.popen.terminate()
         elif point.comes is Comes.WITH_A_CHANGE:
-            try:
+            # Whoever asked does not know whether it was done.
+            with suppress(OSError, HTTPException, Answered):
                 await asyncio.to_thread(self.installation.key, "acme")
-            except (OSError, Answered, urllib.error.HTTPError):
-                pass  # Whoever asked does not know whether it was done.
         return await self._dies_at(kill.what)
 
     async def _kill_some(self, what: str) -> float:
@@ -253,7 +268,7 @@ class Standing:
         died = time.monotonic()
         if what in ("one", "group"):
             await asyncio.to_thread(self.gateway.kill_group)
-            if self.engine == "sqlite" or what == "group":
+            if self.variant.engine == "sqlite" or what == "group":
                 self._start()
             return died
         name = {"office": OFFICE, "worker": dice.choice(ROLES[1:])}.get(what, what)
@@ -268,11 +283,10 @@ class Standing:
         (self.directory / points.TAKEN / name).unlink()
         died = time.monotonic()
         await self._until(lambda: self._gone(victim), f"the process that passes {name} dies there")
-        if self.engine == "sqlite" or POINTS[name].comes in (Comes.AT_STOP, Comes.FIRST):
+        if self.variant.engine == "sqlite" or POINTS[name].comes in (Comes.AT_STOP, Comes.FIRST):
             await self._until(lambda: self.gateway.ended, "the others have ended")
             died = time.monotonic()
-            if POINTS[name].comes is not Comes.FIRST:
-                self._start()
+            self._start()
         return died
 
     def _gone(self, pid: int) -> bool:
@@ -305,7 +319,7 @@ class Standing:
         serving = await self._until(self._serving, "the gateway says that it serves")
         self.installation.proxy_url = "http://" + serving["proxy"]
         self.installation.control_url = "http://" + serving["control"]
-        if self.engine == "postgres":
+        if self.variant.engine == "postgres":
             await self._until(lambda: all(map(self._ready, ROLES)), "every process is ready")
 
     def _serving(self) -> dict[str, str] | None:
@@ -352,7 +366,7 @@ class Standing:
         truth, events = self.installation.truth(), self.installation.events()
         asking = f"/v1/usage/summary?from=2020-01-01&to=2100-01-01&group_by={','.join(oracle.GROUPED)}"
         problems = oracle.problems(load.calls, truth, events, self.installation.ask("GET", asking)["groups"])
-        living = WORKERS if self.engine == "postgres" else 1
+        living = WORKERS if self.variant.engine == "postgres" else 1
         unfinished = self._unfinished()
         if len(unfinished) != living:
             problems.append(f"of {living} workers that live, {len(unfinished)} spools are not finished: {unfinished}")

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
+from statistics import median
+
 from tests.chaos.points import POINTS
-from tests.chaos.run import Kill, Standing, plan, shares
+from tests.chaos.run import VARIANTS, Kill, Standing, Variant, plan, shares
 
 SEED = 20261121
-AT_RANDOM = {"sqlite": (3, 2), "postgres": (9, 9)}
-"""In each engine's installations, without fsync and with it."""
-KILLS = len(POINTS) + sum(map(sum, AT_RANDOM.values()))
+AT_RANDOM = dict(zip(VARIANTS, (3, 2, 9, 9), strict=True))
+KILLS = len(POINTS) + sum(AT_RANDOM.values())
 
 
-def kills_of(engine: str, fsync: bool, seed: int = SEED) -> list[Kill]:
-    """What is killed in one of the four installations."""
-    at_points = shares(seed)[engine, fsync]
-    return plan(seed, engine, fsync=fsync, at_points=at_points, at_random=AT_RANDOM[engine][fsync])
+def kills_of(variant: Variant, seed: int = SEED) -> list[Kill]:
+    """What is killed in one of the installations."""
+    return plan(seed, variant, shares(seed)[variant], AT_RANDOM[variant])
 
 
-async def killed(directory, engine, fsync, database):
+async def killed(directory, variant, database):
     """Kill them, and claim that nothing is wrong."""
-    kills = kills_of(engine, fsync)
-    standing = Standing(directory, engine, fsync, SEED, database, tell=print)
-    verdict = await standing.run(kills)
+    kills = kills_of(variant)
+    verdict = await Standing(directory, variant, SEED, database, tell=print).run(kills)
 
-    times = sorted(one.serving_s for one in verdict.killed)
-    print(
-        f"seed {SEED}: {verdict.figures}; serving again after {times[len(times) // 2]:.1f} s, {times[-1]:.1f} s at most"
-    )
-    assert verdict.problems == [], f"seed {SEED}, {len(verdict.problems)} problems"
-    assert len(verdict.killed) == len(kills)
+    times = [one.serving_s for one in verdict.killed]
+    print(f"seed {SEED}: {verdict.figures}; serving again after {median(times):.1f} s, {max(times):.1f} s at most")
+    assert verdict.problems == [], f"{variant}, seed {SEED}: {len(verdict.problems)} problems"
+    assert [one.kill for one in verdict.killed] == kills
     # Of nothing, nothing would be wrong.
     assert verdict.figures.seen > 40 * len(kills)
     assert verdict.figures.unknown > 20 * len(kills)

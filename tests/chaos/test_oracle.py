@@ -52,7 +52,8 @@ def event(number, *, known=True):
 
 
 def call(number, *, status=200, seen=True, slow=False):
-    return Call(number, "chat", (0, 1), status, f"made-{number}" if seen else None, slow)
+    told = None if status is None else f"id-{number}"
+    return Call(number, "chat", (0, 1), status, f"made-{number}" if seen else None, told, slow)
 
 
 class World:
@@ -118,6 +119,10 @@ def alter_the_name(world):
     world.events[0]["external_id"] = "made-7"
 
 
+def alter_the_id(world):
+    world.events[0]["event_id"] = "id-7"
+
+
 def forget(world):
     world.events[0] = event(1, known=False)
 
@@ -167,6 +172,7 @@ def let_a_client_wait(world):
         double_under_another_id,
         alter_a_quantity,
         alter_the_name,
+        alter_the_id,
         forget,
         invent,
         invent_of_a_refusal,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.chaos import short
+from tests.chaos.run import Variant
 from tests.postgres import OWNER
 
 pytestmark = pytest.mark.timeout(300)
@@ -17,4 +18,4 @@ async def test_whichever_process_is_killed_what_clients_saw_is_in_the_ledger_onc
         "database_url": postgres_server.url(name),
         "database_migrate_url": postgres_server.url(name, OWNER),
     }
-    await short.killed(tmp_path, "postgres", fsync, database)
+    await short.killed(tmp_path, Variant("postgres", fsync), database)
