@@ -1,8 +1,9 @@
 """`python -m tests.chaos.gateway …`: the command line of the gateway, in processes that die where they are told to.
 
-What it changes besides: segments are small and kept for seconds, so that they are changed and discarded under load; each
-back office makes a month more than the one before it; and who dies young is started again as soon as who does not, since
-here everybody does.
+What it changes besides: segments are small, so that they are changed under load; each back office makes a month more than
+the one before it; and who dies young is started again as soon as who does not, since here everybody does. Then either what
+was booked is discarded after seconds; or nothing is, and how far spools were read is never kept, so that each back office
+reads and books again all that is there.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from pathlib import Path
 
 from gateway import app, shipper, supervisor
 from gateway.cli import cli
-from metering import months
+from metering import ledger, months
 from tests.chaos import points
 
-DIRECTORY, SEGMENT_BYTES = "CHAOS_DIRECTORY", "CHAOS_SEGMENT_BYTES"
-"""What the environment says."""
+DIRECTORY, SEGMENT_BYTES, FORGETS = "CHAOS_DIRECTORY", "CHAOS_SEGMENT_BYTES", "CHAOS_FORGETS"
+"""What the environment says: the last is there, and empty, where positions are kept."""
 
 BEGUN, READY = "begun", "ready"
 """Where processes write their ids, each under the name of its role: when they begin, and when they are ready."""
@@ -44,13 +45,20 @@ def role(directory, name, main):
     return supervisor.Role(name, life)
 
 
+async def forget(connection, moved, at):
+    """Keep no position."""
+
+
 if __name__ == "__main__":
     directory = Path(os.environ.pop(DIRECTORY))
     os.setpgid(0, 0)
+    if os.environ.pop(FORGETS):
+        ledger.move = forget
+    else:
+        shipper.RETENTION_S = 2
     points.install(directory)
     app.Role = partial(role, directory)
     app.Spool = partial(app.Spool, segment_bytes=int(os.environ.pop(SEGMENT_BYTES)))
     supervisor.YOUNG_S = 0
     shipper.HOUSEKEEPING_S = 1
-    shipper.RETENTION_S = 2
     cli.main()

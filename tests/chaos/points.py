@@ -7,6 +7,7 @@ dies of it, once, and whoever comes after it lives on.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections import Counter
@@ -46,6 +47,8 @@ class Wrap(NamedTuple):
     """Only while this other function runs."""
     torn: bool = False
     """It writes: half of that is written first."""
+    later_s: float = 0.0
+    """So much later: what was written to a connection leaves at the end of the loop's turn."""
 
 
 class Point(NamedTuple):
@@ -58,7 +61,7 @@ class Point(NamedTuple):
     """Which of several processes is killed first, where it comes after a kill."""
     engines: tuple[str, ...] = BOTH
     fsync: bool = False
-    """True where it is only passed if records are synced."""
+    """True where it is only passed in installations with fsync (`run.Variant`)."""
     passages_max: int = 1
     """The process dies at a passage that is drawn among so many."""
 
@@ -67,8 +70,10 @@ def before(place: str, only: Callable[..., bool] = lambda *_: True, *, within: s
     return Wrap(place, after=False, only=only, within=within)
 
 
-def after(place: str, only: Callable[..., bool] = lambda *_: True, *, within: str | None = None) -> Wrap:
-    return Wrap(place, after=True, only=only, within=within)
+def after(
+    place: str, only: Callable[..., bool] = lambda *_: True, *, within: str | None = None, later_s: float = 0.0
+) -> Wrap:
+    return Wrap(place, after=True, only=only, within=within, later_s=later_s)
 
 
 def torn(kind: int) -> Wrap:
@@ -91,7 +96,7 @@ POINTS: dict[str, Point] = {
     "being-synced": Point(before("os:fdatasync"), fsync=True, passages_max=50),
     "intent-synced": Point(after("gateway.recorder:Recorder.begin"), fsync=True, passages_max=50),
     "before-connecting": Point(before("gateway.upstream:Pool.connected")),
-    "request-sent": Point(after("gateway.upstream:Connection.send"), passages_max=50),
+    "request-sent": Point(after("gateway.upstream:Connection.send", later_s=0.005), passages_max=50),
     "answer-begun": Point(after("gateway.upstream:Connection.answer"), passages_max=50),
     "answer-in-part": Point(after("gateway.listener:Exchange.send"), passages_max=100),
     "before-outcome": Point(before("gateway.recorder:Recorder.outcome"), passages_max=50),
@@ -99,7 +104,7 @@ POINTS: dict[str, Point] = {
     "outcome-written": Point(after("gateway.recorder:Recorder.outcome"), passages_max=50),
     "outcome-synced": Point(after("gateway.proxy:Proxy._outcome"), fsync=True, passages_max=50),
     "before-last-byte": Point(before("gateway.listener:Exchange.finish"), passages_max=50),
-    "after-last-byte": Point(after("gateway.listener:Exchange.finish"), passages_max=50),
+    "after-last-byte": Point(after("gateway.listener:Exchange.finish", later_s=0.005), passages_max=50),
     "refusal-recorded": Point(after("gateway.recorder:Recorder.nothing"), passages_max=3),
     # The life of a spool.
     "spool-locked": Point(before("os:posix_fallocate", within=OPEN), Comes.AFTER_A_KILL),
@@ -114,7 +119,7 @@ POINTS: dict[str, Point] = {
     "committed": Point(None, passages_max=5),
     "spool-read-to-its-end": Point(before("metering.spool_reader:finish"), Comes.AFTER_A_KILL),
     "spool-cut": Point(before("os:rename", moving(".lock")), Comes.AFTER_A_KILL),
-    "spools-half-discarded": Point(after("os:unlink", within=DISCARD), Comes.AFTER_A_KILL),
+    "spools-half-discarded": Point(after("os:unlink", within=DISCARD), Comes.AFTER_A_KILL, fsync=True),
     "months-looked-up": Point(None, Comes.AFTER_A_KILL, kill=OFFICE),
     "months-made": Point(None, Comes.AFTER_A_KILL, kill=OFFICE, engines=("postgres",)),
     # Tenants and keys.
@@ -238,7 +243,10 @@ def _wrapped(function: Any, name: str, wrap: Wrap) -> Any:
             passed(name)
         result = function(*arguments, **named)
         if wrap.after and here(arguments):
-            passed(name)
+            if wrap.later_s:
+                asyncio.get_running_loop().call_later(wrap.later_s, passed, name)
+            else:
+                passed(name)
         return result
 
     return calling

@@ -64,10 +64,13 @@ ALARMS = (
 
 
 class Variant(NamedTuple):
-    """What kind of installation: `sqlite` is one process, `postgres` several."""
+    """What kind of installation."""
 
     engine: str
+    """`sqlite` is one process, `postgres` several."""
     fsync: bool
+    """With it, records are synced, and spools are discarded once they are booked. Without it nothing is ever discarded, and
+    everything is read and booked again after each kill: how far spools were read is then not kept."""
 
     def __str__(self) -> str:
         return f"{self.engine}-{'fsync' if self.fsync else 'flush'}"
@@ -199,6 +202,7 @@ class Standing:
         process.environment |= {
             launcher.DIRECTORY: str(self.directory),
             launcher.SEGMENT_BYTES: str(SEGMENT_BYTES[self.variant.engine]),
+            launcher.FORGETS: "" if self.variant.fsync else "yes",
         }
         self.gateway = Mortal([sys.executable, "-m", "tests.chaos.gateway", "serve"], process.environment)
         self.installation = Installation(self.directory, simulator, self.gateway, providers)
