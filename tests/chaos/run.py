@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.client import HTTPException
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -174,8 +175,8 @@ class Standing:
     tell: Callable[[str], object] = lambda _: None
     """Told of each kill."""
     killed: list[Killed] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
-    """Of the log, all lines of the lives that are over."""
+    said: list[list[str]] = field(default_factory=list)
+    """The lines of the log, of each life; of the last ones, lines may still come."""
     load: Load | None = None
 
     async def run(self, kills: Sequence[Kill]) -> Verdict:
@@ -315,8 +316,8 @@ class Standing:
         for name in ROLES:
             for directory in (launcher.BEGUN, launcher.READY):
                 (self.directory / directory / name).unlink(missing_ok=True)
-        self.said += self.gateway.lines
         self.gateway.start()
+        self.said.append(self.gateway.lines)
 
     async def _up(self) -> None:
         """Wait until every process is there and ready."""
@@ -356,7 +357,7 @@ class Standing:
             problems.append(f"it ended with {code} when it was told to stop")
         if left := self._unfinished():
             problems.append(f"stopped, and the spools {sorted(left)} are not finished")
-        for line in self.said + self.gateway.lines:
+        for line in chain.from_iterable(self.said):
             if any(f'"event":"{alarm}"' in line for alarm in ALARMS) or "Traceback" in line:
                 problems.append(f"the log says {line.strip()[:300]}")
         problems += [

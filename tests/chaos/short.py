@@ -8,6 +8,7 @@ from tests.chaos.points import POINTS
 from tests.chaos.run import VARIANTS, Kill, Standing, Variant, plan, shares
 
 SEED = 20261121
+PROBLEMS_SHOWN = 10
 AT_RANDOM = dict(zip(VARIANTS, (3, 2, 9, 9), strict=True))
 KILLS = len(POINTS) + sum(AT_RANDOM.values())
 
@@ -24,7 +25,8 @@ async def killed(directory, variant, database):
 
     times = [one.serving_s for one in verdict.killed]
     print(f"seed {SEED}: {verdict.figures}; serving again after {median(times):.1f} s, {max(times):.1f} s at most")
-    assert verdict.problems == [], f"{variant}, seed {SEED}: {len(verdict.problems)} problems"
+    some = "\n".join(verdict.problems[:PROBLEMS_SHOWN])
+    assert verdict.problems == [], f"{variant}, seed {SEED}: {len(verdict.problems)} problems, such as\n{some}"
     assert [one.kill for one in verdict.killed] == kills
     # Of nothing, nothing would be wrong.
     assert verdict.figures.seen > 40 * len(kills)

@@ -13,6 +13,8 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.mark.parametrize("fsync", [False, True], ids=["flush", "fsync"])
 async def test_whichever_process_is_killed_what_clients_saw_is_in_the_ledger_once(tmp_path, postgres_server, fsync):
+    """Guards, each seen to fail when taken out: the event's id, which is the call's however often it is booked, and
+    ON CONFLICT in Postgres (both flush, where everything is booked again after a kill)."""
     name = postgres_server.create()
     database = {
         "database_url": postgres_server.url(name),
