@@ -79,7 +79,7 @@ class Load:
             while True:
                 if (await self._call(session, self._chat(latency_ms=0))).seen is not None:
                     return time.monotonic()
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.05)
 
     async def _client(self, session: aiohttp.ClientSession) -> None:
         while not self._stopped:
@@ -88,7 +88,7 @@ class Load:
                 # Hundreds that try again and again would be what keeps a gateway from coming back.
                 self._served.clear()
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._served.wait(), 1)
+                    await asyncio.wait_for(self._served.wait(), 3)
             elif call.status >= 500:
                 await asyncio.sleep(self._dice.uniform(0.1, 0.4))
 

@@ -35,8 +35,9 @@ from tests.walks.harness import (
     simulator_process,
 )
 
-SERVING_S_MAX = 15
-"""So long a machine that is busy with other things may take to serve again; one that is not takes less than a second or two."""
+SERVING_S_MAX = 30
+"""So long it may take to serve again where eight processes want each processor (13 s were seen there); the promise is 5 s,
+and 1 or 2 are usual."""
 
 PATIENCE_S = 60
 """How long anything else may take; unknown calls are to be in the ledger by then, too."""
