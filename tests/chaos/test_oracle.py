@@ -111,6 +111,16 @@ def double_under_another_id(world):
     world.events.append(world.events[0] | {"event_id": "another", "external_id": None, "completeness": "unknown"})
 
 
+def give_an_id_twice(world):
+    world.events[3]["event_id"] = world.events[4]["event_id"]
+
+
+def give_a_name_twice(world):
+    world.calls[1] = world.calls[1]._replace(seen="made-1")
+    world.truth[1] = exchange(2, object_id="made-1")
+    world.events[1]["external_id"] = "made-1"
+
+
 def alter_a_quantity(world):
     world.events[0]["quantities"]["output_tokens"] = 6
 
@@ -170,6 +180,8 @@ def let_a_client_wait(world):
         lose_what_nobody_saw,
         double,
         double_under_another_id,
+        give_an_id_twice,
+        give_a_name_twice,
         alter_a_quantity,
         alter_the_name,
         alter_the_id,
@@ -187,7 +199,7 @@ def let_a_client_wait(world):
     ids=lambda wrong: wrong.__name__,
 )
 def test_each_thing_that_is_wrong_is_noticed_though_all_sums_agree(wrong):
-    """Guards each of the oracle's questions: without the one that a case is about, that case finds nothing."""
+    """Guards each of the oracle's questions: with any one of them taken out, at least one case finds nothing."""
     world = World()
     wrong(world)
     world.sums = world.summed()
