@@ -31,11 +31,10 @@ fix: .venv/.complete  ## Format, and mend what can be mended by itself.
 fuzz: .venv/.complete  ## Mutate requests and answers for an hour; FUZZ=--help tells of less and more.
 	$(BIN)/python -m tests.edge.fuzz $(FUZZ)
 
-system: .venv/.complete  ## Try slow clients, many connections, large files, overload and order; SYSTEM="--quick" for less.
 chaos: .venv/.complete  ## Kill processes under load, 300 times, and compare ledger and truth; CHAOS=--help tells of more.
 	$(BIN)/python -m tests.chaos $(CHAOS)
 
-system: .venv/.complete  ## Try slow clients, thousands of connections, large files and overload; SYSTEM="--quick" for less.
+system: .venv/.complete  ## Try slow clients, many connections, large files, overload and order; SYSTEM="--quick" for less.
 	$(BIN)/python -m tests.system $(SYSTEM)
 
 outages: .venv/.complete  ## Have the ledger's database die, hang and fill for a minute each, and events replayed by many.

@@ -40,8 +40,9 @@ READY_S_MAX = 60
 """A successor that is not ready by then is given up."""
 
 RESTART_S_MIN = 0.5
-RESTART_S_MAX = 30.0
-"""A process that dies is started again after so long; the wait doubles each time it dies young."""
+RESTART_S_MAX = 4.0
+"""A process that dies is started again after so long; the wait doubles each time it dies young. However often one is killed,
+it serves again within 5 s."""
 
 YOUNG_S = 60
 """One that dies before this has not recovered from what killed the one before it."""

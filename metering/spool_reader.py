@@ -34,6 +34,9 @@ BLOCK_BYTES = 64 << 10
 """So much of a segment is looked at at once to find where its content ends: more than any record, so that no part of one
 is taken for the zeros after the last."""
 
+BEGINNING_S_MAX = 60
+"""A worker that has made its lock file has locked it, and has a segment, long before that."""
+
 FINISHED_SUFFIX = ".finished"
 
 _BEGUN = RecordKind.BEGUN
@@ -196,8 +199,15 @@ def discard(directory: Path, needed: Mapping[str, int], keep_s: float) -> None:
         if abandoned(directory, spool_id):
             # Left behind by a worker that was killed while it made a segment.
             _discard_old(directory / (name + UNFINISHED_SUFFIX), keep_s)
-    for spool_id in finished.difference(spool_id for _, spool_id, _ in _segments(_names(directory))):
+    names = _names(directory)
+    held = {spool_id for _, spool_id, _ in _segments(names)}
+    for spool_id in finished - held:
         (directory / (spool_id + FINISHED_SUFFIX)).unlink(missing_ok=True)
+    for name in names:
+        spool_id = name.removesuffix(LOCK_SUFFIX)
+        if spool_id != name and spool_id not in held and abandoned(directory, spool_id):
+            # Left behind by a worker that was killed before it had a segment.
+            _discard_old(directory / name, max(keep_s, BEGINNING_S_MAX))
 
 
 class _Found(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import random
 import time
@@ -405,7 +406,7 @@ def test_segments_are_deleted_when_they_are_old_and_nobody_needs_them(tmp_path):
     """Watches all three conditions: old, before the first segment that is needed, or of a finished spool."""
     spooled(tmp_path, [b"a"], [b"b"], [b"c"], spool_id="living")
     spooled(tmp_path, [b"a"], spool_id="finished")
-    spooled(tmp_path, [b"a"], spool_id="not named")
+    spooled(tmp_path, [b"a"], spool_id="not-named")
     finish(tmp_path, "finished")
     all_there = names(tmp_path)
 
@@ -415,7 +416,7 @@ def test_segments_are_deleted_when_they_are_old_and_nobody_needs_them(tmp_path):
     discard(tmp_path, {"living": 2}, DAY_S)
 
     assert young == all_there
-    assert names(tmp_path) == {"living-00000002.spool", "living.lock", "not named-00000000.spool", "not named.lock"}
+    assert names(tmp_path) == {"living-00000002.spool", "living.lock", "not-named-00000000.spool", "not-named.lock"}
 
 
 def test_a_finished_spool_stays_finished_while_it_has_segments(tmp_path):
@@ -441,6 +442,20 @@ def test_what_a_worker_left_that_died_while_it_made_a_segment_is_deleted_when_it
 
     assert young
     assert names(tmp_path) == set()
+
+
+def test_the_lock_of_a_worker_that_died_before_it_had_a_segment_is_deleted_when_it_is_old(tmp_path):
+    """Guards the directory: each such death would leave a file in it for ever. One that is young may be about to be locked."""
+    young, old, held = (tmp_path / f"w0-{name}.lock" for name in ("young", "old", "held"))
+    for lock in (young, old, held):
+        lock.touch()
+    os.utime(old, (0, 0))
+    os.utime(held, (0, 0))
+    with held.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        discard(tmp_path, {}, 0)
+
+    assert sorted(tmp_path.iterdir()) == [held, young]
 
 
 def test_what_a_living_worker_makes_is_not_deleted_under_it(tmp_path):
