@@ -667,6 +667,12 @@ class Change:
         }
         await self._connection.execute(insert(idempotent_answers).values(row))
 
+    # -- what is done to the ledger
+
+    async def replay_spool(self, spool_id: str) -> None:
+        """Note that somebody has a spool booked again."""
+        await self._note("spool.replay", None, spool_id, {})
+
     async def _note(self, action: str, tenant_id: str | None, subject: str, detail: Mapping[str, object]) -> None:
         row = {
             "audit_id": str(uuid4()),

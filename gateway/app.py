@@ -194,23 +194,24 @@ async def control_listener(settings: Settings) -> AsyncIterator[str]:
     """
     async with AsyncExitStack() as stack:
         office = await stack.enter_async_context(_office(settings))
-        await _book_what_is_left(office)
+        shipper = await _booked_what_is_left(office)
 
         async def healthy() -> list[str]:
             return []
 
         listening = bound("127.0.0.1", 0)
-        await stack.enter_async_context(_control(office, healthy, None, listening))
+        await stack.enter_async_context(_control(office, shipper, healthy, None, listening))
         yield f"http://{_address('127.0.0.1', listening)}"
 
 
-async def _book_what_is_left(office: Office) -> None:
+async def _booked_what_is_left(office: Office) -> Shipper:
     """Book what a server that is gone has recorded, so that no question is answered without it."""
     spool_directory, _ = installation.paths(office.settings)
+    shipper = Shipper(spool_directory, office.database, await asyncio.to_thread(load_books), now)
     if spool_reader.spools(spool_directory):
-        shipper = Shipper(spool_directory, office.database, await asyncio.to_thread(load_books), now)
         shipper.stop()
         await shipper.run()
+    return shipper
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,11 +294,12 @@ async def _office(settings: Settings, *, prepares: bool = True) -> AsyncIterator
 
 @asynccontextmanager
 async def _control(
-    office: Office, healthy: Health, monitor: Monitor | None, listening: socket.socket
+    office: Office, shipper: Shipper, healthy: Health, monitor: Monitor | None, listening: socket.socket
 ) -> AsyncIterator[None]:
     application = api.application(
         accounts=office.accounts,
         database=office.database,
+        shipper=shipper,
         secrets=office.secrets,
         health=healthy,
         monitor=monitor,
@@ -537,7 +539,7 @@ async def running(settings: Settings, read: Read | None = None) -> AsyncIterator
         await stack.enter_async_context(_watching(office.snapshot))
         monitor = await stack.enter_async_context(_monitoring(office, shipper))
         health = _health(shipper, life, spool)
-        await stack.enter_async_context(_control(office, health, monitor, sockets["control"]))
+        await stack.enter_async_context(_control(office, shipper, health, monitor, sockets["control"]))
         front = _Front(office, spool, counters)
         await stack.enter_async_context(front.open(sockets["proxy"], life))
         loop = asyncio.get_running_loop()
@@ -593,7 +595,7 @@ async def _backoffice(settings: Settings, control: socket.socket, proxy: socket.
         await _first_admin(office)
         shipper = await stack.enter_async_context(_shipping(office, life, BATCH_EVENTS_MAX_APART))
         monitor = await stack.enter_async_context(_monitoring(office, shipper))
-        await stack.enter_async_context(_control(office, _health(shipper, life, None), monitor, control))
+        await stack.enter_async_context(_control(office, shipper, _health(shipper, life, None), monitor, control))
         _settle()
         life.ready()
         await life.stopped.wait()

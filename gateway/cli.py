@@ -31,6 +31,7 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "What was used": {"usage": "gateway.commands.usage:usage"},
     "This installation": {
+        "spool": "gateway.commands.spool:spool",
         "config": "gateway.commands.config:config",
         "version": "gateway.commands.version:version",
     },

@@ -84,6 +84,18 @@ class ControlApi:
     async def delete(self, path: str) -> None:
         await self._ask("DELETE", path)
 
+    async def post_lines(self, path: str) -> AsyncIterator[Any]:
+        """The documents of an answer that leaves one by one, as they come. It may end before the last."""
+        url = URL(self._base_url + path, encoded=True)
+        try:
+            async with self._session.post(url, headers=self._headers, allow_redirects=False) as response:
+                if response.status != 200:
+                    _read_answer(response.status, response.reason or "", await response.read())
+                async for line in response.content:
+                    yield json.loads(line)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise ControlUnreachable(f"The control API at {self._base_url} broke off; see the server's log.") from error
+
     async def get_all(self, path: str) -> Any:
         """A list, whole: every page of it, as one."""
         page = await self.get(path)
@@ -225,7 +237,9 @@ async def _own_listener(settings: Settings) -> AsyncIterator[str]:
     # Imported here: it brings the whole gateway along, which a command that finds a server running does not need.
     from gateway.app import LedgerInUse, control_listener  # noqa: PLC0415
     from gateway.supervisor import StartRefused  # noqa: PLC0415
+    from gateway.telemetry import speak_to_stderr  # noqa: PLC0415
 
+    speak_to_stderr()
     try:
         async with control_listener(settings) as base_url:
             yield base_url

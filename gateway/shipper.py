@@ -71,7 +71,7 @@ CALL_S_MAX = 4 * 3600
 so long over one: OpenAI ends its longest, realtime sessions, after an hour. An outcome that comes later is booked as a
 correction. By the time this process has run, since the time of day may jump."""
 
-DAMAGED = "unreadable bytes in the spool"
+UNREADABLE = "unreadable bytes in the spool"
 MISSING = "records missing in the spool"
 NO_EVENT = "a record that is no event"
 NO_BOOKING = "an event that can not be booked"
@@ -94,7 +94,7 @@ class _Open(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Spool:
+class ReadSpool:
     """How far one spool was read, and the calls that are open in it."""
 
     position: Position = BEGINNING
@@ -114,13 +114,15 @@ class _Spool:
 
 
 @dataclass(slots=True)
-class _Batch:
+class Batch:
     """What was read and the ledger does not have yet."""
 
     facts: list[Fact] = field(default_factory=list)
     aside: list[Aside] = field(default_factory=list)
     moved: set[str] = field(default_factory=set)
     finished: list[str] = field(default_factory=list)
+    left_open: int = 0
+    """Calls whose outcome will not come, among the facts."""
     events_max: int = BATCH_EVENTS_MAX
     size_bytes: int = 0
 
@@ -153,7 +155,7 @@ class Shipped:
     repeated: int = 0
     """Events that the ledger had already, as after a commit whose answer never came."""
     set_aside: Counter[str] = field(
-        default_factory=lambda: Counter(dict.fromkeys((DAMAGED, MISSING, NO_EVENT, NO_BOOKING, ledger.CONFLICT), 0))
+        default_factory=lambda: Counter(dict.fromkeys((UNREADABLE, MISSING, NO_EVENT, NO_BOOKING, ledger.CONFLICT), 0))
     )
     """By reason."""
 
@@ -179,18 +181,18 @@ class Shipper:
         batch_events_max: int = BATCH_EVENTS_MAX,
         retention_s: float = RETENTION_S,
     ) -> None:
-        self._directory = directory
+        self.directory = directory
         self._database = database
         self._books = books
         self._now = now
         self._months = Months(database)
-        self._spools: dict[str, _Spool] = {}
-        self._unreadable: set[str] = set()
+        self._spools: dict[str, ReadSpool] = {}
+        self.unreadable: set[str] = set()
         """Spools that could not be read the last time; said once."""
         self._last = ""
         """The spool that was read last."""
         self._batch_events_max = batch_events_max
-        self._batch = _Batch(events_max=batch_events_max)
+        self._batch = self.new_batch()
         self._wake = asyncio.Event()
         self._stopping = False
         self._retention_s = retention_s
@@ -257,29 +259,33 @@ class Shipper:
                 self._booked_last = 0
                 return False
         more = kept or batch.room <= 0
-        await self._book(batch)
+        await self.book(batch.facts, batch.aside, batch.moved)
         self._booked_last = len(batch.facts)
-        self._batch = _Batch(events_max=self._batch_events_max)
+        self._batch = self.new_batch()
         for spool_id in batch.moved:
             spool = self._spools[spool_id]
             spool.booked = max(spool.booked, spool.seen)
             spool.confirmed = spool.position
         for spool_id in batch.finished:
-            spool_reader.finish(self._directory, spool_id)
+            spool_reader.finish(self.directory, spool_id)
             del self._spools[spool_id]
         return more
 
     def backlog(self) -> Backlog:
         """Measured now, out of the files: a few milliseconds."""
         size_bytes = sum(
-            spool_reader.unread_bytes(self._directory, spool_id, self._confirmed(spool_id))
-            for spool_id in spool_reader.spools(self._directory)
+            spool_reader.unread_bytes(self.directory, spool_id, self.confirmed(spool_id))
+            for spool_id in spool_reader.spools(self.directory)
         )
         return Backlog(size_bytes, (self._now() - self.last_shipped).total_seconds() if size_bytes else 0.0)
 
-    def _confirmed(self, spool_id: str) -> Position:
+    def confirmed(self, spool_id: str) -> Position:
+        """Up to where the ledger has everything of a spool that is not finished, as far as this process knows."""
         spool = self._spools.get(spool_id)
         return BEGINNING if spool is None else spool.confirmed
+
+    def new_batch(self) -> Batch:
+        return Batch(events_max=self._batch_events_max)
 
     async def _housekeep(self) -> None:
         """Let go of segments that nobody needs. Only between batches, when all that was read is booked."""
@@ -295,41 +301,40 @@ class Shipper:
     async def _discard(self, keep_s: float, unless_room_bytes: int | None = None) -> None:
         needed = {spool_id: spool.needed for spool_id, spool in self._spools.items()}
         try:
-            if unless_room_bytes is not None and spool_reader.room_bytes(self._directory) >= unless_room_bytes:
+            if unless_room_bytes is not None and spool_reader.room_bytes(self.directory) >= unless_room_bytes:
                 return
-            await asyncio.to_thread(spool_reader.discard, self._directory, needed, keep_s)
+            await asyncio.to_thread(spool_reader.discard, self.directory, needed, keep_s)
         except OSError as error:
             log.error("spool_not_discarded", reason=os.strerror(error.errno or 0))
 
-    async def _fill(self, batch: _Batch) -> None:
+    async def _fill(self, batch: Batch) -> None:
         """Read from every spool while there is room, beginning after the one that was read last: each gets its turn."""
-        for spool_id in sorted(spool_reader.spools(self._directory), key=lambda one: (one <= self._last, one)):
+        for spool_id in sorted(spool_reader.spools(self.directory), key=lambda one: (one <= self._last, one)):
             if batch.room <= 0:
                 return
             self._last = spool_id
             try:
                 await self._read(spool_id, batch)
             except OSError as error:
-                if spool_id not in self._unreadable:
+                if spool_id not in self.unreadable:
                     log.error("spool_unreadable", spool=spool_id, reason=os.strerror(error.errno or 0))
-                self._unreadable.add(spool_id)
+                self.unreadable.add(spool_id)
             else:
-                self._unreadable.discard(spool_id)
+                self.unreadable.discard(spool_id)
 
-    async def _read(self, spool_id: str, batch: _Batch) -> None:
-        """Take what one spool has to the batch; at its end, the calls that it left open."""
+    async def _read(self, spool_id: str, batch: Batch) -> None:
         spool = self._spools.get(spool_id)
-        if spool is None:
+        if spool is None or not spool_reader.holds(self.directory, spool_id, spool.position.segment):
+            # New; or another shipper is ahead, and has let go of what the ledger has: what it booked is not read again.
             spool = self._spools[spool_id] = await self._resumed(spool_id)
+        await self.read_on(spool_id, spool, batch)
+
+    async def read_on(self, spool_id: str, spool: ReadSpool, batch: Batch) -> None:
+        """Take what one spool has to the batch, while there is room; at its end, the calls that it left open."""
         # Asked first: what a worker wrote before its end is then read before the spool counts as read to its end.
-        abandoned = spool_reader.abandoned(self._directory, spool_id)
+        abandoned = spool_reader.abandoned(self.directory, spool_id)
         while batch.room > 0:
-            if not spool_reader.holds(self._directory, spool_id, spool.position.segment):
-                # Another shipper is ahead, and has let go of what the ledger has: what it booked is not read again.
-                if spool_id in batch.moved:
-                    return
-                spool = self._spools[spool_id] = await self._resumed(spool_id)
-            reading = spool_reader.read(self._directory, spool_id, spool.position, batch.room, ended=abandoned)
+            reading = spool_reader.read(self.directory, spool_id, spool.position, batch.room, ended=abandoned)
             if reading.position == spool.position:
                 self._give_up_open(spool_id, spool, batch, all_of_them=abandoned)
                 if abandoned and not spool.open:
@@ -338,14 +343,14 @@ class Shipper:
             for segment, damage in reading.damages:
                 log.error("spool_damaged", spool=spool_id, segment=segment, start=damage.start, end=damage.end)
                 extent = f"{spool_id}:{segment}:{damage.start}-{damage.end}"
-                batch.aside.append(Aside(extent, DAMAGED, extent))
+                batch.aside.append(Aside(extent, UNREADABLE, extent))
             self._take(spool_id, spool, reading.records, batch)
             spool.position = reading.position
             batch.moved.add(spool_id)
             # Reading again what the ledger has can take long, and calls are waiting.
             await asyncio.sleep(0)
 
-    def _give_up_open(self, spool_id: str, spool: _Spool, batch: _Batch, *, all_of_them: bool) -> None:
+    def _give_up_open(self, spool_id: str, spool: ReadSpool, batch: Batch, *, all_of_them: bool) -> None:
         """Take calls whose outcome will not come to the batch: those of a worker that is gone, or whose time is over."""
         over_s = asyncio.get_running_loop().time() - CALL_S_MAX
         while spool.open and batch.room > 0:
@@ -356,16 +361,16 @@ class Shipper:
             _leave_open(spool_id, sequence, intent.said, batch)
             batch.moved.add(spool_id)
 
-    async def _resumed(self, spool_id: str) -> _Spool:
+    async def _resumed(self, spool_id: str) -> ReadSpool:
         """Begin where the calls that are open are found again; what the ledger has is passed over."""
         question = select(spool_positions.c.segment, spool_positions.c.sequence)
         async with self._database.reading() as connection:
             row = (await connection.execute(question.where(spool_positions.c.spool_id == spool_id))).first()
         needed, booked = (0, 0) if row is None else (row.segment, row.sequence)
         beginning = Position(needed, 0)
-        return _Spool(beginning, beginning, booked)
+        return ReadSpool(beginning, beginning, booked)
 
-    def _take(self, spool_id: str, spool: _Spool, records: Sequence[Record], batch: _Batch) -> None:
+    def _take(self, spool_id: str, spool: ReadSpool, records: Sequence[Record], batch: Batch) -> None:
         segment, under_way, intent = spool.position.segment, spool.open, RecordKind.INTENT
         seen_s = asyncio.get_running_loop().time()
         batch.size_bytes += sum([len(record.payload) for record in records])
@@ -394,29 +399,36 @@ class Shipper:
                     if sequence > spool.booked:
                         batch.facts.append(fact(event, record.payload))
 
-    async def _book(self, batch: _Batch) -> None:
+    async def book(self, facts: Sequence[Fact], aside: list[Aside], moved: Iterable[str] = ()) -> list[Appended]:
+        """Book what was read, and how far the spools are that were moved. Raises DatabaseUnavailable.
+
+        Facts that can not be booked are set aside with the others.
+        """
         try:
-            await self._booked(batch.facts, batch.aside, batch.moved)
+            return [await self._booked(facts, aside, moved)]
         except NOT_BOOKABLE:
             self._months.forget()
-            await self._book_apart(batch.facts, batch.aside)
-            await self._booked([], batch.aside, batch.moved)
+            appended = await self._book_apart(facts, aside)
+            await self._booked([], aside, moved)
+            return appended
 
-    async def _book_apart(self, facts: Sequence[Fact], aside: list[Aside]) -> None:
+    async def _book_apart(self, facts: Sequence[Fact], aside: list[Aside]) -> list[Appended]:
         """Book facts of which one or more can not be booked: by halves, until those are found."""
+        appended: list[Appended] = []
         half = len(facts) // 2
         for part in (facts[:half], facts[half:]):
             try:
-                await self._booked(part)
+                appended.append(await self._booked(part))
             except NOT_BOOKABLE as error:
                 if len(part) > 1:
-                    await self._book_apart(part, aside)
+                    appended += await self._book_apart(part, aside)
                 else:
                     reason = type(error).__name__
                     log.error("event_not_bookable", event_id=part[0].event.event_id, reason=reason)
                     aside.append(ledger.aside(part[0], f"{NO_BOOKING}: {reason}"))
+        return appended
 
-    async def _booked(self, facts: Sequence[Fact], aside: Sequence[Aside] = (), moved: Iterable[str] = ()) -> None:
+    async def _booked(self, facts: Sequence[Fact], aside: Sequence[Aside] = (), moved: Iterable[str] = ()) -> Appended:
         now = self._now()
         await self._months.ensure({fact.event.event_day for fact in facts})
         async with self._database.transaction() as connection:
@@ -426,13 +438,14 @@ class Shipper:
             await ledger.set_aside(connection, aside, now)
             await ledger.move(connection, [self._moved(spool_id) for spool_id in moved], now)
         self.shipped.add(appended, aside)
+        return appended
 
     def _moved(self, spool_id: str) -> Moved:
         spool = self._spools[spool_id]
         return Moved(spool_id, spool.needed, max(spool.booked, spool.seen))
 
 
-def _leave_open(spool_id: str, sequence: int, said: bytes, batch: _Batch) -> None:
+def _leave_open(spool_id: str, sequence: int, said: bytes, batch: Batch) -> None:
     """Take a call whose outcome never came to the batch."""
     try:
         event = validated(_intent(said).unknown())
@@ -440,8 +453,9 @@ def _leave_open(spool_id: str, sequence: int, said: bytes, batch: _Batch) -> Non
         _no_event(spool_id, sequence, said, error, batch)
     else:
         batch.facts.append(fact(event, msgspec.json.encode(event)))
+        batch.left_open += 1
 
 
-def _no_event(spool_id: str, sequence: int, said: bytes, error: ValueError, batch: _Batch) -> None:
+def _no_event(spool_id: str, sequence: int, said: bytes, error: ValueError, batch: Batch) -> None:
     log.error("record_not_bookable", spool=spool_id, sequence=sequence, reason=type(error).__name__)
     batch.aside.append(Aside(f"{spool_id}:{sequence}", NO_EVENT, said.decode("utf-8", "replace")))

@@ -49,6 +49,11 @@ def configure(*, as_json: bool, level: str) -> None:
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
+def speak_to_stderr() -> None:
+    """Have what a command's process says of itself stay out of its answer. As it is asked for each line: tests change it."""
+    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
+
+
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 

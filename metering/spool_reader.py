@@ -63,6 +63,41 @@ class Reading(NamedTuple):
     position: Position
 
 
+class Kept(NamedTuple):
+    """A spool as it lies on the disk."""
+
+    spool_id: str
+    segments: list[int]
+    size_bytes: int
+    """What its segments take of the disk, whatever is in them."""
+    written_at_s: float
+    finished: bool
+    abandoned: bool
+    """Its worker is gone."""
+
+
+def kept(directory: Path) -> list[Kept]:
+    """All spools that are there, by id; a finished one for as long as it has a segment."""
+    names = _names(directory)
+    finished = _finished(names)
+    found: dict[str, list[tuple[int, os.stat_result]]] = {}
+    for name, spool_id, number in _segments(names):
+        # Somebody may be deleting it.
+        with suppress(FileNotFoundError):
+            found.setdefault(spool_id, []).append((number, (directory / name).stat()))
+    return [
+        Kept(
+            spool_id,
+            sorted(number for number, _ in files),
+            sum(file.st_blocks * 512 for _, file in files),
+            max(file.st_mtime for _, file in files),
+            spool_id in finished,
+            abandoned(directory, spool_id),
+        )
+        for spool_id, files in sorted(found.items())
+    ]
+
+
 def spools(directory: Path) -> list[str]:
     """The spools that are not finished, by id, oldest first."""
     names = _names(directory)
@@ -131,12 +166,18 @@ def read(directory: Path, spool_id: str, position: Position, records_max: int, *
 
 def unread_bytes(directory: Path, spool_id: str, position: Position) -> int:
     """How much of records a spool holds after a position."""
-    held = 0
-    for number in segments(directory, spool_id):
-        if number >= position.segment:
-            with suppress(FileNotFoundError):
-                held += _content_bytes(segment_path(directory, spool_id, number))
+    held = sum(content_bytes(directory, spool_id, position.segment).values())
     return max(0, held - max(position.offset, HEADER_BYTES))  # With the record that begins the segment.
+
+
+def content_bytes(directory: Path, spool_id: str, first: int = 0) -> dict[int, int]:
+    """How much each of a spool's segments holds, from one on."""
+    found = {}
+    for number in segments(directory, spool_id):
+        if number >= first:
+            with suppress(FileNotFoundError):
+                found[number] = _content_bytes(segment_path(directory, spool_id, number))
+    return found
 
 
 def _content_bytes(path: Path) -> int:

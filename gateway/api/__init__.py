@@ -6,6 +6,7 @@ and, where it changes something, `changing` (one transaction, one row in the aud
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,13 +14,14 @@ from typing import NamedTuple
 from aiohttp import web
 
 from gateway.accounts import Accounts
-from gateway.api import audit, credentials, health, keys, parts, plans, tenants, usage
+from gateway.api import audit, credentials, health, keys, parts, plans, spools, tenants, usage
 from gateway.api.changes import changing
 from gateway.api.identity import Access, Handler, admins_change, admins_read, guarded, key_itself, tenants_read
 from gateway.api.problems import problems
 from gateway.api.requests import BODY_BYTES_MAX
 from gateway.keys import Secrets
 from gateway.monitor import Monitor
+from gateway.shipper import Shipper
 from metering.database import Database
 
 
@@ -53,6 +55,9 @@ ROUTES = (
     Route("GET", "/v1/usage/summary", tenants_read, usage.summary),
     Route("GET", "/v1/plans", tenants_read, plans.index),
     Route("GET", "/v1/audit", admins_read, audit.index),
+    Route("GET", "/v1/spools", admins_read, spools.index),
+    Route("POST", "/v1/spools/{spool_id}/replay", admins_change, spools.replay),
+    Route("GET", "/v1/quarantine", admins_read, spools.quarantined),
 )
 
 PUBLIC = (
@@ -72,6 +77,7 @@ def application(
     *,
     accounts: Accounts,
     database: Database,
+    shipper: Shipper,
     secrets: Secrets,
     health: parts.Health,
     monitor: Monitor | None,
@@ -82,10 +88,17 @@ def application(
     app = web.Application(middlewares=[problems], client_max_size=BODY_BYTES_MAX)
     app[parts.ACCOUNTS] = accounts
     app[parts.DATABASE] = database
+    app[parts.SHIPPER] = shipper
+    app[parts.STOPPING] = stopping = asyncio.Event()
     app[parts.SECRETS] = secrets
     app[parts.HEALTH] = health
     app[parts.VERSION] = version
     app[parts.NOW] = now
+
+    async def stop(_: web.Application) -> None:
+        stopping.set()
+
+    app.on_shutdown.append(stop)
     for path, answer in PUBLIC:
         app.router.add_get(path, answer)
     if monitor is not None:

@@ -90,6 +90,15 @@ def csv_answer(
     return web.Response(body=body, content_type="text/csv", charset="utf-8", headers=headers)
 
 
+def lines_stream() -> web.StreamResponse:
+    """The beginning of JSON documents that leave one by one, each on its line."""
+    return web.StreamResponse(headers={"Content-Type": "application/x-ndjson"} | SECURITY_HEADERS)
+
+
+def json_line(value: object) -> bytes:
+    return msgspec.json.encode(value) + b"\n"
+
+
 def csv_stream(name: str) -> web.StreamResponse:
     """The beginning of a table that leaves in pieces."""
     headers = {"Content-Disposition": f'attachment; filename="{name}.csv"', "Content-Type": "text/csv; charset=utf-8"}

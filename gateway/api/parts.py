@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
@@ -11,6 +12,7 @@ from aiohttp import web
 from gateway.accounts import Accounts
 from gateway.keys import Secrets
 from gateway.monitor import Monitor
+from gateway.shipper import Shipper
 from metering.database import Database
 
 Health: TypeAlias = Callable[[], Awaitable[Sequence[str]]]
@@ -18,8 +20,11 @@ Health: TypeAlias = Callable[[], Awaitable[Sequence[str]]]
 
 ACCOUNTS = web.AppKey("accounts", Accounts)
 DATABASE = web.AppKey("database", Database)
+SHIPPER = web.AppKey("shipper", Shipper)
 SECRETS = web.AppKey("secrets", Secrets)
 HEALTH: web.AppKey[Health] = web.AppKey("health")
 MONITOR = web.AppKey("monitor", Monitor)
+STOPPING = web.AppKey("stopping", asyncio.Event)
+"""Set when whoever asks for something long is to ask again later."""
 VERSION = web.AppKey("version", str)
 NOW: web.AppKey[Callable[[], dt.datetime]] = web.AppKey("now")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,6 +33,25 @@ def plain(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{plain(name)}={plain(one)}" for name, one in value.items())
     return "".join(character if character.isprintable() else "�" for character in str(value))
+
+
+def size(size_bytes: int) -> str:
+    """A number of bytes in the unit that leaves it short."""
+    if size_bytes < 1 << 10:
+        return f"{size_bytes} B"
+    scaled, units = size_bytes / 1024, ["KiB", "MiB", "GiB", "TiB"]
+    while scaled >= 1000 and len(units) > 1:
+        scaled /= 1024
+        del units[0]
+    return f"{scaled:.1f} {units[0]}"
+
+
+def span(seconds: float) -> str:
+    """A length of time in its largest unit."""
+    for unit, length_s in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length_s:
+            return f"{seconds / length_s:.0f} {unit}"
+    return f"{max(0, seconds):.0f} s"
 
 
 def table(
@@ -80,6 +100,21 @@ def amounts(moneys: Sequence[Mapping[str, Any] | None]) -> list[str]:
             parts += [f"{plain(money['credits'])} credits"] if money.get("credits") is not None else []
         written.append(" ".join(parts) or ABSENT)
     return written
+
+
+@contextmanager
+def progress(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """Shows on a terminal how much of some bytes is done; to whoever reads with a program, nothing."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    from rich.console import Console  # noqa: PLC0415 - as above
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as drawn:
+        task = drawn.add_task(what, total=None)
+        yield lambda done, total: drawn.update(task, completed=done, total=total)
 
 
 def _console() -> Console:

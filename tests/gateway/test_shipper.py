@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import delete, insert, select, text
+from sqlalchemy import delete, insert, text
 from structlog.testing import capture_logs
 
 from gateway.shipper import (
@@ -28,19 +28,15 @@ from gateway.shipper import (
     Shipper,
 )
 from metering.database import DatabaseUnavailable
-from metering.spool import Spool, SpoolFull, segment_path
+from metering.spool import SpoolFull, segment_path
 from metering.spool_reader import READ_BYTES, segments, spools
 from metering.spool_records import HEADER_BYTES, RECORD_BYTES_MAX, RecordKind, encode, scan, seed_of
 from metering.tables import quarantine, spool_positions, usage_events
 from pricing.catalogue import load_books
 from pricing.tables import charges, rollups, tenant_plans
-from tests.builders import DAY_MS, NOON, NOON_MS, call_id, closed, intent, payload, usage_event
+from tests.builders import DAY_MS, NOON, NOON_MS, call_id, payload, usage_event
+from tests.gateway.shipping import PATIENCE_S, Clock, Worker, aside, booked, everything, rows, ship
 from tests.ledgers import execute
-
-PATIENCE_S = 30
-"""How long anything may take that should take a moment."""
-
-SEGMENT_BYTES = 5 * RECORD_BYTES_MAX
 
 
 @pytest.fixture(scope="module")
@@ -51,17 +47,6 @@ def books():
 @pytest.fixture
 def directory(tmp_path):
     return tmp_path / "spool"
-
-
-class Clock:
-    """A clock that moves when it is looked at, so that what one transaction wrote can be told from the next."""
-
-    def __init__(self):
-        self.now = NOON
-
-    def __call__(self):
-        self.now += dt.timedelta(milliseconds=1)
-        return self.now
 
 
 class Crash(BaseException):
@@ -98,37 +83,6 @@ class Line:
             yield connection
 
 
-class Worker:
-    """A worker's life, as its spool has it. Calls have numbers."""
-
-    def __init__(self, directory, name="w0-1", segment_bytes=SEGMENT_BYTES, *, fsync=False):
-        self.spool = Spool(directory, name, fsync=fsync, segment_bytes=segment_bytes)
-        self.spool.open()
-        self.intents = {}
-
-    def begins(self, number, **changes):
-        self.intents[number] = self.spool.admit(payload(intent(call_id=call_id(number), **changes)))
-
-    def ends(self, number, **changes):
-        said = payload(usage_event(event_id=call_id(number), **changes))
-        self.spool.settle(self.intents.pop(number), RecordKind.OUTCOME, said)
-
-    def used_nothing(self, number):
-        self.spool.settle(self.intents.pop(number), RecordKind.CLOSED, payload(closed(call_id(number))))
-
-    def called(self, *numbers, **changes):
-        for number in numbers:
-            self.begins(number)
-            self.ends(number, **changes)
-
-    def wrote(self, content, kind=RecordKind.OUTCOME):
-        """A record that no release of ours writes."""
-        self.spool._write(kind, content)
-
-    def dies(self):
-        self.spool.close()
-
-
 @pytest.fixture
 def worker(directory):
     worker = Worker(directory)
@@ -151,34 +105,6 @@ def new_shipper(directory, line, books):
 @pytest.fixture
 def shipper(new_shipper):
     return new_shipper()
-
-
-async def ship(shipper):
-    """Rounds until there is nothing more."""
-    async with asyncio.timeout(PATIENCE_S):
-        while await shipper.round():
-            pass
-
-
-async def rows(database, table):
-    async with database.reading() as connection:
-        return (await connection.execute(select(table).order_by(*table.primary_key.columns))).all()
-
-
-async def booked(database):
-    """The events in the ledger: call number → completeness."""
-    found = {int(row.event_id[-12:], 16): row.completeness for row in await rows(database, usage_events)}
-    assert len(found) == len(await rows(database, charges)) == len(await rows(database, usage_events))
-    return found
-
-
-async def aside(database):
-    return [row.reason for row in await rows(database, quarantine)]
-
-
-async def everything(database):
-    """All tables that are the same however often facts are shipped."""
-    return [await rows(database, table) for table in (usage_events, charges, rollups, quarantine)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -992,7 +918,7 @@ async def kept_house(shipper):
     """A round that looks after old segments first, and the numbers of those that are left."""
     shipper._housekept = float("-inf")
     await shipper.round()
-    return segments(shipper._directory, "w0-1")
+    return segments(shipper.directory, "w0-1")
 
 
 async def test_segments_are_deleted_when_all_they_hold_is_booked_and_their_time_has_come(directory, worker, shipper):

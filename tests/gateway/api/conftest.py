@@ -67,11 +67,12 @@ class Answer(NamedTuple):
 class Api:
     """Asks the control API, as the operator if nobody else is named."""
 
-    def __init__(self, *, session, port, accounts, database, secrets, clock, directory) -> None:
+    def __init__(self, *, session, port, accounts, database, shipper, secrets, clock, directory) -> None:
         self._session = session
         self.port = port
         self.accounts = accounts
         self.database = database
+        self.shipper = shipper
         self.secrets = secrets
         self.clock = clock
         self.unready: list[str] = []
@@ -128,6 +129,7 @@ def books():
 async def api(database, tmp_path, books):
     secrets, clock = Secrets.derived("a secret of these tests"), Clock()
     accounts = Accounts(database, secrets, tmp_path / "snapshot.json", clock)
+    shipper = Shipper(tmp_path / "spool", database, books, clock)
 
     async def health():
         return asked.unready
@@ -140,6 +142,7 @@ async def api(database, tmp_path, books):
         application(
             accounts=accounts,
             database=database,
+            shipper=shipper,
             secrets=secrets,
             health=health,
             monitor=monitor,
@@ -155,6 +158,7 @@ async def api(database, tmp_path, books):
             port=runner.addresses[0][1],
             accounts=accounts,
             database=database,
+            shipper=shipper,
             secrets=secrets,
             clock=clock,
             directory=tmp_path,

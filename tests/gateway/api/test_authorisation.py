@@ -12,6 +12,7 @@ from itertools import count
 import pytest
 
 from gateway.api import MONITORED, PUBLIC, ROUTES
+from tests.gateway.shipping import Worker
 from tests.pricing.ledger_rows import put, used
 
 CALLERS = ("nobody", "wrong", "acme", "unscoped", "service", "viewer", "finance", "admin", "operator")
@@ -122,6 +123,9 @@ MATRIX = {
         "foreign": ADMINS_READ,
         "missing": ADMINS_READ,
     },
+    ("GET", "/v1/spools"): {"any": ADMINS_READ},
+    ("POST", "/v1/spools/{spool_id}/replay"): {"any": ADMINS_CHANGE_200, "missing": ADMINS_CHANGE_404},
+    ("GET", "/v1/quarantine"): {"any": ADMINS_READ},
 }
 
 TENANTS = {"own": "acme", "itself": "acme", "foreign": "globex", "missing": "nobody", "crossed": "acme", "any": ""}
@@ -175,12 +179,15 @@ async def request_for(api, method, path, target, key):
             key_id = (await api.key(None)).key.key_id
     if "{provider}" in path and target != "missing":
         await api.credential(tenant_id)
+    spool_id = f"w0-{next(numbers)}"
+    if "{spool_id}" in path and target != "missing":
+        Worker(api.shipper.directory, spool_id).dies()
     body = BODIES.get((method, path))
     if (method, path) == ("POST", "/v1/tenants"):
         body = {"tenant_id": f"new-{next(numbers)}" if target == "missing" else tenant_id}
     if path.startswith(("/v1/usage", "/v1/audit")) and target != "any":
         path += f"?tenant_id={tenant_id}"
-    return path.format(tenant_id=tenant_id, key_id=key_id, provider="openai"), body
+    return path.format(tenant_id=tenant_id, key_id=key_id, provider="openai", spool_id=spool_id), body
 
 
 @pytest.mark.parametrize(("method", "path"), MATRIX)
