@@ -61,15 +61,16 @@ def found(directory: Path, spool_id: str, segment: int | None = None) -> Iterato
     The end of a segment that is being written may look torn: its last record is on the way.
     """
     last: int | None = None
+    seed = seed_of(spool_id)
     for number in spool_reader.segments(directory, spool_id):
         if segment is not None and number != segment:
             continue
         try:
-            data = segment_path(directory, spool_id, number).read_bytes()
+            data = _content(segment_path(directory, spool_id, number), seed)
         except FileNotFoundError:
             continue  # It was let go of meanwhile.
         offset = 0
-        for one in scan(data, 0, seed_of(spool_id)):
+        for one in scan(data, 0, seed):
             if isinstance(one, Damage):
                 yield Found(spool_id=spool_id, segment=number, offset=one.start, end=one.end, kind=DAMAGED)
                 continue
@@ -94,6 +95,20 @@ def found(directory: Path, spool_id: str, segment: int | None = None) -> Iterato
             offset = one.end
         if rest := data[offset:].rstrip(b"\0"):
             yield Found(spool_id=spool_id, segment=number, offset=offset, end=offset + len(rest), kind=TORN)
+
+
+def _content(path: Path, seed: int) -> bytes:
+    with path.open("rb") as file:
+        data = file.read()
+        damaged = end = 0
+        for one in scan(data, 0, seed):
+            damaged += isinstance(one, Damage)
+            end = one.end
+        if damaged:
+            # A reader can see a record half written and the next one whole; what is before that is written by now.
+            file.seek(0)
+            data = file.read(end) + data[end:]
+    return data
 
 
 def _shown(spool_id: str, segment: int, offset: int, record: Record, note: str | None) -> Found:

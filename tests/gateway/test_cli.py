@@ -1,6 +1,7 @@
 """The command line: what people type, what they read, and what programs get. Commands ask a server on a real socket."""
 
 import asyncio
+import datetime as dt
 import json
 import os
 import pty
@@ -22,6 +23,9 @@ from gateway.commands.serve import serve
 from gateway.installation import operator_key
 from gateway.providers import PROVIDERS
 from gateway.settings import FLAGS, described, load_settings
+from metering.spool import Spool
+from metering.spool_records import RecordKind
+from tests.builders import CALL_ID, intent, payload, usage_event
 
 PROVIDER = PROVIDERS[0]
 FIELD = PROVIDER.credential_fields[0]
@@ -77,6 +81,8 @@ class ControlServer:
         status, document = self.answers[request.method, request.path]
         if document is None:
             return web.Response(status=status)
+        if isinstance(document, list):
+            return web.Response(text="".join(f"{json.dumps(line)}\n" for line in document))
         kind = "application/json" if status < 400 else "application/problem+json"
         return web.json_response(document, status=status, content_type=kind)
 
@@ -185,6 +191,9 @@ def test_a_group_without_a_command_shows_its_help(tollkeeper):
         (["usage", "--from", "2026-11-02", "--to", "2026-11-02"], "--from must lie before --to"),
         (["usage", "--events", "--group-by", "day"], "leave one of them out"),
         (["usage", "--limit", "5"], "--limit and --cursor belong to --events"),
+        (["spool", "replay"], "Name the spools to replay, or give --all"),
+        (["spool", "replay", "w0-1", "--all"], "Name the spools to replay, or give --all"),
+        (["spool", "inspect", "w0-1", "--quarantine"], "--quarantine is about the ledger"),
     ],
 )
 def test_what_is_not_understood_is_explained_with_exit_code_2(arguments, said, tollkeeper):
@@ -703,6 +712,234 @@ def test_amounts_of_a_column_keep_every_digit_and_have_as_many_decimals_each():
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# The spool
+
+
+def ago(**length):
+    return (dt.datetime.now(dt.UTC) - dt.timedelta(**length)).isoformat()
+
+
+def spool_shown(**changes):
+    return {
+        "spool_id": "w0-1",
+        "worker": "alive",
+        "finished": False,
+        "readable": True,
+        "segments": 2,
+        "size_bytes": 64 << 20,
+        "unbooked_bytes": 1536,
+        "booked_sequence": 1234,
+        "booked_at": ago(seconds=1),
+        "written_at": ago(seconds=90),
+        "kept_until": None,
+        **changes,
+    }
+
+
+def spools_shown(*spools, **changes):
+    return {
+        "data": list(spools),
+        "next_cursor": None,
+        "unbooked_bytes": sum(one["unbooked_bytes"] for one in spools),
+        "unbooked_age_s": 0.1,
+        "room_bytes": 5 << 30,
+        "room_bytes_min": 256 << 20,
+        "failing": None,
+        "quarantine": [],
+        **changes,
+    }
+
+
+WELL = spools_shown(
+    spool_shown(), spool_shown(spool_id="w0-0", worker="gone", finished=True, unbooked_bytes=0, kept_until="tomorrow")
+)
+
+
+def test_spools_are_shown_with_how_far_the_ledger_has_them(tollkeeper, server):
+    server.answers["GET", "/v1/spools"] = (200, WELL)
+
+    in_words = tollkeeper("spool", "status")
+    in_json = tollkeeper("spool", "status", "--json", "--check")
+
+    assert [line for line in shown(in_words) if "─" not in line] == [
+        "spool worker segments on disk not booked booked up to last written finished kept until",
+        "w0-1 alive 2 64.0 MiB 1.5 KiB 1,234 2 min ago no -",
+        "w0-0 gone 2 64.0 MiB 0 B 1,234 2 min ago yes tomorrow",
+        "total 4 128.0 MiB 1.5 KiB",
+        "Room on the disk: 5.0 GiB",
+    ]
+    assert (in_words.stderr, in_json.exit_code) == ("", 0)
+    assert json.loads(in_json.stdout) == {**WELL, "wrong": []}
+
+
+def test_where_there_is_no_spool_it_is_said_who_makes_one(tollkeeper, server):
+    server.answers["GET", "/v1/spools"] = (200, spools_shown())
+
+    result = tollkeeper("spool", "status", "--check")
+
+    assert (result.exit_code, result.stdout.split()) == (0, ["Room", "on", "the", "disk:", "5.0", "GiB"])
+    assert result.stderr == "There is no spool: each start of `tollkeeper serve` makes one.\n"
+
+
+def aside(last_at):
+    return {"quarantine": [{"reason": "a record that is no event", "records": 3, "last_at": last_at}]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"failing": "the disk is full"}, "The ledger can not be written (the disk is full)."),
+        ({"unbooked_bytes": 3 << 20, "unbooked_age_s": 75.2}, "The ledger is behind by 3.0 MiB, 1 min:"),
+        ({"data": [spool_shown(readable=False)]}, "The disk refuses to give what is in w0-1;"),
+        ({"room_bytes": 255 << 20}, "The disk has room for less than 256.0 MiB:"),
+        (aside(ago(hours=23)), "3 records set aside: look at them with `tollkeeper spool inspect --quarantine`."),
+    ],
+)
+def test_what_is_wrong_is_said_at_the_end_and_is_the_exit_code_of_a_check(changes, said, tollkeeper, server):
+    """Guards each of the alarms."""
+    server.answers["GET", "/v1/spools"] = (200, {**WELL, **changes})
+
+    seen, checked = tollkeeper("spool", "status"), tollkeeper("spool", "status", "--check")
+    in_json = tollkeeper("spool", "status", "--check", "--json")
+
+    assert (seen.exit_code, checked.exit_code, in_json.exit_code) == (0, 1, 1)
+    assert said in seen.stderr
+    (wrong,) = json.loads(in_json.stdout)["wrong"]
+    assert said in wrong
+
+
+def test_what_was_set_aside_long_ago_is_shown_and_is_no_alarm(tollkeeper, server):
+    server.answers["GET", "/v1/spools"] = (200, {**WELL, **aside("2026-01-01T12:00:00.000Z")})
+
+    result = tollkeeper("spool", "status", "--check")
+
+    assert "a record that is no event 3 2026-01-01T12:00:00.000Z" in shown(result)
+
+
+def step(spool_id="w0-1", **changes):
+    counts = dict.fromkeys(("new", "known", "conflicting", "not_bookable", "unknown", "unreadable"), 0)
+    return {"spool_id": spool_id, "done": False, "size_bytes": 100, "read_bytes": 50, **counts, **changes}
+
+
+def test_spools_are_replayed_one_after_the_other_and_the_counts_shown(tollkeeper, server):
+    server.answers["GET", "/v1/spools"] = (200, WELL)
+    first, second = step(new=2, known=1, unknown=1, done=True), step("w0-0", known=4, unreadable=1, done=True)
+    server.answers["POST", "/v1/spools/w0-1/replay"] = (200, [step(new=1), first])
+    server.answers["POST", "/v1/spools/w0-0/replay"] = (200, [second])
+
+    in_words = tollkeeper("spool", "replay", "--all")
+    named = tollkeeper("spool", "replay", "w0-0", "--json")
+
+    assert [line for line in shown(in_words) if "─" not in line] == [
+        "spool new known unknown conflicting not bookable unreadable",
+        "w0-1 2 1 1 0 0 0",
+        "w0-0 0 4 0 0 0 1",
+        "total 2 5 1 0 0 1",
+    ]
+    assert "1 call that workers left open" in in_words.stderr
+    assert "was set aside: look at them with `tollkeeper spool inspect --quarantine`" in in_words.stderr
+    assert [(method, path) for method, path, _ in server.asked] == [
+        ("GET", "/v1/spools"),
+        ("POST", "/v1/spools/w0-1/replay"),
+        ("POST", "/v1/spools/w0-0/replay"),
+        ("GET", "/v1/spools"),
+        ("POST", "/v1/spools/w0-0/replay"),
+    ]
+    assert json.loads(named.stdout)["data"] == [second]
+    assert json.loads(named.stdout)["total"]["known"] == 4
+
+
+def test_a_replay_that_broke_off_is_not_taken_for_done(tollkeeper, server):
+    """Guards the last line of a replay's answer: a server that stopped in the middle has not booked it all."""
+    server.answers["GET", "/v1/spools"] = (200, WELL)
+    server.answers["POST", "/v1/spools/w0-1/replay"] = (200, [step(new=1)])
+
+    result = tollkeeper("spool", "replay", "--all")
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
+        "tollkeeper: The replay of w0-1 broke off; the server's log says why. "
+        "Begin it again: what it has booked stays, and is not booked twice.\n"
+    )
+
+
+def test_a_spool_that_is_not_there_is_refused_before_any_is_replayed(tollkeeper, server):
+    server.answers["GET", "/v1/spools"] = (200, WELL)
+
+    replayed, inspected = tollkeeper("spool", "replay", "w0-1", "w9-1"), tollkeeper("spool", "inspect", "w9-1")
+
+    assert replayed.exit_code == inspected.exit_code == 1
+    assert replayed.stderr == "tollkeeper: There is no spool w9-1 here; there are: w0-1, w0-0.\n"
+    assert inspected.stderr == "tollkeeper: There is no spool w9-1 here; there are: none.\n"
+    assert [method for method, *_ in server.asked] == ["GET"]
+
+
+def recorded(tmp_path, name):
+    spool = Spool(tmp_path / "data" / "spool", name, fsync=False, segment_bytes=1 << 20)
+    spool.open()
+    spool.settle(spool.admit(payload(intent())), RecordKind.OUTCOME, payload(usage_event()))
+    return spool
+
+
+def test_records_are_listed_as_they_lie_of_a_living_worker_and_nobody_is_asked(tollkeeper, server, tmp_path):
+    """Guards that looking needs no server, no ledger and no lock."""
+    living = recorded(tmp_path, "w0-2")
+    recorded(tmp_path, "w0-1").close()
+
+    in_words = tollkeeper("spool", "inspect", "w0-2")
+    every = json.loads(tollkeeper("spool", "inspect", "--json", "--limit", "4").stdout)
+    damaged = tollkeeper("spool", "inspect", "--damaged")
+    elsewhere = tollkeeper("spool", "inspect", "w0-2", "--segment", "7")
+    living.close()
+
+    head, _, begun, first, outcome = shown(in_words)
+    assert head == "spool segment offset end sequence kind ends call tenant source type completeness note"
+    assert begun == "w0-2 0 0 28 0 begun - - - - - - -"
+    assert first.endswith(f" 1 intent - {CALL_ID} acme openai llm_call - -")
+    assert outcome.endswith(f" 2 outcome 1 {CALL_ID} acme openai llm_call reported -")
+    assert [(one["spool_id"], one["kind"]) for one in every["data"]] == [
+        ("w0-1", "begun"),
+        ("w0-1", "intent"),
+        ("w0-1", "outcome"),
+        ("w0-2", "begun"),
+    ]
+    assert every["more"]
+    assert (damaged.exit_code, damaged.stdout, damaged.stderr) == (0, "", "Nothing is damaged.\n")
+    assert elsewhere.stderr.startswith("There is nothing")
+    assert server.asked == []
+
+
+def test_damage_is_listed_with_where_it_lies(tollkeeper, server, tmp_path):
+    recorded(tmp_path, "w0-1").close()
+    path = tmp_path / "data" / "spool" / "w0-1-00000000.spool"
+    data = bytearray(path.read_bytes())
+    data[60] ^= 1
+    path.write_bytes(data)
+
+    result = tollkeeper("spool", "inspect", "--damaged")
+    more = tollkeeper("spool", "inspect", "--limit", "1")
+
+    (damage,) = shown(result)[2:]
+    assert damage.startswith("w0-1 0 28 ")
+    assert " damaged " in damage
+    assert "There are more: name a SPOOL and a --segment, or raise --limit." in more.stderr
+
+
+def test_what_was_set_aside_is_listed(tollkeeper, server):
+    one = {"quarantine_id": "w0-1:7", "reason": "a record that is no event", "tenant_id": None, "set_aside_at": "then"}
+    server.answers["GET", "/v1/quarantine"] = (200, {"data": [one], "next_cursor": "c"})
+
+    in_words = tollkeeper("spool", "inspect", "--quarantine", "--limit", "1")
+    server.answers["GET", "/v1/quarantine"] = (200, {"data": [], "next_cursor": None})
+    nothing = tollkeeper("spool", "inspect", "--quarantine")
+
+    assert shown(in_words)[2:] == ["then - a record that is no event w0-1:7"]
+    assert "raise --limit" in in_words.stderr
+    assert (nothing.exit_code, nothing.stderr) == (0, "Nothing was ever set aside.\n")
+    assert server.asked[0][1] == "/v1/quarantine?limit=1"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Without a server
 
 
@@ -723,6 +960,26 @@ def test_without_a_server_commands_find_what_earlier_ones_left(tollkeeper, tmp_p
     assert usage.stderr.startswith("Nothing was used")
     assert (again.exit_code, again.stdout) == (1, "")
     assert again.stderr.startswith("tollkeeper: ")
+
+
+def test_without_a_server_a_spool_is_replayed_and_what_the_log_says_is_no_part_of_the_answer(tollkeeper, tmp_path):
+    """Guards the answer in JSON: what is said of damage while a command books goes to stderr."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    environment = {"TOLLKEEPER_DATA_DIR": str(tmp_path / "data"), "TOLLKEEPER_CONTROL__PORT": str(port)}
+    spool = recorded(tmp_path, "w0-1")
+    spool.note(b"{}")
+    spool.close()
+
+    replayed = tollkeeper("spool", "replay", "--all", "--json", environment=environment)
+    status = tollkeeper("spool", "status", "--check", "--json", environment=environment)
+
+    (done,) = json.loads(replayed.stdout)["data"]
+    assert (done["new"], done["known"], done["unreadable"], done["done"]) == (0, 1, 1, True)
+    assert "record_not_bookable" in replayed.stderr
+    (one,) = json.loads(status.stdout)["data"]
+    assert (one["spool_id"], one["finished"], one["unbooked_bytes"]) == ("w0-1", True, 0)
+    assert (status.exit_code, json.loads(status.stdout)["quarantine"][0]["records"]) == (1, 1)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

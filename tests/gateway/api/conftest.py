@@ -67,9 +67,10 @@ class Answer(NamedTuple):
 class Api:
     """Asks the control API, as the operator if nobody else is named."""
 
-    def __init__(self, *, session, port, accounts, database, shipper, secrets, clock, directory) -> None:
+    def __init__(self, *, session, runner, accounts, database, shipper, secrets, clock, directory) -> None:
         self._session = session
-        self.port = port
+        self.runner = runner
+        self.port = runner.addresses[0][1]
         self.accounts = accounts
         self.database = database
         self.shipper = shipper
@@ -155,7 +156,7 @@ async def api(database, tmp_path, books):
     async with aiohttp.ClientSession(auto_decompress=False) as session:
         asked = Api(
             session=session,
-            port=runner.addresses[0][1],
+            runner=runner,
             accounts=accounts,
             database=database,
             shipper=shipper,
