@@ -11,7 +11,7 @@ One call, and the module of each step:
 6. `upstream`   one attempt at the provider; `http1` makes an answer of its bytes
 7. `proxy`      relays the answer past the endpoint's meter
 8. `recorder`   the outcome is in the spool before the client can conclude success
-9. `shipper`    spools → ledger: event, charge and daily sums in one transaction
+9. `shipper`    spools → ledger: event, charge and daily sums in one transaction; `replay` does it once more on demand
 10. `api`       answers questions from ledger and sums; `commands` ask them on the command line
 
 `limits` bound what either side may take. `app` constructs all of it, in one process or, under a `supervisor`, in several: workers do 1 to 8 and the back office 9
