@@ -189,8 +189,7 @@ def _show_records(rows: Sequence[Mapping[str, Any]], empty: str, *, more: bool) 
     columns = {
         "spool_id": "spool",
         "segment": "segment",
-        "offset": "offset",
-        "end": "end",
+        "bytes": "bytes",
         "sequence": "sequence",
         "kind": "kind",
         "ends": "ends",
@@ -201,19 +200,26 @@ def _show_records(rows: Sequence[Mapping[str, Any]], empty: str, *, more: bool) 
         "completeness": "completeness",
         "note": "note",
     }
-    numbers = ("segment", "offset", "end", "sequence", "ends")
-    drawn = [{**row, **{name: _plain_number(row[name]) for name in numbers}} for row in rows]
-    for row in drawn:
-        if row["last_sequence"] not in (None, row["sequence"]):
-            row["sequence"] = f"{row['sequence']}-{row['last_sequence']}"
-    tty.table(columns, drawn, right=numbers)
+    drawn = [
+        {
+            **row,
+            "segment": _range(row["segment"]),
+            "bytes": _range(row["offset"], row["end"]),
+            "sequence": _range(row["sequence"], row["last_sequence"]),
+            "ends": _range(row["ends"]),
+        }
+        for row in rows
+    ]
+    tty.table(columns, drawn, right=("segment", "bytes", "sequence", "ends"))
     if more:
         tty.hint("\nThere are more: name a SPOOL and a --segment, or raise --limit.")
 
 
-def _plain_number(number: int | None) -> str | None:
-    """A place to look at, which is copied: without separators."""
-    return None if number is None else str(number)
+def _range(first: int | None, last: int | None = None) -> str | None:
+    """Places to look at, which are copied: without separators."""
+    if first is None:
+        return None
+    return str(first) if last in (None, first) else f"{first}-{last}"
 
 
 def _show_quarantine(page: Mapping[str, Any]) -> None:

@@ -893,8 +893,8 @@ def test_records_are_listed_as_they_lie_of_a_living_worker_and_nobody_is_asked(t
     living.close()
 
     head, _, begun, first, outcome = shown(in_words)
-    assert head == "spool segment offset end sequence kind ends call tenant source type completeness note"
-    assert begun == "w0-2 0 0 28 0 begun - - - - - - -"
+    assert head == "spool segment bytes sequence kind ends call tenant source type completeness note"
+    assert begun == "w0-2 0 0-28 0 begun - - - - - - -"
     assert first.endswith(f" 1 intent - {CALL_ID} acme openai llm_call - -")
     assert outcome.endswith(f" 2 outcome 1 {CALL_ID} acme openai llm_call reported -")
     assert [(one["spool_id"], one["kind"]) for one in every["data"]] == [
@@ -909,6 +909,21 @@ def test_records_are_listed_as_they_lie_of_a_living_worker_and_nobody_is_asked(t
     assert server.asked == []
 
 
+def test_long_work_shows_how_far_it_is_on_a_terminal_and_to_no_program(monkeypatch):
+    screen, terminal = pty.openpty()
+    with os.fdopen(terminal, "w") as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        with tty.progress("w0-quiet", quiet=True) as advance:
+            advance(1, 2)
+        with tty.progress("w0-shown", quiet=False) as advance:
+            advance(1, 2)
+    seen = os.read(screen, 1 << 16)
+    os.close(screen)
+
+    assert b"w0-shown" in seen
+    assert b"w0-quiet" not in seen
+
+
 def test_damage_is_listed_with_where_it_lies(tollkeeper, server, tmp_path):
     recorded(tmp_path, "w0-1").close()
     path = tmp_path / "data" / "spool" / "w0-1-00000000.spool"
@@ -920,7 +935,7 @@ def test_damage_is_listed_with_where_it_lies(tollkeeper, server, tmp_path):
     more = tollkeeper("spool", "inspect", "--limit", "1")
 
     (damage,) = shown(result)[2:]
-    assert damage.startswith("w0-1 0 28 ")
+    assert damage.startswith("w0-1 0 28-")
     assert " damaged " in damage
     assert "There are more: name a SPOOL and a --segment, or raise --limit." in more.stderr
 

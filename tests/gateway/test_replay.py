@@ -15,17 +15,11 @@ from metering.database import DatabaseUnavailable
 from metering.spool import segment_path
 from metering.spool_reader import discard, kept, segments
 from metering.tables import quarantine, spool_positions, usage_events
-from pricing.catalogue import load_books
 from pricing.tables import charges, rollups
 from tests.builders import NOON, call_id
 from tests.gateway.shipping import PATIENCE_S, Clock, Worker, aside, booked, everything, rows, ship
 
 LIVING, DEAD = "w0-2", "w0-1"
-
-
-@pytest.fixture(scope="module")
-def books():
-    return load_books()
 
 
 @pytest.fixture
@@ -192,7 +186,7 @@ async def test_what_is_let_go_of_meanwhile_is_not_set_aside_as_missing(database,
     assert len(there) > 4
 
     async for _ in replay(new_shipper(database, batch_events_max=10), LIVING):
-        for number in there[1:3]:
+        for number in there[:3]:
             segment_path(directory, LIVING, number).unlink(missing_ok=True)
 
     assert 0 < len(await booked(database)) < 300
@@ -258,8 +252,8 @@ async def test_a_replay_holds_a_batch_at_a_time_and_tells_how_far_it_is(database
 
     booked_by = [after.new - before.new for before, after in pairwise(steps)]
     read = [step.read_bytes for step in steps]
-    assert max(booked_by) <= 50
     assert len(steps) >= 6
+    assert max(booked_by) <= 50
     assert read == sorted(read)
     assert steps[-1].done
     assert steps[-1].read_bytes == steps[-1].size_bytes

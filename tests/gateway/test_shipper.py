@@ -32,16 +32,10 @@ from metering.spool import SpoolFull, segment_path
 from metering.spool_reader import READ_BYTES, segments, spools
 from metering.spool_records import HEADER_BYTES, RECORD_BYTES_MAX, RecordKind, encode, scan, seed_of
 from metering.tables import quarantine, spool_positions, usage_events
-from pricing.catalogue import load_books
 from pricing.tables import charges, rollups, tenant_plans
 from tests.builders import DAY_MS, NOON, NOON_MS, call_id, payload, usage_event
 from tests.gateway.shipping import PATIENCE_S, Clock, Worker, aside, booked, everything, rows, ship
 from tests.ledgers import execute
-
-
-@pytest.fixture(scope="module")
-def books():
-    return load_books()
 
 
 @pytest.fixture

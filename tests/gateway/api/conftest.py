@@ -21,7 +21,6 @@ from gateway.keys import Secrets
 from gateway.monitor import Monitor
 from gateway.shipper import Shipper
 from gateway.tables import admin_keys
-from pricing.catalogue import load_books
 
 VERSION = "1.2.3"
 
@@ -119,11 +118,6 @@ class Api:
         async with self.database.transaction() as connection:
             await connection.execute(insert(admin_keys).values(row))
         return key
-
-
-@pytest.fixture(scope="session")
-def books():
-    return load_books()
 
 
 @pytest.fixture
