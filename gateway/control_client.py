@@ -237,12 +237,12 @@ async def _own_listener(settings: Settings) -> AsyncIterator[str]:
     # Imported here: it brings the whole gateway along, which a command that finds a server running does not need.
     from gateway.app import LedgerInUse, control_listener  # noqa: PLC0415
     from gateway.supervisor import StartRefused  # noqa: PLC0415
-    from gateway.telemetry import speak_to_stderr  # noqa: PLC0415
+    from gateway.telemetry import speaking_to_stderr  # noqa: PLC0415
 
-    speak_to_stderr()
     try:
-        async with control_listener(settings) as base_url:
-            yield base_url
+        with speaking_to_stderr():
+            async with control_listener(settings) as base_url:
+                yield base_url
     except LedgerInUse as error:
         names = f"{environment_name('control.host')} and {environment_name('control.port')}"
         raise LedgerBusy(

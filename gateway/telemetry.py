@@ -11,6 +11,8 @@ import logging
 import os
 import select
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -49,9 +51,15 @@ def configure(*, as_json: bool, level: str) -> None:
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 
-def speak_to_stderr() -> None:
-    """Have what a command's process says of itself stay out of its answer. As it is asked for each line: tests change it."""
+@contextmanager
+def speaking_to_stderr() -> Iterator[None]:
+    """Keeps what a command's process says of itself out of the command's answer."""
+    before = structlog.get_config()
     structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
 
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
