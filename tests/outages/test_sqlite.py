@@ -30,20 +30,22 @@ def gateway(tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system with room for a few hundred events."""
+    """A file system with room for what is called meanwhile, and little more."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={form(8, 64)}m", "tmpfs", disk], capture_output=True, check=False
+    )
     if mounted.returncode:
         pytest.skip("no file system can be mounted; the limit on the file's size shows nearly the same")
     yield disk
     subprocess.run(["umount", disk], check=True)
 
 
-def failing_for_a_while(gateway, load):
+def failing_for(gateway, load, seconds):
     """Calls go on while the ledger can not be written."""
     gateway.gateway.said("ledger_unavailable")
-    until = time.monotonic() + form(3, 60)
+    until = time.monotonic() + seconds
     while time.monotonic() < until:
         load.goes_on()
 
@@ -73,7 +75,7 @@ def test_a_ledger_whose_disk_is_full_is_written_again_once_there_is_room(small_d
         with filler.open("wb") as file:
             room = os.statvfs(small_disk)
             os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_bsize)
-        failing_for_a_while(gateway, load)
+        failing_for(gateway, load, form(3, 60))
         filler.unlink()
         gateway.gateway.said("ledger_available_again")
         load.stop()
@@ -82,7 +84,8 @@ def test_a_ledger_whose_disk_is_full_is_written_again_once_there_is_room(small_d
 
 
 def test_a_ledger_whose_file_may_not_grow_is_written_again_once_it_may(gateway):
-    """The same with another error of the system's, and where no file system can be mounted."""
+    """The same with another error of the system's, and where no file system can be mounted. Short in both forms, since the
+    limit is the spool's as well."""
     process = psutil.Process(gateway.gateway.popen.pid)
     with Load(gateway, gateway.tenant("acme")) as load:
         # The spool's segment has its blocks, and is written near its beginning; the write-ahead log is larger.
@@ -90,7 +93,7 @@ def test_a_ledger_whose_file_may_not_grow_is_written_again_once_it_may(gateway):
         eventually(lambda: log.stat().st_size > 1 << 20, "a write-ahead log")
         _, most = process.rlimit(resource.RLIMIT_FSIZE)
         process.rlimit(resource.RLIMIT_FSIZE, (log.stat().st_size, most))
-        failing_for_a_while(gateway, load)
+        failing_for(gateway, load, 3)
         process.rlimit(resource.RLIMIT_FSIZE, (most, most))
         gateway.gateway.said("ledger_available_again")
         load.stop()
