@@ -297,6 +297,8 @@ class Walk:
         )
         for method, path, document in asked:
             self._asked(method, path, document)
+        with urllib.request.urlopen(f"{self.gateway.control_url}/metrics") as answer:
+            self.said.append(answer.read().decode())
         for key in (wrong, f"tka_{wrong}", self.shared.key + wrong, ""):
             self._asked("GET", "/v1/tenants", None, key)
         self._asked("POST", "/v1/tenants/owning/credentials", body=b'{"api_key": "' + own["own openai key"].encode())

@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.postgres import OWNER
 from tests.walks.harness import (
     Installation,
+    Simulated,
     eventually,
     gateway_process,
     installation,
@@ -145,3 +146,21 @@ def test_a_worker_that_is_killed_is_missed_and_what_it_counted_is_not(tmp_path, 
 
         assert counted() == 20
         assert {dict(labels)["worker"] for labels in scraped(gateway, "tollkeeper_intents_total")} == {"0", "1"}
+
+
+def test_a_back_office_without_a_worker_is_ready(tmp_path, on_postgres):
+    """Guards readiness before the first worker has made the spools' directory: that it is not there is no fault."""
+    office = gateway_process(tmp_path / "data", Simulated({}, {}), **on_postgres)
+    office.command += ["--role", "backoffice"]
+    office.start()
+    try:
+        alone = Installation(tmp_path, office, office, Simulated({}, {}))
+        alone.control_url = "http://" + office.said("serving")["control"]
+
+        told = alone.ask("GET", "/readyz")
+
+        assert told == {"status": "ready", "backlog": {"bytes": 0, "age_s": 0.0}, "workers": {"alive": 0}}
+        assert scraped(alone, "tollkeeper_workers_alive") == {(): 0}
+    finally:
+        code = office.stop()
+    assert code == 0
