@@ -169,6 +169,18 @@ def test_what_the_process_says_is_json_too(configured):
     assert (said["event"], said["level"], said["port"]) == ("started", "info", 1)
 
 
+def test_a_line_about_the_process_leaves_in_one_piece(configured, monkeypatch):
+    """Guards whoever reads the log: where output is not buffered, as in the image, two processes that write a line and
+    its end apart write into each other's."""
+    output, pieces = configured(as_json=True, level="info"), []
+    monkeypatch.setattr(output, "write", pieces.append)
+    telemetry.configure(as_json=True, level="info")
+
+    structlog.get_logger().info("started")
+
+    assert [piece[-1:] for piece in pieces] == ["\n"]
+
+
 def test_libraries_that_quote_what_came_over_the_wire_are_silent(configured, capsys):
     """Guards the levels of those loggers: an unhandled error in a protocol is logged with the bytes that caused it."""
     output = configured(as_json=True, level="debug")
