@@ -434,13 +434,21 @@ async def _shipping(office: Office, life: Life, batch_events_max: int = BATCH_EV
 
 
 @asynccontextmanager
-async def _monitoring(office: Office, shipper: Shipper) -> AsyncIterator[Monitor]:
+async def _monitoring(office: Office, shipper: Shipper, *, expects_workers: bool) -> AsyncIterator[Monitor]:
     """Watches over how far the ledger is behind, and answers who asks."""
     spool_directory, _ = installation.paths(office.settings)
     # There before the first worker is: how much room is left can be asked at once.
     spool_directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     directory = installation.counters_directory(office.settings)
-    monitor = Monitor(shipper, office.database, spool_directory, directory, now, BACKLOG_AGE_MAX_S)
+    monitor = Monitor(
+        shipper,
+        office.database,
+        spool_directory,
+        directory,
+        now,
+        BACKLOG_AGE_MAX_S,
+        expects_workers=expects_workers,
+    )
     task = asyncio.create_task(monitor.watch())
     try:
         yield monitor
@@ -537,7 +545,7 @@ async def running(settings: Settings, read: Read | None = None) -> AsyncIterator
         spool = stack.enter_context(_spool(settings, 0))
         counters = await stack.enter_async_context(_counting(settings, 0))
         await stack.enter_async_context(_watching(office.snapshot))
-        monitor = await stack.enter_async_context(_monitoring(office, shipper))
+        monitor = await stack.enter_async_context(_monitoring(office, shipper, expects_workers=True))
         health = _health(shipper, life, spool)
         await stack.enter_async_context(_control(office, shipper, health, monitor, sockets["control"]))
         front = _Front(office, spool, counters)
@@ -594,7 +602,7 @@ async def _backoffice(settings: Settings, control: socket.socket, proxy: socket.
         office = await stack.enter_async_context(_office(settings))
         await _first_admin(office)
         shipper = await stack.enter_async_context(_shipping(office, life, BATCH_EVENTS_MAX_APART))
-        monitor = await stack.enter_async_context(_monitoring(office, shipper))
+        monitor = await stack.enter_async_context(_monitoring(office, shipper, expects_workers=proxy is not None))
         await stack.enter_async_context(_control(office, shipper, _health(shipper, life, None), monitor, control))
         _settle()
         life.ready()

@@ -63,8 +63,12 @@ class Monitor:
         counters_directory: Path,
         now: Callable[[], dt.datetime],
         behind_s_max: float,
+        *,
+        expects_workers: bool,
     ) -> None:
-        """With a backlog older than `behind_s_max`, the log says so."""
+        """With a backlog older than `behind_s_max`, the log says so. `expects_workers` says that without one the
+        installation is not ready: a back office that runs alone is."""
+        self.expects_workers = expects_workers
         self._shipper = shipper
         self._database = database
         self._spool_directory = spool_directory

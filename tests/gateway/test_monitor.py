@@ -68,7 +68,7 @@ def shipper(tmp_path, database, clock):
 
 @pytest.fixture
 def monitor(tmp_path, line, shipper, clock):
-    return Monitor(shipper, line, tmp_path / "spool", tmp_path / "counters", clock, BEHIND_S_MAX)
+    return Monitor(shipper, line, tmp_path / "spool", tmp_path / "counters", clock, BEHIND_S_MAX, expects_workers=False)
 
 
 async def set_aside(database, *reasons):

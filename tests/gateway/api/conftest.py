@@ -66,7 +66,7 @@ class Answer(NamedTuple):
 class Api:
     """Asks the control API, as the operator if nobody else is named."""
 
-    def __init__(self, *, session, runner, accounts, database, shipper, secrets, clock, directory) -> None:
+    def __init__(self, *, session, runner, accounts, database, shipper, secrets, clock, directory, monitor) -> None:
         self._session = session
         self.runner = runner
         self.port = runner.addresses[0][1]
@@ -77,6 +77,7 @@ class Api:
         self.clock = clock
         self.unready: list[str] = []
         """Why the gateway is not ready."""
+        self.monitor = monitor
         self.directory = directory
         """Where spool and counters are."""
 
@@ -124,7 +125,6 @@ class Api:
 async def api(database, tmp_path, books):
     secrets, clock = Secrets.derived("a secret of these tests"), Clock()
     accounts = Accounts(database, secrets, tmp_path / "snapshot.json", clock)
-    shipper = Shipper(tmp_path / "spool", database, books, clock)
 
     async def health():
         return asked.unready
@@ -132,7 +132,7 @@ async def api(database, tmp_path, books):
     spool, counters = tmp_path / "spool", tmp_path / "counters"
     spool.mkdir()
     shipper = Shipper(spool, database, books, clock)
-    monitor = Monitor(shipper, database, spool, counters, clock, BEHIND_S_MAX)
+    monitor = Monitor(shipper, database, spool, counters, clock, BEHIND_S_MAX, expects_workers=False)
     runner = ControlRunner(
         application(
             accounts=accounts,
@@ -157,6 +157,7 @@ async def api(database, tmp_path, books):
             secrets=secrets,
             clock=clock,
             directory=tmp_path,
+            monitor=monitor,
         )
         yield asked
     await runner.cleanup()
