@@ -104,13 +104,15 @@ class ReadSpool:
     """The sequence up to which the ledger has everything."""
     seen: int = 0
     """The sequence up to which it was read; 0 where nothing was yet."""
+    newest: int = 0
+    """The segment that the record of that sequence is in. A later one may hold copies of what was before, and no more."""
     open: dict[int, _Open] = field(default_factory=dict)
     """Intents without an outcome by their sequence, in the order in which they were read."""
 
     @property
     def needed(self) -> int:
         """The first segment that has to be read again to know all this."""
-        return min((intent.segment for intent in self.open.values()), default=self.position.segment)
+        return min((intent.segment for intent in self.open.values()), default=self.newest)
 
 
 @dataclass(slots=True)
@@ -368,7 +370,7 @@ class Shipper:
             row = (await connection.execute(question.where(spool_positions.c.spool_id == spool_id))).first()
         needed, booked = (0, 0) if row is None else (row.segment, row.sequence)
         beginning = Position(needed, 0)
-        return ReadSpool(beginning, beginning, booked)
+        return ReadSpool(beginning, beginning, booked, newest=needed)
 
     def _take(self, spool_id: str, spool: ReadSpool, records: Sequence[Record], batch: Batch) -> None:
         segment, under_way, intent = spool.position.segment, spool.open, RecordKind.INTENT
@@ -380,7 +382,7 @@ class Shipper:
             if sequence <= spool.seen:
                 # A copy of what was there before.
                 continue
-            spool.seen = sequence
+            spool.seen, spool.newest = sequence, segment
             if sequence > before + 1:
                 log.error("records_missing", spool=spool_id, first=before + 1, last=sequence - 1)
                 gap = f"{spool_id}:{before + 1}-{sequence - 1}"

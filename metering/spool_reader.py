@@ -140,17 +140,13 @@ def read(directory: Path, spool_id: str, position: Position, records_max: int, *
         if following is None:
             raise
         return Reading([], [], beyond)
-    records, damages = found.records, found.damages
-    end = records[-1].end if records else 0
-    if following is not None and following.repeats_after is not None and records:
-        # What the next segment begins with is read there: the disk may have lost it here.
-        while records and records[-1].sequence > following.repeats_after:
-            records.pop()
-    if end:
-        stays = bool(records) and records[-1].end == end
-        end = records[-1].end if records else 0
-        told = [(segment, Damage(offset + one.start, offset + one.end)) for one in damages if one.end <= end]
-        return Reading(records, told, Position(segment, offset + end) if stays else beyond)
+    if found.records:
+        records, damages, at = found.records, found.damages, Position(segment, offset + found.records[-1].end)
+        if following is not None and (hole := _hole(found, following.repeats_after)) is not None:
+            # What the next segment begins with again is read there: this one has lost some of it.
+            records, at = [record for record in records if record.end <= hole.start], beyond
+            damages = [damage for damage in damages if damage.end <= hole.start]
+        return Reading(records, [(segment, Damage(offset + one.start, offset + one.end)) for one in damages], at)
     if following is None and not ended:
         return Reading([], [], position)
     if not data:
@@ -282,6 +278,15 @@ def _found(data: bytes, records_max: int, seed: int, *, at_the_beginning: bool) 
     return _Found(start, records, damages)
 
 
+def _hole(found: _Found, repeats_after: int | None) -> Damage | None:
+    """The first damage that may have cost a record of those that are repeated after a sequence. Pure."""
+    if repeats_after is not None:
+        for damage in found.damages:
+            if next(one.sequence for one in found.records if one.end > damage.end) > repeats_after + 1:
+                return damage
+    return None
+
+
 class _Following(NamedTuple):
     """The segment after another."""
 
@@ -299,11 +304,10 @@ def _following(directory: Path, spool_id: str, segment: int, *, ended: bool) -> 
     begun = _begun(directory, spool_id, segment + 1)
     if begun is not None:
         return _Following(segment + 1, begun.sequence)
-    here = not ended and holds(directory, spool_id, segment)
-    if here and not holds(directory, spool_id, segment + 1):
+    if not ended and holds(directory, spool_id, segment) and not holds(directory, spool_id, segment + 1):
         return None
     later = [number for number in segments(directory, spool_id) if number > segment]
-    if not later or (here and not any(_begun(directory, spool_id, number) for number in later)):
+    if not later or (not ended and not any(_begun(directory, spool_id, number) for number in later)):
         return None
     begun = _begun(directory, spool_id, later[0])
     return _Following(later[0], None if begun is None else begun.sequence)

@@ -66,25 +66,39 @@ def read_on(directory, position, segments, *, ended):
     return readings
 
 
+def repeated(before, reading, segments):
+    """The bytes that a reading skipped, since there is damage in them, and the next segment begins with them again."""
+    number = reading.position.segment
+    if number == before.segment or BEGINNINGS.get(segments[number][:HEADER_BYTES]) != number:
+        return b""
+    return segments.get(before.segment, b"")[before.offset + (reading.records[-1].end if reading.records else 0) :]
+
+
 def unsaid(before, reading, segments):
-    """The bytes that a reading went over and told nothing of; there may be zeros among them."""
-    data = segments.get(before.segment, b"")
-    if reading.position.segment != before.segment:
-        assert not [number for number in segments if before.segment < number < reading.position.segment]
-        return data[before.offset :]
+    """The bytes that a reading went over and told nothing of; there may be zeros among them.
+
+    What is skipped because the next segment begins with it again is told there.
+    """
+    data, at = segments.get(before.segment, b""), reading.position
+    until, left = at.offset, b""
+    if at.segment != before.segment:
+        assert not [number for number in segments if before.segment < number < at.segment]
+        until = before.offset + (reading.records[-1].end if reading.records else 0)
+        if not repeated(before, reading, segments):
+            left = data[until:]
     told = [
         (before.offset + one.end - HEADER_BYTES - len(one.payload), before.offset + one.end) for one in reading.records
     ]
     assert {segment for segment, _ in reading.damages} <= {before.segment}
     told += [(one.start, one.end) for _, one in reading.damages]
     rest, reached = b"", before.offset
-    for start, end in [*sorted(told), (reading.position.offset, reading.position.offset)]:
+    for start, end in [*sorted(told), (until, until)]:
         assert reached <= start
         piece = data[reached:start]
         while piece[:HEADER_BYTES] in BEGINNINGS:
             piece = piece[HEADER_BYTES:]
         rest, reached = rest + piece, end
-    return rest
+    return rest + left
 
 
 def check(directory, spool, segments):
@@ -101,7 +115,10 @@ def check(directory, spool, segments):
     # Never a wrong one, and each that is whole.
     assert read_at_all.items() <= spool.records.items()
     contents = list(segments.values())
-    assert {at for at, data in spool.encoded.items() if any(data in one for one in contents)} == set(read_at_all)
+    there = {at for at, data in spool.encoded.items() if any(data in one for one in contents)}
+    skipped = b"".join(repeated(before, reading, segments) for before, reading in [*living, *dead])
+    assert {at for at in there - set(read_at_all) if spool.encoded[at] not in skipped} == set()
+    assert set(read_at_all) <= there
     # Whatever else is there is told, but for what a death can tear at the end.
     for before, reading in [*living, *dead]:
         followed = any(number > before.segment for number in segments)

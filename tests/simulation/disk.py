@@ -256,6 +256,10 @@ class Disk:
         os.truncate(path, size)
         self._files[path.name].resize(size)
 
+    def statvfs(self, path: Path) -> SimpleNamespace:
+        """Mostly there is room; where there is none, whoever asks lets go of what the ledger has."""
+        return SimpleNamespace(f_frsize=1, f_bavail=0 if self._chance.random() < 0.05 else 1 << 40)
+
     def utime(self, path: Path, ns: tuple[int, int]) -> None:
         self._begins("utime")
         os.utime(path, ns=ns)
@@ -317,7 +321,7 @@ class Disk:
 
 OPERATIONS = (
     *("open", "close", "dup", "pread", "pwrite", "posix_fallocate", "ftruncate", "fsync", "fdatasync"),
-    *("truncate", "utime"),
+    *("truncate", "utime", "statvfs"),
 )
 
 REFUSED = ("create", "open", "dup", "pread", "pwrite", "allocate", "ftruncate", "sync", "truncate", "rename", "unlink")

@@ -135,8 +135,6 @@ class Call:
         """What was recorded, or kept for being recorded, as its end."""
         self.damaged = False
         """Somebody has cut off a record of it."""
-        self.copied = False
-        """A segment of its spool appeared a second time."""
         self.sequence = 0
         """Its intent's."""
         self.refused_at = 0
@@ -569,11 +567,8 @@ class World:
 
     def copied_segment(self):
         """A segment appears once more, under another number."""
-        if (one := self._one(self._segments())) and (told := self._appears(self.disk.content(one[2]), one)):
-            for call in self.workers[one[0]].calls:
-                call.copied = True
-            return told
-        return None
+        one = self._one(self._segments())
+        return self._appears(self.disk.content(one[2]), one) if one else None
 
     def _appears(self, content: bytes, beside: tuple[str, int, str]):
         last = max(number for spool_id, number, _ in self._segments() if spool_id == beside[0])
@@ -671,9 +666,6 @@ class World:
         for call in self.calls:
             state = found.get(call.number, ABSENT)
             if state == SECOND and self.meddled and OUTCOME in call.may:
-                continue
-            if state == UNKNOWN and call.copied and ABSENT in call.may:
-                # A shipper that begins anew within the copy takes the intents in it for open calls.
                 continue
             if state not in call.may:
                 raise Violation(f"call {call.number} is {state} and may be {sorted(call.may)}")
