@@ -163,6 +163,10 @@ class Answer:
 # Refusals
 
 
+class NotPublished(Exception):
+    """What was changed is kept, and not in force yet: the snapshot can not be written. Says why."""
+
+
 class NoSuchTenant(Exception):
     """There is none of that id."""
 
@@ -223,8 +227,8 @@ class Accounts:
     async def changing(self, actor: str) -> AsyncIterator[Change]:
         """A change by this actor: all of it or nothing, and in force when this ends.
 
-        Raises DatabaseUnavailable if it could not be kept, and OSError if it is kept and could not be published;
-        publishing again, by whatever change comes next, then puts it in force.
+        Raises DatabaseUnavailable if it could not be kept, and NotPublished if it is kept and could not be published;
+        publishing again then puts it in force.
         """
         async with self._one_at_a_time() as connection:
             yield Change(connection, self._secrets, to_the_millisecond(self._now()), actor)
@@ -239,17 +243,28 @@ class Accounts:
             yield connection
 
     async def publish(self) -> None:
-        """Write the snapshot as the database is now. Who waits while somebody else writes is served by one more write."""
+        """Write the snapshot as the database is now. Who waits while somebody else writes is served by one more write.
+
+        Raises NotPublished, and DatabaseUnavailable.
+        """
         self._asked += 1
         asked = self._asked
         async with self._publishing:
             if self._published >= asked:
                 return
             covered = self._asked
-            async with _alone(self._snapshot_path.with_suffix(".lock")):
-                write(self._snapshot_path, await self._snapshot())
+            try:
+                async with _alone(self._snapshot_path.with_suffix(".lock")):
+                    write(self._snapshot_path, await self._snapshot())
+            except OSError as error:
+                raise NotPublished(os.strerror(error.errno or 0)) from error
             self._published = covered
             self.when_published()
+
+    @property
+    def unpublished(self) -> bool:
+        """True while there is a change that the snapshot does not have."""
+        return self._published < self._asked
 
     async def _snapshot(self) -> Snapshot:
         oldest = self._now() - EXPIRED_KEPT

@@ -29,7 +29,7 @@ from typing import TypeAlias
 from aiohttp import web
 
 from gateway import api, errors, http1, installation, schema
-from gateway.accounts import Accounts, NotAcceptable, SecretChanged
+from gateway.accounts import Accounts, NotAcceptable, NotPublished, SecretChanged
 from gateway.api.parts import Health
 from gateway.api.server import ControlRunner
 from gateway.call_ids import new_call_id
@@ -75,6 +75,9 @@ every few calls. Calls under way hold some 50 each."""
 
 SNAPSHOT_LOOK_S = 0.25
 """Between two looks at the snapshot file: a change by another process is in force within a second."""
+
+PUBLISH_AGAIN_S = 1.0
+"""After a snapshot could not be written it is tried again this often."""
 
 NEXT_REQUEST_S = 5.0
 """A worker that is replaced waits so long for one more request on each connection that is kept, to say that it is the
@@ -286,6 +289,8 @@ async def _office(settings: Settings, *, prepares: bool = True) -> AsyncIterator
                 await accounts.publish()
             except (schema.SchemaMismatch, SecretChanged, DatabaseUnavailable) as error:
                 raise StartRefused(str(error)) from error
+            except NotPublished as error:
+                raise StartRefused(f"{snapshot_path} can not be written: {error}.") from error
         snapshot.refresh()
         yield Office(settings, secrets, database, accounts, snapshot)
     finally:
@@ -329,14 +334,23 @@ class _Front:
         self._upstream = Upstream()
         self._tls = _tls(settings)
         self._listener = Listener(self._proxy(settings), granted(settings.client_limits, settings.upstream_limits))
+        self._refused: str | None = None
+        """Why the spool takes no call, as the log has it."""
         counters.look = self._look
 
     def _look(self) -> None:
-        """Have it counted what is there now."""
+        """Have it counted what is there now, and say it when the spool takes no calls, or takes them again."""
+        self._spool.recover()
+        if self._spool.refused != self._refused:
+            self._refused = self._spool.refused
+            if self._refused is None:
+                log.info("spool_takes_calls_again", spool=self._spool.spool_id)
+            else:
+                log.error("spool_refuses_calls", spool=self._spool.spool_id, reason=self._refused)
         self._counters.saw(
             log_dropped=self._access_log.dropped,
             segments_given_up=self._spool.given_up,
-            spool_failed=self._spool.failed,
+            spool_failed=self._spool.refused is not None,
             under_way=len(self._listener.busy),
             open_calls=self._recorder.open_calls,
             clients=len(self._listener.connections),
@@ -379,7 +393,7 @@ class _Front:
             raise errors.TenantUnknown(
                 "X-Tenant-ID can not be a tenant's id: letters, digits and . _ - are allowed."
             ) from error
-        except DatabaseUnavailable as error:
+        except (DatabaseUnavailable, NotPublished) as error:
             raise errors.NotRecordable("The tenant can not be created right now. Try again shortly.") from error
 
     def change(self, settings: Settings) -> None:
@@ -449,11 +463,30 @@ async def _monitoring(office: Office, shipper: Shipper, *, expects_workers: bool
         BACKLOG_AGE_MAX_S,
         expects_workers=expects_workers,
     )
-    task = asyncio.create_task(monitor.watch())
+    tasks = [asyncio.create_task(monitor.watch()), asyncio.create_task(_publish_again(office.accounts))]
     try:
         yield monitor
     finally:
-        task.cancel()
+        for task in tasks:
+            task.cancel()
+
+
+async def _publish_again(accounts: Accounts) -> None:
+    """Put in force what was changed while the snapshot could not be written: a key that was revoked then must stop."""
+    failing: str | None = None
+    while True:
+        await asyncio.sleep(PUBLISH_AGAIN_S)
+        if not accounts.unpublished:
+            continue
+        try:
+            await accounts.publish()
+        except (NotPublished, DatabaseUnavailable) as error:
+            if failing is None:
+                log.error("snapshot_not_published", reason=str(error))
+            failing = str(error)
+        else:
+            failing = None
+            log.info("snapshot_published")
 
 
 @contextmanager
@@ -511,7 +544,7 @@ async def _first_admin(office: Office) -> None:
         sys.stderr.write(f"Admin key, shown this once: {new_admin_key}\n")
 
 
-def _health(shipper: Shipper, life: Life, spool: Spool | None) -> Health:
+def _health(shipper: Shipper, life: Life) -> Health:
     async def healthy() -> list[str]:
         reasons = []
         if shipper.failing is not None:
@@ -519,8 +552,6 @@ def _health(shipper: Shipper, life: Life, spool: Spool | None) -> Health:
         behind_s = (now() - shipper.last_shipped).total_seconds()
         if behind_s > BACKLOG_AGE_MAX_S:
             reasons.append(f"the ledger is {behind_s:.0f} s behind")
-        if spool is not None and spool.failed:
-            reasons.append("the spool can not be written")
         if life.stopping.is_set():
             reasons.append("stopping")
         return reasons
@@ -546,7 +577,7 @@ async def running(settings: Settings, read: Read | None = None) -> AsyncIterator
         counters = await stack.enter_async_context(_counting(settings, 0))
         await stack.enter_async_context(_watching(office.snapshot))
         monitor = await stack.enter_async_context(_monitoring(office, shipper, expects_workers=True))
-        health = _health(shipper, life, spool)
+        health = _health(shipper, life)
         await stack.enter_async_context(_control(office, shipper, health, monitor, sockets["control"]))
         front = _Front(office, spool, counters)
         await stack.enter_async_context(front.open(sockets["proxy"], life))
@@ -603,7 +634,7 @@ async def _backoffice(settings: Settings, control: socket.socket, proxy: socket.
         await _first_admin(office)
         shipper = await stack.enter_async_context(_shipping(office, life, BATCH_EVENTS_MAX_APART))
         monitor = await stack.enter_async_context(_monitoring(office, shipper, expects_workers=proxy is not None))
-        await stack.enter_async_context(_control(office, shipper, _health(shipper, life, None), monitor, control))
+        await stack.enter_async_context(_control(office, shipper, _health(shipper, life), monitor, control))
         _settle()
         life.ready()
         await life.stopped.wait()

@@ -73,6 +73,8 @@ class Spool:
         """The disk that refused a segment is not asked for one before this."""
         self.failed = False
         """True while the disk refuses; no call is then admitted, and each that comes has it asked again."""
+        self.refused: str | None = None
+        """Why the disk takes no further call, while it does not: it is full, or it has failed."""
         self.given_up = 0
         """Segments that were left before they were full, because the disk refused to go on with them."""
 
@@ -151,9 +153,16 @@ class Spool:
             self._begin_segment()
             if self._capacity - self._offset < needed:
                 raise SpoolFull("what is not yet on the disk leaves no room for one more")
-        except SpoolFull:
+        except SpoolFull as error:
+            self.refused = str(error)
             self._again_at = time.monotonic() + AGAIN_S
             raise
+
+    def recover(self) -> None:
+        """Ask a disk that refuses whether it still does; to be called from time to time, whether calls come or not."""
+        if self.refused is not None and time.monotonic() >= self._again_at:
+            with suppress(SpoolFull):
+                self._make_room((self._under_way + 2) * RECORD_BYTES_MAX)
 
     def _write(self, kind: RecordKind, payload: bytes, intent: int = 0) -> None:
         data = encode(kind, self._sequence + 1, payload, intent, self._seed)
@@ -181,7 +190,7 @@ class Spool:
         try:
             self._begin_segment()
         except SpoolFull as error:
-            self.failed = True
+            self.failed, self.refused = True, reason
             self._again_at = time.monotonic() + AGAIN_S
             raise SpoolFailed(reason) from error
 
@@ -226,7 +235,7 @@ class Spool:
                 raise SpoolFull(os.strerror(error.errno or 0)) from error
             self._synced = self._sequence
         self._unconfirmed.clear()
-        self.failed = False
+        self.failed, self.refused = False, None
 
     @staticmethod
     def _leave(fd: int, length: int) -> None:

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from gateway.api.answers import json_answer
 from gateway.api.parts import HEALTH, MONITOR, VERSION
+from gateway.counters import SPOOL_FAILED
 from gateway.schema import HEAD
 
 
@@ -29,6 +30,8 @@ async def ready(request: web.Request) -> web.Response:
         size_bytes, age_s = on_disk.backlog
         if monitor.expects_workers and not on_disk.workers:
             reasons.append("no worker is running")
+        refused = [slot for slot, counted in on_disk.workers.items() if any(counted.values.get(SPOOL_FAILED.name, ()))]
+        reasons += [f"worker {slot} takes no calls: the disk of its spool is full, or refuses" for slot in refused]
         told = {"backlog": {"bytes": size_bytes, "age_s": round(age_s, 3)}, "workers": {"alive": len(on_disk.workers)}}
     if reasons:
         return json_answer({"status": "unready", "reasons": reasons} | told, 503)

@@ -78,6 +78,11 @@ REFUSALS: Mapping[type[Exception], tuple[int, str, str]] = {
     accounts.TenantClosed: (409, "tenant-closed", "The tenant is closed and stays so; create another."),
     accounts.KeyNotActive: (409, "key-not-active", "The key is revoked or expired; create another."),
     DatabaseUnavailable: (503, "database-unavailable", "The database did not answer, and nothing changed; try again."),
+    accounts.NotPublished: (
+        503,
+        "not-published",
+        "The change is kept, and in force as soon as the data directory can be written again; the log says why it can not.",
+    ),
     NoConnectionFree: (503, "database-busy", "The database is busy; try again."),
 }
 """How the refusals of the rest of the program look from outside."""

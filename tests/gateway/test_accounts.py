@@ -17,6 +17,7 @@ from gateway.accounts import (
     NoSuchKey,
     NoSuchTenant,
     NotAcceptable,
+    NotPublished,
     SecretChanged,
     TenantClosed,
     TenantExists,
@@ -577,10 +578,13 @@ async def test_changes_made_at_once_are_all_in_the_snapshot(accounts, acme, snap
 async def test_a_change_that_could_not_be_published_is_with_the_next(database, tmp_path, clock):
     accounts = Accounts(database, SECRETS, tmp_path / "missing" / "snapshot.json", clock)
 
-    with pytest.raises(OSError):
+    with pytest.raises(NotPublished, match="No such file"):
         await create_tenant(accounts, "acme")
+    before = accounts.unpublished
     (tmp_path / "missing").mkdir()
     await accounts.ensure_tenant("globex")
+
+    assert (before, accounts.unpublished) == (True, False)
 
     file = SnapshotFile(tmp_path / "missing" / "snapshot.json")
     file.refresh()

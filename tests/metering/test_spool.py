@@ -487,6 +487,30 @@ def test_a_directory_that_can_not_be_looked_at_is_a_disk_that_refuses(spool, tmp
     assert read(tmp_path) == [(RecordKind.INTENT, b"begun"), (OUTCOME, b"used"), (RecordKind.INTENT, b"next")]
 
 
+def test_a_disk_that_has_room_again_is_noticed_though_no_call_comes(spool, tmp_path):
+    """Guards readiness: a gateway that is not ready is sent no calls, and would not be ready again for want of one."""
+    with no_further_segment():
+        before = fill(spool)
+        spool.recover()
+        full = spool.refused
+    spool.recover()
+
+    assert (full, spool.refused) == ("File too large", None)
+    spool.admit(b"next")
+    assert len(read(tmp_path)) == 2 * before + 1
+
+
+def test_what_a_disk_refused_is_written_when_it_takes_it_though_no_call_comes(spool, tmp_path):
+    begun = spool.admit(b"begun")
+    with no_further_segment(), instead_of_the_file(spool, "/dev/full"), pytest.raises(SpoolFailed):
+        spool.settle(begun, OUTCOME, b"used")
+    refused = spool.refused
+    spool.recover()
+
+    assert (refused, spool.refused) == ("No space left on device", None)
+    assert read(tmp_path) == [(RecordKind.INTENT, b"begun"), (OUTCOME, b"used")]
+
+
 def test_a_file_that_somebody_put_in_the_way_is_left_alone(spool, tmp_path):
     """Guards what is there: a segment that replaced it would take away what may be the only copy of something."""
     foreign = segment_path(tmp_path, SPOOL_ID, 1)

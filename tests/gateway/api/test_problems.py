@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import errno
 import gzip
 import io
 import json
+import os
 
 import pytest
 
@@ -378,6 +380,7 @@ async def test_the_process_is_alive_whatever_else_is_not(api):
     assert (answer.status, answer.document) == (200, {"status": "ok"})
 
 
+IDLE_WORKER = dict.fromkeys(("log_dropped", "segments_given_up", "under_way", "open_calls", "clients", "upstreams"), 0)
 IDLE = {"backlog": {"bytes": 0, "age_s": 0}, "workers": {"alive": 0}}
 
 
@@ -399,6 +402,33 @@ async def test_where_there_should_be_workers_there_is_no_readiness_without_any(a
 
     assert answer.status == 503
     assert answer.document == {"status": "unready", "reasons": ["no worker is running"]} | IDLE
+
+
+async def test_a_worker_whose_disk_is_full_is_a_reason(api):
+    """Guards readiness: every call that costs something is refused there."""
+    counters = Counters()
+    counters.look = lambda: counters.saw(**IDLE_WORKER | {"spool_failed": True})
+    counters.open(api.directory / "counters", 3)
+    answer = await api.get("/readyz", key=None)
+    counters.close()
+
+    assert answer.status == 503
+    assert answer.document["reasons"] == ["worker 3 takes no calls: the disk of its spool is full, or refuses"]
+
+
+async def test_a_change_that_is_kept_and_not_in_force_says_so(api, monkeypatch):
+    """Guards a key that was revoked: whoever did it must know that it still works."""
+
+    def refused(path, snapshot):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gateway.accounts.write", refused)
+        answer = await api.ask("POST", "/v1/tenants", {"tenant_id": "acme"})
+
+    assert (answer.status, answer.problem["type"]) == (503, "urn:tollkeeper:not-published")
+    assert api.accounts.unpublished
+    assert (await api.get("/v1/tenants/acme")).status == 200
 
 
 async def test_readiness_tells_what_the_ledger_lacks_and_how_many_workers_live(api):
