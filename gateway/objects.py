@@ -32,8 +32,9 @@ WAITING_MAX = 32
 """So many calls of a worker wait for objects at once; further ones get what the ledger says right away. Whoever asks for
 what is not there costs no more than that."""
 
-BOOKED_S = 1.0
-"""So long the ledger is given to have what another worker recorded; it takes it a few tenths of a second."""
+BOOKED_S = 3.0
+"""So long the ledger is given to have what another worker recorded. It takes it a few tenths of a second, and longer where
+the back office, which steps behind the workers, gets no processor."""
 
 
 class LedgerObjects:

@@ -227,7 +227,8 @@ class Shipper:
                 self.failing = None
                 if more:
                     continue
-                self.last_shipped = self._now()
+                if not self.unreadable:
+                    self.last_shipped = self._now()
                 delay = self.pause_s
                 if stopping:
                     return
@@ -269,7 +270,8 @@ class Shipper:
             spool.booked = max(spool.booked, spool.seen)
             spool.confirmed = spool.position
         for spool_id in batch.finished:
-            spool_reader.finish(self.directory, spool_id)
+            # In a thread, since a worker that was killed has left a long file.
+            await asyncio.to_thread(spool_reader.finish, self.directory, spool_id)
             del self._spools[spool_id]
         return more
 
@@ -279,7 +281,8 @@ class Shipper:
             spool_reader.unread_bytes(self.directory, spool_id, self.confirmed(spool_id))
             for spool_id in spool_reader.spools(self.directory)
         )
-        return Backlog(size_bytes, (self._now() - self.last_shipped).total_seconds() if size_bytes else 0.0)
+        behind = bool(size_bytes or self.unreadable)
+        return Backlog(size_bytes, (self._now() - self.last_shipped).total_seconds() if behind else 0.0)
 
     def confirmed(self, spool_id: str) -> Position:
         """Up to where the ledger has everything of a spool that is not finished, as far as this process knows."""
@@ -311,7 +314,9 @@ class Shipper:
 
     async def _fill(self, batch: Batch) -> None:
         """Read from every spool while there is room, beginning after the one that was read last: each gets its turn."""
-        for spool_id in sorted(spool_reader.spools(self.directory), key=lambda one: (one <= self._last, one)):
+        there = spool_reader.spools(self.directory)
+        self.unreadable.intersection_update(there)
+        for spool_id in sorted(there, key=lambda one: (one <= self._last, one)):
             if batch.room <= 0:
                 return
             self._last = spool_id

@@ -167,11 +167,11 @@ def unread_bytes(directory: Path, spool_id: str, position: Position) -> int:
 
 
 def content_bytes(directory: Path, spool_id: str, first: int = 0) -> dict[int, int]:
-    """How much each of a spool's segments holds, from one on."""
+    """How much each of a spool's segments holds, from one on. Left out is what is gone or can not be read."""
     found = {}
     for number in segments(directory, spool_id):
         if number >= first:
-            with suppress(FileNotFoundError):
+            with suppress(OSError):
                 found[number] = _content_bytes(segment_path(directory, spool_id, number))
     return found
 
@@ -263,6 +263,7 @@ def _found(data: bytes, records_max: int, seed: int, *, at_the_beginning: bool) 
     start = offset = begun.end if begun is not None and begun.kind == _BEGUN else 0
     records: list[Record] = []
     damages: list[Damage] = []
+    passed: list[Damage] = []
     # What is whole, which is nearly everything, without the generator's price: a third of it.
     while len(records) < records_max and (record := whole(data, offset, seed)) is not None:
         if record.kind != _BEGUN:
@@ -272,8 +273,10 @@ def _found(data: bytes, records_max: int, seed: int, *, at_the_beginning: bool) 
         if len(records) == records_max:
             break
         if isinstance(found, Damage):
-            damages.append(found)
+            passed.append(found)
         elif found.kind != _BEGUN:
+            damages += passed
+            passed.clear()
             records.append(found)
     return _Found(start, records, damages)
 

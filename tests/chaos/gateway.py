@@ -27,7 +27,7 @@ BEGUN, READY = "begun", "ready"
 def role(directory, name, main):
     """A role of the supervisor's that says which process it is."""
 
-    async def life(ready, stopped):
+    async def begun(life):
         (directory / BEGUN / name).write_text(str(os.getpid()))
         if name.startswith("worker"):
             points.passed("worker-begun")
@@ -36,13 +36,16 @@ def role(directory, name, main):
                 lives.write(".")
                 months.AHEAD += lives.tell()
 
-        def told(facts):
-            ready(facts)
+        ready = life.ready
+
+        def told():
+            ready()
             (directory / READY / name).write_text(str(os.getpid()))
 
-        await main(told, stopped)
+        life.ready = told
+        await main(life)
 
-    return supervisor.Role(name, life)
+    return supervisor.Role(name, begun)
 
 
 async def forget(connection, moved, at):
@@ -55,7 +58,7 @@ if __name__ == "__main__":
     if os.environ.pop(FORGETS):
         ledger.move = forget
     else:
-        shipper.RETENTION_S = 2
+        app.Shipper = partial(app.Shipper, retention_s=2)
     points.install(directory)
     app.Role = partial(role, directory)
     app.Spool = partial(app.Spool, segment_bytes=int(os.environ.pop(SEGMENT_BYTES)))

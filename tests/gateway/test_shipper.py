@@ -877,6 +877,23 @@ async def test_told_to_stop_while_the_ledger_is_away_it_ends_and_the_next_one_sh
     assert await booked(database) == dict.fromkeys(range(10), "reported")
 
 
+async def test_while_a_spool_can_not_be_read_the_ledger_is_behind(directory, line, books, worker):
+    """Guards readiness: nobody knows what is in it, and how much."""
+    clock = Clock()
+    shipper = Shipper(directory, line, books, clock)
+    segment_path(directory, "w0-0", 0).mkdir()
+    await ship(shipper)
+    clock.now += dt.timedelta(seconds=90)
+    shipper.stop()
+    await shipper.run()
+    age_s = shipper.backlog().age_s
+    segment_path(directory, "w0-0", 0).rmdir()
+    await shipper.run()
+
+    assert 90 <= age_s < 91
+    assert shipper.backlog().age_s == 0
+
+
 async def test_how_far_the_ledger_is_behind_is_what_it_lacks_and_since_when(directory, line, books, worker):
     """Guards readiness: what was read and could not be booked is no less behind than what was never read."""
     clock = Clock()

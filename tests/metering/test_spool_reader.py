@@ -163,6 +163,18 @@ def test_damage_after_which_nothing_but_a_segments_beginning_is_whole_ends_no_re
     assert {segment for segment, _ in reading.damages} == {0}
 
 
+def test_damage_between_records_and_a_copied_beginning_is_told_once(tmp_path):
+    """Guards a reading that ends before the damage: what follows it there is no record."""
+    places = spooled(tmp_path, [b"first"], [b"second"])
+    path = segment_path(tmp_path, SPOOL_ID, 0)
+    path.write_bytes(path.read_bytes() + b"\xff" * 10 + encode(RecordKind.BEGUN, 1, b"", 0, SEED))
+
+    reading = read_to_end(tmp_path, SPOOL_ID, ended=True)
+
+    assert [record.payload for record in reading.records] == [b"first", b"second"]
+    assert [(segment, extent.start) for segment, extent in reading.damages] == [(0, places[1][2])]
+
+
 @pytest.mark.parametrize("byte", [b"\0", b"\xff"])
 @pytest.mark.parametrize("length", [1, 100, 3 * READ_BYTES])
 def test_a_hole_in_a_segment_is_named_as_damage_and_what_comes_after_it_is_read(tmp_path, byte, length):

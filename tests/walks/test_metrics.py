@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections import Counter
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from gateway.counters import WRITE_S
 from tests.walks.harness import ADMIN_KEY, ON_BOTH, basic, eventually
 from tests.walks.sides import Side, raw, through_to_sendgrid, through_to_twilio
 
@@ -47,6 +49,19 @@ def series_of(scraped):
     }
 
 
+def settled(gateway):
+    """What is counted once all that went before is: workers show their counters four times a second."""
+    seen = samples(text(gateway))
+
+    def still():
+        nonlocal seen
+        time.sleep(3 * WRITE_S)
+        before, seen = seen, samples(text(gateway))
+        return seen if not moved(gateway, before) else None
+
+    return eventually(still, "nothing is counted any more")
+
+
 def moved(gateway, before):
     """What has changed since: the counters alone."""
     now = samples(text(gateway))
@@ -67,7 +82,7 @@ def test_every_call_is_counted_by_what_became_of_it(gateway):
     key = gateway.tenant("metered-by-hand")
     twilio = through_to_twilio(gateway, "metered-by-hand", key)
     sendgrid = through_to_sendgrid(gateway, key)
-    before, truth_before = samples(text(gateway)), len(gateway.truth())
+    before, truth_before = settled(gateway), len(gateway.truth())
 
     got = [chat(gateway, key).status for _ in range(4)]
     got += [chat(gateway, "tk_0123456789ab_" + "x" * 43).status]

@@ -220,7 +220,7 @@ def test_nothing_at_rest_holds_a_body_a_key_or_a_credential(tmp_path):
     canaries = [b"canary-prompt", b"+15558675309", b"simulator-openai-key", ADMIN_KEY.encode(), b"canary-credential"]
     with installation(tmp_path) as gateway:
         key = gateway.tenant("acme")
-        canaries += [key.encode(), key.rpartition("_")[2].encode()]
+        canaries += [key.encode(), key.split("_", 2)[2].encode()]
         for stream in (False, True):
             with openai.OpenAI(base_url=gateway.openai, api_key=key, max_retries=0) as client:
                 answer = client.chat.completions.create(
