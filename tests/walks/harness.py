@@ -25,6 +25,7 @@ import pytest
 
 from gateway.simulator.truth import Exchange, read_truth
 from tests import canaries
+from tests.postgres import OWNER, Server
 
 ADMIN_KEY = "admin-key-of-the-walks"
 PROVIDER_KEY = "simulator-openai-key"
@@ -225,6 +226,12 @@ class Installation:
 
     def calls_logged(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in list(self.gateway.lines) if line.startswith('{"event":"call"')]
+
+
+def on_postgres(server: Server) -> dict[str, str]:
+    """The settings of a gateway with two workers, on a new database of that server."""
+    name = server.create()
+    return {"database_url": server.url(name), "database_migrate_url": server.url(name, OWNER), "workers": "2"}
 
 
 def simulator_process(truth_log: Path, *arguments: str) -> Process:

@@ -29,7 +29,6 @@ import pytest
 
 from tests import canaries
 from tests.canaries import OUTPUT, POSTGRES, Canaries, Scan, rows_of, secrets_in
-from tests.postgres import OWNER
 from tests.walks.harness import (
     PATIENCE_S,
     REPOSITORY,
@@ -37,6 +36,7 @@ from tests.walks.harness import (
     Installation,
     basic,
     installation,
+    on_postgres,
 )
 from tests.walks.wire import FORM, JSON, Reply, Tenant, ask, new_tenant, request, send
 
@@ -398,12 +398,6 @@ class Walked:
     """What was at rest when it had ended."""
     command_lines: Scan
     on_postgres: bool
-
-
-def on_postgres(server: Any) -> dict[str, str]:
-    database = server.create()
-    owner, service = server.url(database, OWNER), server.url(database)
-    return {"database_url": service, "database_migrate_url": owner, "workers": "2"}
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgres"])

@@ -27,7 +27,6 @@ from gateway.simulator.truth import Exchange
 from metering.spool_reader import spools
 from metering.spool_records import RecordKind
 from tests.metering.workers import read_to_end
-from tests.postgres import OWNER
 from tests.walks import faulty_disk
 from tests.walks.harness import (
     PATIENCE_S,
@@ -36,6 +35,7 @@ from tests.walks.harness import (
     Process,
     eventually,
     gateway_process,
+    on_postgres,
     simulated,
     simulator_process,
 )
@@ -161,10 +161,7 @@ def engine(request) -> dict[str, str]:
     """SQLite in one process, or Postgres with two workers."""
     if request.param == "sqlite":
         return {}
-    server = request.getfixturevalue("postgres_server")
-    database = server.create()
-    urls = {"database_url": server.url(database), "database_migrate_url": server.url(database, OWNER)}
-    return {**urls, "workers": "2"}
+    return on_postgres(request.getfixturevalue("postgres_server"))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

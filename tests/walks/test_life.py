@@ -17,7 +17,6 @@ import psutil
 import pytest
 
 from gateway.simulator.truth import read_truth
-from tests.postgres import OWNER
 from tests.walks.harness import (
     PATIENCE_S,
     PROVIDER_KEY,
@@ -30,16 +29,6 @@ from tests.walks.harness import (
 from tests.walks.load import Load
 
 STREAMS = 60
-
-
-@pytest.fixture
-def on_postgres(postgres_server):
-    database = postgres_server.create()
-    return {
-        "database_url": postgres_server.url(database),
-        "database_migrate_url": postgres_server.url(database, OWNER),
-        "workers": "2",
-    }
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -8,10 +8,8 @@ import urllib.request
 
 import openai
 import psutil
-import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.postgres import OWNER
 from tests.walks.harness import (
     Installation,
     Simulated,
@@ -21,16 +19,6 @@ from tests.walks.harness import (
     simulated,
     simulator_process,
 )
-
-
-@pytest.fixture
-def on_postgres(postgres_server):
-    database = postgres_server.create()
-    return {
-        "database_url": postgres_server.url(database),
-        "database_migrate_url": postgres_server.url(database, OWNER),
-        "workers": "2",
-    }
 
 
 def children(gateway):
