@@ -131,7 +131,7 @@ def read(directory: Path, spool_id: str, position: Position, records_max: int, *
             found = _found(data, records_max, seed, at_the_beginning=offset == 0)
             if found.damages and found.records:
                 # A reader can see a record half written and the next one whole. What lies before a whole record was
-                # written by then, so a second look tells what is damaged.
+                # written by then, so a second look, up to the last one, tells what is damaged before it.
                 data = os.pread(fd, found.records[-1].end, offset)
                 found = _found(data, records_max, seed, at_the_beginning=offset == 0)
     except FileNotFoundError:
@@ -254,7 +254,6 @@ class _Found(NamedTuple):
     """Where records may begin: after the one that begins the segment."""
     records: list[Record]
     damages: list[Damage]
-    """Before the last of the records."""
 
 
 def _found(data: bytes, records_max: int, seed: int, *, at_the_beginning: bool) -> _Found:
@@ -263,7 +262,6 @@ def _found(data: bytes, records_max: int, seed: int, *, at_the_beginning: bool) 
     start = offset = begun.end if begun is not None and begun.kind == _BEGUN else 0
     records: list[Record] = []
     damages: list[Damage] = []
-    passed: list[Damage] = []
     # What is whole, which is nearly everything, without the generator's price: a third of it.
     while len(records) < records_max and (record := whole(data, offset, seed)) is not None:
         if record.kind != _BEGUN:
@@ -273,10 +271,8 @@ def _found(data: bytes, records_max: int, seed: int, *, at_the_beginning: bool) 
         if len(records) == records_max:
             break
         if isinstance(found, Damage):
-            passed.append(found)
+            damages.append(found)
         elif found.kind != _BEGUN:
-            damages += passed
-            passed.clear()
             records.append(found)
     return _Found(start, records, damages)
 
