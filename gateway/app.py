@@ -473,7 +473,7 @@ async def _monitoring(office: Office, shipper: Shipper, *, expects_workers: bool
 
 async def _publish_again(accounts: Accounts) -> None:
     """Put in force what was changed while the snapshot could not be written: a key that was revoked then must stop."""
-    failing: str | None = None
+    failing = False
     while True:
         await asyncio.sleep(PUBLISH_AGAIN_S)
         if not accounts.unpublished:
@@ -481,11 +481,11 @@ async def _publish_again(accounts: Accounts) -> None:
         try:
             await accounts.publish()
         except (NotPublished, DatabaseUnavailable) as error:
-            if failing is None:
+            if not failing:
                 log.error("snapshot_not_published", reason=str(error))
-            failing = str(error)
+            failing = True
         else:
-            failing = None
+            failing = False
             log.info("snapshot_published")
 
 
@@ -527,9 +527,9 @@ async def _show(counters: Counters) -> None:
 
 
 @asynccontextmanager
-async def _watching(snapshot: SnapshotFile, look: Callable[[], object] = lambda: None) -> AsyncIterator[None]:
-    """Reads the snapshot when it is a new one; `look` is called as often."""
-    task = asyncio.create_task(_watch(snapshot, look))
+async def _watching(snapshot: SnapshotFile) -> AsyncIterator[None]:
+    """Reads the snapshot when it is a new one."""
+    task = asyncio.create_task(_watch(snapshot))
     try:
         yield
     finally:
@@ -700,10 +700,9 @@ async def _first_snapshot(snapshot: SnapshotFile, stopped: asyncio.Event) -> Non
         snapshot.refresh()
 
 
-async def _watch(snapshot: SnapshotFile, look: Callable[[], object]) -> None:
+async def _watch(snapshot: SnapshotFile) -> None:
     while True:
         await asyncio.sleep(SNAPSHOT_LOOK_S)
-        look()
         try:
             snapshot.refresh()
         except (OSError, ValueError) as error:

@@ -130,9 +130,7 @@ class Spool:
 
     def note(self, payload: bytes) -> None:
         """Record the outcome of a call that needed no intent. Raises SpoolFull or SpoolFailed."""
-        needed = (self._under_way + 1) * RECORD_BYTES_MAX
-        if self.failed or self._capacity - self._offset < needed:
-            self._make_room(needed)
+        self._ensure_room(1)
         self._write(RecordKind.OUTCOME, payload)
 
     def ensure_room(self) -> None:
@@ -140,7 +138,11 @@ class Spool:
 
         The room is not kept: it is a record more than `note` needs, for those that come in between.
         """
-        needed = (self._under_way + 2) * RECORD_BYTES_MAX
+        self._ensure_room(2)
+
+    def _ensure_room(self, records: int) -> None:
+        """Have room for so many records more than the calls under way will need."""
+        needed = (self._under_way + records) * RECORD_BYTES_MAX
         if self.failed or self._capacity - self._offset < needed:
             self._make_room(needed)
 
