@@ -27,6 +27,7 @@ from tests import postgres
 from tests.chaos.oracle import Figures
 from tests.chaos.points import BOTH, POINTS
 from tests.chaos.run import VARIANTS, Kill, Killed, Standing, Variant, plan, points_of
+from tests.walks.harness import on_postgres
 
 KILLS_EACH = 20
 """In one installation."""
@@ -126,13 +127,7 @@ def main() -> int:
                 break
             replay = f"--seed {given.seed} --kills {given.kills} --engine {given.engine} --only {number}"
             report.console.print(f"{variant}: {len(kills)} kills ({replay})", highlight=False)
-            database = {}
-            if variant.engine == "postgres" and server is not None:
-                name = server.create()
-                database = {
-                    "database_url": server.url(name),
-                    "database_migrate_url": server.url(name, postgres.OWNER),
-                }
+            database = on_postgres(server) if variant.engine == "postgres" and server is not None else {}
             report.carry_out(seed, variant, kills, database)
     report.show()
     return int(report.wrong > 0 or not report.killed)

@@ -172,7 +172,7 @@ class Standing:
     variant: Variant
     seed: int
     database: Mapping[str, str]
-    """The settings that say where its database is."""
+    """The settings that say where its database is, and how many workers it has."""
     tell: Callable[[str], object] = lambda _: None
     """Told of each kill."""
     killed: list[Killed] = field(default_factory=list)
@@ -197,7 +197,6 @@ class Standing:
             self.directory / "data",
             providers,
             durability="fsync" if self.variant.fsync else "flush",
-            workers=str(WORKERS if self.variant.engine == "postgres" else 1),
             control__port=str(free_port(self.seed)),
             **self.database,
         )

@@ -6,7 +6,7 @@ import pytest
 
 from tests.chaos import short
 from tests.chaos.run import Variant
-from tests.postgres import OWNER
+from tests.walks.harness import on_postgres
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -15,9 +15,4 @@ pytestmark = pytest.mark.timeout(300)
 async def test_whichever_process_is_killed_what_clients_saw_is_in_the_ledger_once(tmp_path, postgres_server, fsync):
     """Guards, each seen to fail when taken out: the event's id, which is the call's however often it is booked, and
     ON CONFLICT in Postgres (both flush, where everything is booked again after a kill)."""
-    name = postgres_server.create()
-    database = {
-        "database_url": postgres_server.url(name),
-        "database_migrate_url": postgres_server.url(name, OWNER),
-    }
-    await short.killed(tmp_path, Variant("postgres", fsync), database)
+    await short.killed(tmp_path, Variant("postgres", fsync), on_postgres(postgres_server))
