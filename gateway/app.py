@@ -54,7 +54,7 @@ from gateway.settings import (
     Unlisted,
     restart_needed,
 )
-from gateway.shipper import BATCH_EVENTS_MAX, BATCH_EVENTS_MAX_APART, Shipper
+from gateway.shipper import APART, BESIDE_CALLS, Pace, Shipper
 from gateway.snapshot import EMPTY, SnapshotFile
 from gateway.supervisor import Life, Plan, ReloadRefused, Role, StartRefused, Supervisor
 from gateway.telemetry import AccessLog, configure, log
@@ -412,7 +412,7 @@ class _Front:
     async def open(self, listening: socket.socket, life: Life) -> AsyncIterator[None]:
         await self._upstream.open()
         await self._listener.open(listening, self._tls)
-        _settle()
+        settle()
         try:
             yield
             grace_s = self.settings.drain.timeout_s
@@ -426,11 +426,11 @@ class _Front:
 
 
 @asynccontextmanager
-async def _shipping(office: Office, life: Life, batch_events_max: int = BATCH_EVENTS_MAX) -> AsyncIterator[Shipper]:
+async def _shipping(office: Office, life: Life, pace: Pace = BESIDE_CALLS) -> AsyncIterator[Shipper]:
     """Books what the spools hold; at the end, all of it. Raises StartRefused if booking has failed for good."""
     spool_directory, _ = installation.paths(office.settings)
     books = await asyncio.to_thread(load_books)
-    shipper = Shipper(spool_directory, office.database, books, now, batch_events_max)
+    shipper = Shipper(spool_directory, office.database, books, now, pace)
     task = asyncio.create_task(shipper.run())
     # Without its shipper the gateway would take calls and book none: it stops, and what it recorded waits.
     task.add_done_callback(lambda _: life.stop())
@@ -632,10 +632,10 @@ async def _backoffice(settings: Settings, control: socket.socket, proxy: socket.
     async with AsyncExitStack() as stack:
         office = await stack.enter_async_context(_office(settings))
         await _first_admin(office)
-        shipper = await stack.enter_async_context(_shipping(office, life, BATCH_EVENTS_MAX_APART))
+        shipper = await stack.enter_async_context(_shipping(office, life, APART))
         monitor = await stack.enter_async_context(_monitoring(office, shipper, expects_workers=proxy is not None))
         await stack.enter_async_context(_control(office, shipper, _health(shipper, life), monitor, control))
-        _settle()
+        settle()
         life.ready()
         await life.stopped.wait()
 
@@ -663,7 +663,7 @@ async def _worker(
         await life.stopped.wait()
 
 
-def _settle() -> None:
+def settle() -> None:
     """What is here now stays: it need not be looked through for garbage again and again, and a call leaves none."""
     gc.collect()
     gc.freeze()

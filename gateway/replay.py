@@ -53,7 +53,7 @@ async def replay(shipper: Shipper, spool_id: str) -> AsyncIterator[Replayed]:
     while not so_far.done:
         batch = shipper.new_batch()
         await shipper.read_on(spool_id, spool, batch)
-        ended = batch.room > 0 or (grows and spool.position >= end)
+        ended = not batch.full or (grows and spool.position >= end)
         # What is gone before it could be read has served its time: no loss.
         aside = [one for one in batch.aside if one.reason != MISSING]
         reasons = Counter(one.reason for one in aside)

@@ -12,7 +12,7 @@ import asyncio
 import datetime as dt
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -36,11 +36,23 @@ from metering.usage import UsageEvent, validated
 from pricing.catalogue import Books
 from pricing.ledger import book
 
-BATCH_EVENTS_MAX = 250
-"""Events booked in one transaction: enough to share its cost, few enough that calls in the same process do not wait."""
 
-BATCH_EVENTS_MAX_APART = 2000
-"""The same in a process in which no call waits: an event costs a quarter less there (measured)."""
+class Pace(NamedTuple):
+    """How much is booked at a time."""
+
+    batch_events_max: int
+    """Events of one transaction."""
+    batches_at_once: int = 1
+    """Transactions under way, each of other spools."""
+
+
+BESIDE_CALLS = Pace(250)
+"""Enough to share what a transaction costs, few enough that calls in the same process do not wait."""
+
+APART = Pace(2000, batches_at_once=3)
+"""In a process in which no call waits. An event costs a quarter less than in a batch of 250; and while the server is busy
+with one batch, which takes it as long as it takes us, the next is made ready. Two at once book a third more events a second
+than one, and three some 15 % more than two (all measured)."""
 
 BATCH_BYTES_MAX = 4 << 20
 """Records of one transaction, however few they are. The last read may go over it by as much as one read."""
@@ -102,6 +114,8 @@ class ReadSpool:
     """The position up to which the ledger has everything."""
     booked: int = 0
     """The sequence up to which the ledger has everything."""
+    confirmed_needed: int = 0
+    """What `needed` was then: what is before may be let go of."""
     seen: int = 0
     """The sequence up to which it was read; 0 where nothing was yet."""
     newest: int = 0
@@ -115,7 +129,7 @@ class ReadSpool:
         return min((intent.segment for intent in self.open.values()), default=self.newest)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Batch:
     """What was read and the ledger does not have yet."""
 
@@ -125,7 +139,7 @@ class Batch:
     finished: list[str] = field(default_factory=list)
     left_open: int = 0
     """Calls whose outcome will not come, among the facts."""
-    events_max: int = BATCH_EVENTS_MAX
+    events_max: int = BESIDE_CALLS.batch_events_max
     size_bytes: int = 0
 
     @property
@@ -133,6 +147,10 @@ class Batch:
         if self.size_bytes >= BATCH_BYTES_MAX:
             return 0
         return self.events_max - len(self.facts) - len(self.aside)
+
+    @property
+    def full(self) -> bool:
+        return self.room <= 0
 
     @property
     def empty(self) -> bool:
@@ -180,7 +198,7 @@ class Shipper:
         database: Database,
         books: Books,
         now: Callable[[], dt.datetime],
-        batch_events_max: int = BATCH_EVENTS_MAX,
+        pace: Pace = BESIDE_CALLS,
         retention_s: float = RETENTION_S,
     ) -> None:
         self.directory = directory
@@ -193,8 +211,11 @@ class Shipper:
         """Spools that could not be read the last time; said once."""
         self._last = ""
         """The spool that was read last."""
-        self._batch_events_max = batch_events_max
-        self._batch = self.new_batch()
+        self._pace = pace
+        self._batches: list[Batch] = []
+        """What was read and is not booked. While one is, its spools are not read."""
+        self._booking: dict[asyncio.Task[None], Batch] = {}
+        """Those whose transaction is under way; the others failed."""
         self._wake = asyncio.Event()
         self._stopping = False
         self._retention_s = retention_s
@@ -249,31 +270,68 @@ class Shipper:
         return GATHER_S if self._booked_last >= GATHER_EVENTS_MIN else POLL_S
 
     async def round(self) -> bool:
-        """Read a batch from the spools and book it; True if there may be more. Raises DatabaseUnavailable, OSError.
+        """Read what there is and book it, until a transaction is committed; True if there may be more.
 
-        A batch that was not booked is kept, and booked before anything else is read.
+        Raises DatabaseUnavailable, OSError. A batch that was not booked is kept, and booked before anything else is read.
         """
-        batch = self._batch
-        kept = not batch.empty
-        if not kept:
+        failed = [batch for batch in self._batches if batch not in self._booking.values()]
+        for batch in failed:
+            self._begin(batch)
+        if not failed:
             await self._housekeep()
-            await self._fill(batch)
-            if batch.empty:
-                self._booked_last = 0
-                return False
-        more = kept or batch.room <= 0
+            await self._read_ahead()
+        if not self._booking:
+            self._booked_last = 0
+            return False
+        more = bool(failed) or any(batch.full for batch in self._booking.values())
+        try:
+            done, _ = await asyncio.wait(
+                self._booking, return_when=asyncio.FIRST_COMPLETED if more else asyncio.ALL_COMPLETED
+            )
+        except asyncio.CancelledError:
+            for task in self._booking:
+                task.cancel()
+            await asyncio.wait(self._booking)
+            self._booking.clear()
+            raise
+        ended = [task for task in self._booking if task in done]
+        self._booked_last = sum(len(self._booking.pop(task).facts) for task in ended)
+        errors = [error for task in ended if (error := task.exception()) is not None]
+        if errors:
+            raise errors[0]
+        return more
+
+    async def _read_ahead(self) -> None:
+        """Begin transactions while there is something to book, as many as may be under way at once."""
+        while len(self._booking) < self._pace.batches_at_once:
+            batch = self.new_batch()
+            try:
+                await self._fill(batch)
+            finally:
+                # Whatever stopped the reading, what was read is not read again.
+                if not batch.empty:
+                    self._batches.append(batch)
+                    self._begin(batch)
+            if not batch.full:
+                return
+
+    def _begin(self, batch: Batch) -> None:
+        self._booking[asyncio.create_task(self._settle(batch))] = batch
+
+    async def _settle(self, batch: Batch) -> None:
+        """Book a batch and let go of it."""
         await self.book(batch.facts, batch.aside, batch.moved)
-        self._booked_last = len(batch.facts)
-        self._batch = self.new_batch()
         for spool_id in batch.moved:
             spool = self._spools[spool_id]
             spool.booked = max(spool.booked, spool.seen)
-            spool.confirmed = spool.position
-        for spool_id in batch.finished:
-            # In a thread, since a worker that was killed has left a long file.
-            await asyncio.to_thread(spool_reader.finish, self.directory, spool_id)
-            del self._spools[spool_id]
-        return more
+            spool.confirmed, spool.confirmed_needed = spool.position, spool.needed
+        try:
+            for spool_id in batch.finished:
+                # In a thread, since a worker that was killed has left a long file.
+                await asyncio.to_thread(spool_reader.finish, self.directory, spool_id)
+                del self._spools[spool_id]
+        finally:
+            self._batches.remove(batch)
 
     def backlog(self) -> Backlog:
         """Measured now, out of the files: a few milliseconds."""
@@ -290,10 +348,10 @@ class Shipper:
         return BEGINNING if spool is None else spool.confirmed
 
     def new_batch(self) -> Batch:
-        return Batch(events_max=self._batch_events_max)
+        return Batch(events_max=self._pace.batch_events_max)
 
     async def _housekeep(self) -> None:
-        """Let go of segments that nobody needs. Only between batches, when all that was read is booked."""
+        """Let go of segments that nobody needs."""
         time_s = asyncio.get_running_loop().time()
         if time_s - self._housekept > HOUSEKEEPING_S:
             self._housekept = time_s
@@ -304,7 +362,7 @@ class Shipper:
             await self._discard(0, unless_room_bytes=ROOM_BYTES_MIN)
 
     async def _discard(self, keep_s: float, unless_room_bytes: int | None = None) -> None:
-        needed = {spool_id: spool.needed for spool_id, spool in self._spools.items()}
+        needed = {spool_id: spool.confirmed_needed for spool_id, spool in self._spools.items()}
         try:
             if unless_room_bytes is not None and spool_reader.room_bytes(self.directory) >= unless_room_bytes:
                 return
@@ -316,8 +374,8 @@ class Shipper:
         """Read from every spool while there is room, beginning after the one that was read last: each gets its turn."""
         there = spool_reader.spools(self.directory)
         self.unreadable.intersection_update(there)
-        for spool_id in sorted(there, key=lambda one: (one <= self._last, one)):
-            if batch.room <= 0:
+        for spool_id in sorted(self._free(there), key=lambda one: (one <= self._last, one)):
+            if batch.full:
                 return
             self._last = spool_id
             try:
@@ -328,6 +386,10 @@ class Shipper:
                 self.unreadable.add(spool_id)
             else:
                 self.unreadable.discard(spool_id)
+
+    def _free(self, there: Collection[str]) -> Collection[str]:
+        """The spools of which nothing was read that is not booked: their records are booked in their order."""
+        return set(there).difference(*(batch.moved.union(batch.finished) for batch in self._batches))
 
     async def _read(self, spool_id: str, batch: Batch) -> None:
         spool = self._spools.get(spool_id)
@@ -340,7 +402,7 @@ class Shipper:
         """Take what one spool has to the batch, while there is room; at its end, the calls that it left open."""
         # Asked first: what a worker wrote before its end is then read before the spool counts as read to its end.
         abandoned = spool_reader.abandoned(self.directory, spool_id)
-        while batch.room > 0:
+        while not batch.full:
             reading = spool_reader.read(self.directory, spool_id, spool.position, batch.room, ended=abandoned)
             if reading.position == spool.position:
                 self._give_up_open(spool_id, spool, batch, all_of_them=abandoned)
@@ -360,7 +422,7 @@ class Shipper:
     def _give_up_open(self, spool_id: str, spool: ReadSpool, batch: Batch, *, all_of_them: bool) -> None:
         """Take calls whose outcome will not come to the batch: those of a worker that is gone, or whose time is over."""
         over_s = asyncio.get_running_loop().time() - CALL_S_MAX
-        while spool.open and batch.room > 0:
+        while spool.open and not batch.full:
             sequence, intent = next(iter(spool.open.items()))
             if not all_of_them and intent.seen_s >= over_s:
                 return  # Those after it were seen later.
@@ -375,7 +437,7 @@ class Shipper:
             row = (await connection.execute(question.where(spool_positions.c.spool_id == spool_id))).first()
         needed, booked = (0, 0) if row is None else (row.segment, row.sequence)
         beginning = Position(needed, 0)
-        return ReadSpool(beginning, beginning, booked, newest=needed)
+        return ReadSpool(beginning, beginning, booked, confirmed_needed=needed, newest=needed)
 
     def _take(self, spool_id: str, spool: ReadSpool, records: Sequence[Record], batch: Batch) -> None:
         segment, under_way, intent = spool.position.segment, spool.open, RecordKind.INTENT

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gateway.shipper import BATCH_EVENTS_MAX_APART
+from gateway.shipper import APART, Pace
 from tests.bench import upstream
 from tests.bench.candidates import CHAT, RATE, STREAM
 from tests.bench.gateways import PREFIX
@@ -177,20 +177,19 @@ class Ingested:
     """Events that were booked from spools into Postgres, with charges and daily sums, as fast as that goes."""
 
     events: int
-    batch: int
+    pace: Pace
     event_bytes: int
     cpu_s: float
     postgres_cpu_s: float
     others_cores: float
     wall_s: float
-    round_p99_s: float
 
 
-def ingested(directory: Path, world: World, events: int, batch: int = BATCH_EVENTS_MAX_APART) -> Ingested:
+def ingested(directory: Path, world: World, events: int, pace: Pace = APART) -> Ingested:
     """Fill spools, book them with the back office's shipper, and see what it cost. Raises Failed."""
     database = world.postgres.create()
     urls = ["--url", world.postgres.url(database), "--owner-url", world.postgres.url(database, OWNER)]
-    sizes = ["--events", str(events), "--batch", str(batch)]
+    sizes = ["--events", str(events), "--batch", str(pace.batch_events_max), "--at-once", str(pace.batches_at_once)]
     command = [*PYTHON, "tests.bench.ingest", "--directory", str(directory), *urls, *sizes]
     with _client(command, "ready", INGEST_S) as client:
         began, others, postgres_cpu = time.monotonic(), machine_busy_s(), world.postgres_cpu_s()
@@ -202,16 +201,14 @@ def ingested(directory: Path, world: World, events: int, batch: int = BATCH_EVEN
     world.postgres.drop(database)
     if tuple(in_ledger) != (events,) * 3:
         raise Failed(f"{events} events, but events, priced and in sums in the ledger: {tuple(in_ledger)}")
-    rounds_s = sorted(found["rounds_s"])
     return Ingested(
         events=events,
-        batch=batch,
+        pace=pace,
         event_bytes=found["event_bytes"],
         cpu_s=found["cpu_s"],
         postgres_cpu_s=postgres_cpu,
         others_cores=max(0.0, others) / took,
         wall_s=found["wall_s"],
-        round_p99_s=rounds_s[len(rounds_s) * 99 // 100],
     )
 
 

@@ -319,12 +319,12 @@ def _waits(how: Mapping[str, Any], found: Found, measured: Mapping[str, Measured
 def _rates(found: Found) -> Table:
     table = _table(
         "Ingest: spools of 4 workers into Postgres, with charges and daily sums, nobody calling",
-        "events/s", "CPU µs\nper event", "Postgres µs\nper event", "batch", "round\np99 ms", "bytes", "others'\ncores",
+        "events/s", "CPU µs\nper event", "Postgres µs\nper event", "batch", "at\nonce", "bytes", "others'\ncores",
     )  # fmt: skip
     for number, one in enumerate(found.rates, 1):
         own, theirs = (cpu_s * 1e6 / one.events for cpu_s in (one.cpu_s, one.postgres_cpu_s))
-        rate, p99_ms = one.events / one.wall_s, one.round_p99_s * 1e3
-        told = f"{rate:.0f}", f"{own:.1f}", f"{theirs:.1f}", str(one.batch), f"{p99_ms:.0f}", str(one.event_bytes)
+        pace = map(str, one.pace)
+        told = f"{one.events / one.wall_s:.0f}", f"{own:.1f}", f"{theirs:.1f}", *pace, str(one.event_bytes)
         table.add_row(f"round {number}, {one.events:,} events", *told, f"{one.others_cores:.2f}")
     return table
 

@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.replay import replay
-from gateway.shipper import RETENTION_S, Shipper
+from gateway.shipper import RETENTION_S, Pace, Shipper
 from metering.database import DatabaseUnavailable
 from metering.spool import segment_path
 from metering.spool_reader import discard, kept, segments
@@ -127,7 +127,7 @@ async def test_a_replay_moves_no_position_and_touches_no_file(database, director
 
 async def test_replays_at_once_beside_the_shipper_and_the_load_book_each_call_once(database, dead, living, new_shipper):
     """Guards that ids come from the records, whoever books them, and that those who book wait for each other in a line."""
-    shipper = new_shipper(database, batch_events_max=20)
+    shipper = new_shipper(database, pace=Pace(20))
 
     async def load():
         for number in range(2_000, 2_400):
@@ -138,7 +138,7 @@ async def test_replays_at_once_beside_the_shipper_and_the_load_book_each_call_on
         load(),
         ship(shipper),
         *(replayed(shipper, spool_id) for spool_id in (DEAD, LIVING) * 2),
-        replayed(new_shipper(database, batch_events_max=7), LIVING),
+        replayed(new_shipper(database, pace=Pace(7)), LIVING),
     )
     await ship(shipper)
 
@@ -151,7 +151,7 @@ async def test_replays_at_once_beside_the_shipper_and_the_load_book_each_call_on
 async def test_a_replay_of_a_spool_that_is_being_written_comes_to_an_end(database, living, new_shipper):
     """Guards the end that is taken down at the beginning: under load, the last record is never reached."""
     living.called(*range(40))
-    shipper = new_shipper(database, batch_events_max=10)
+    shipper = new_shipper(database, pace=Pace(10))
     steps = 0
 
     async for step in replay(shipper, LIVING):
@@ -185,7 +185,7 @@ async def test_what_is_let_go_of_meanwhile_is_not_set_aside_as_missing(database,
     there = segments(directory, LIVING)
     assert len(there) > 4
 
-    async for _ in replay(new_shipper(database, batch_events_max=10), LIVING):
+    async for _ in replay(new_shipper(database, pace=Pace(10)), LIVING):
         for number in there[:3]:
             segment_path(directory, LIVING, number).unlink(missing_ok=True)
 
@@ -225,7 +225,7 @@ async def test_damage_that_was_mended_is_booked_and_what_was_not_is_set_aside_on
 
 async def test_a_replay_that_breaks_off_is_begun_again_and_loses_nothing(database, dead, new_shipper):
     """Guards that nothing is taken for booked which a transaction that failed was to book."""
-    shipper = new_shipper(database, batch_events_max=50)
+    shipper = new_shipper(database, pace=Pace(50))
     transaction, left = database.transaction, [3]
 
     def failing():
@@ -248,7 +248,7 @@ async def test_a_replay_that_breaks_off_is_begun_again_and_loses_nothing(databas
 
 async def test_a_replay_holds_a_batch_at_a_time_and_tells_how_far_it_is(database, dead, new_shipper):
     """Guards memory: what a replay holds does not grow with the spool."""
-    steps = await replayed(new_shipper(database, batch_events_max=50))
+    steps = await replayed(new_shipper(database, pace=Pace(50)))
 
     booked_by = [after.new - before.new for before, after in pairwise(steps)]
     read = [step.read_bytes for step in steps]

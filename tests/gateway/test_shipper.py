@@ -17,14 +17,15 @@ from sqlalchemy import delete, insert, text
 from structlog.testing import capture_logs
 
 from gateway.shipper import (
+    APART,
     BATCH_BYTES_MAX,
-    BATCH_EVENTS_MAX,
-    BATCH_EVENTS_MAX_APART,
+    BESIDE_CALLS,
     GATHER_EVENTS_MIN,
     GATHER_S,
     POLL_S,
     RETENTION_S,
     ROOM_BYTES_MIN,
+    Pace,
     Shipper,
 )
 from metering.database import DatabaseUnavailable
@@ -594,12 +595,12 @@ async def batches(database):
     return Counter(row.recorded_at for row in await rows(database, usage_events))
 
 
-@pytest.mark.parametrize("events_max", [BATCH_EVENTS_MAX, BATCH_EVENTS_MAX_APART])
+@pytest.mark.parametrize("pace", [BESIDE_CALLS, APART])
 async def test_a_transaction_books_as_many_events_as_calls_can_wait_for_and_no_more(
-    database, directory, line, books, events_max
+    database, directory, line, books, pace
 ):
     """Watches the bound of a batch, for outcomes and for calls that were left open."""
-    shipper = Shipper(directory, line, books, Clock(), events_max)
+    shipper = Shipper(directory, line, books, Clock(), pace)
     worker = Worker(directory, segment_bytes=640 * RECORD_BYTES_MAX)
     worker.called(*range(1_900))
     for number in range(2_000, 2_600):
@@ -610,14 +611,14 @@ async def test_a_transaction_books_as_many_events_as_calls_can_wait_for_and_no_m
 
     sizes = list((await batches(database)).values())
     assert sum(sizes) == 2_500
-    assert max(sizes) == events_max
-    assert len(sizes) == -(-2_500 // events_max)
+    assert max(sizes) == pace.batch_events_max
+    assert len(sizes) == -(-2_500 // pace.batch_events_max)
     assert spools(directory) == []
 
 
 async def test_a_transaction_books_no_more_bytes_than_memory_has_room_for(database, directory, line, books, worker):
     """Watches the other bound of a batch: few events can be large."""
-    shipper = Shipper(directory, line, books, Clock(), BATCH_EVENTS_MAX_APART)
+    shipper = Shipper(directory, line, books, Clock(), APART)
     event_bytes = 12_000
     worker.called(*range(500), description="x" * event_bytes)
 
@@ -913,6 +914,171 @@ async def test_how_far_the_ledger_is_behind_is_what_it_lacks_and_since_when(dire
     assert (new.size_bytes, unbooked.size_bytes) == (held, held)
     assert 90 <= unbooked.age_s < 91
     assert shipper.backlog() == (0, 0)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Several transactions at once
+
+
+class Gate:
+    """Transactions wait before it until they are let through."""
+
+    def __init__(self, database):
+        self.database = database
+        self.reading = database.reading
+        self.waiting = []
+
+    @asynccontextmanager
+    async def transaction(self):
+        let_through = asyncio.get_running_loop().create_future()
+        self.waiting.append(let_through)
+        await let_through
+        async with self.database.transaction() as connection:
+            yield connection
+
+
+@pytest.fixture
+def gate(database):
+    return Gate(database)
+
+
+@pytest.fixture
+def workers(directory):
+    """Three, of which the first has the most to say."""
+    workers = [Worker(directory, f"w{number}-1") for number in range(3)]
+    for at, worker in enumerate(workers):
+        worker.called(*range(100 * at, 100 * at + (9 if at == 0 else 5)))
+    yield workers
+    for worker in workers:
+        worker.dies()
+
+
+async def test_while_one_transaction_is_under_way_others_book_other_spools_and_no_more_than_are_allowed(
+    database, directory, gate, books, workers
+):
+    """Guards the order within a spool: what follows in it is not booked, and its position not moved, before what is under
+    way is known to be booked."""
+    shipper = Shipper(directory, gate, books, Clock(), Pace(5, batches_at_once=2))
+    shipping = asyncio.create_task(ship(shipper))
+    await until(lambda: _reached(gate, 2))
+    await asyncio.sleep(0.05)
+    first, second = gate.waiting
+    second.set_result(None)
+    await until(lambda: _reached(gate, 3))
+    meanwhile = await booked(database)
+    gate.waiting[2].set_result(None)
+    await until_booked(database, 10)
+    await asyncio.sleep(0.05)
+    without_the_first = await booked(database)
+    held_back = len(gate.waiting)
+    first.set_result(None)
+    await until(lambda: _reached(gate, 4))
+    gate.waiting[3].set_result(None)
+    await shipping
+
+    assert set(meanwhile) == set(range(100, 105))
+    assert set(without_the_first) == {*range(100, 105), *range(200, 205)}
+    assert held_back == 3
+    assert set(await booked(database)) == {*range(9), *range(100, 105), *range(200, 205)}
+
+
+async def _reached(gate, count):
+    assert len(gate.waiting) <= count
+    return len(gate.waiting) == count
+
+
+async def test_what_could_not_be_booked_goes_first_and_alone_until_it_is(database, directory, line, books, workers):
+    """Guards the bound on what is held: while a batch can not be booked, nothing else is read."""
+    shipper = Shipper(directory, line, books, Clock(), Pace(5, batches_at_once=3))
+    line.failures = ["before"] * 7
+
+    for _ in range(4):
+        with suppress(DatabaseUnavailable):
+            await shipper.round()
+    kept = [fact.event.event_id for batch in shipper._batches for fact in batch.facts]
+    await ship(shipper)
+
+    assert len(kept) == len(set(kept)) <= 15
+    assert len(await booked(database)) == 19
+    assert shipper.shipped.repeated == 0
+
+
+async def test_what_was_read_before_a_spool_that_can_not_be_resumed_is_booked(database, directory, line, books):
+    """Guards what was read in a round that failed: its spool's position is past it, so it is not read again."""
+    shipper = Shipper(directory, line, books, Clock(), APART)
+    first, last = Worker(directory, "w0-1"), Worker(directory, "w1-1")
+    first.called(0)
+    last.called(1)
+    await ship(shipper)
+    new = Worker(directory, "w0-2")
+    first.called(2)
+    new.called(3)
+    line.readable = False
+    with pytest.raises(DatabaseUnavailable):
+        await shipper.round()
+    line.readable = True
+    await ship(shipper)
+    for worker in (first, last, new):
+        worker.dies()
+
+    assert set(await booked(database)) == {0, 1, 2, 3}
+
+
+async def test_all_is_booked_before_the_end_however_fast_the_ledger_is(directory, database, books, monkeypatch):
+    """Watches a transaction that is committed while the next batch is read: its spool may hold more."""
+    most, few = Worker(directory, "w0-1"), Worker(directory, "w1-1")
+    most.called(*range(9))
+    few.called(100)
+    shipper = Shipper(directory, database, books, Clock(), Pace(5, batches_at_once=2))
+    seen = []
+
+    async def at_once(facts, *_):
+        seen.extend(fact.event.event_id for fact in facts)
+
+    monkeypatch.setattr(shipper, "book", at_once)
+    shipper.stop()
+    await asyncio.wait_for(shipper.run(), PATIENCE_S)
+    for worker in (most, few):
+        worker.dies()
+
+    assert len(seen) == len(set(seen)) == 10
+
+
+async def test_what_is_read_and_not_booked_is_not_let_go_of(database, directory, gate, books):
+    """Guards a crash at that moment: a segment whose calls are in no ledger yet is read again after it."""
+    worker = Worker(directory)
+    worker.called(*range(200))
+    shipper = Shipper(directory, gate, books, Clock(), Pace(1000, batches_at_once=2))
+    shipping = asyncio.create_task(shipper.round())
+    await until(lambda: _reached(gate, 1))
+    numbers = segments(directory, "w0-1")
+    aged(directory)
+    shipper._housekept = float("-inf")
+    await shipper._housekeep()
+    left = segments(directory, "w0-1")
+    gate.waiting[0].set_result(None)
+    await shipping
+    worker.dies()
+
+    assert len(numbers) > 2
+    assert left == numbers
+
+
+async def test_a_round_that_is_broken_off_leaves_nothing_under_way_and_loses_nothing(
+    database, directory, gate, books, workers
+):
+    shipper = Shipper(directory, gate, books, Clock(), Pace(5, batches_at_once=3))
+    shipping = asyncio.create_task(shipper.round())
+    await until(lambda: _reached(gate, 3))
+    shipping.cancel()
+    with suppress(asyncio.CancelledError):
+        await shipping
+    broken_off = [one.cancelled() for one in gate.waiting]
+    gate.transaction = database.transaction
+    await ship(shipper)
+
+    assert broken_off == [True] * 3
+    assert len(await booked(database)) == 19
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ import gateway.shipper
 import metering.spool
 import metering.spool_reader
 import metering.spool_records
-from gateway.shipper import Shipper
+from gateway.shipper import BESIDE_CALLS, Pace, Shipper
 from metering.database import DatabaseUnavailable
 from metering.spool import Spool, SpoolFailed, SpoolFull, segment_path
 from metering.spool_reader import FINISHED_SUFFIX, spools
@@ -462,17 +462,17 @@ class World:
             if call.target is not None and not call.damaged:
                 call.may = {call.target}
 
-    def start_back_office(self, events_max: int | None = None):
+    def start_back_office(self, pace: Pace | None = None):
         self.back_offices = [one for one in self.back_offices if one.alive or one.tasks]
         if len(self.back_offices) == BACK_OFFICES_MAX:
             return None
-        events_max = events_max or self.chance.choice([1, 2, 5, 250])
-        office = BackOffice(Shipper(self.directory, self.ledger, self.books, self.now, events_max))
+        pace = pace or Pace(self.chance.choice([1, 2, 5, 250]), self.chance.choice([1, 1, 2, 3]))
+        office = BackOffice(Shipper(self.directory, self.ledger, self.books, self.now, pace))
         self.back_offices.append(office)
         if self.chance.random() < 0.4:
             office.runs = True
             self.loop.create_task(office.shipper.run(), context=office.context)
-        return f"{events_max} {office.runs=}"
+        return f"{pace} {office.runs=}"
 
     def ship(self):
         office = self._one([one for one in self.back_offices if one.alive and not one.runs and not one.tasks])
@@ -718,7 +718,7 @@ class World:
         for name in self.disk.names():
             if name.endswith(FINISHED_SUFFIX):
                 (self.disk.root / name).unlink()
-        self.start_back_office(250)
+        self.start_back_office(BESIDE_CALLS)
         for _ in range(20):
             self.ship()
             self.advance(0.25)

@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.api.parts import STOPPING
-from gateway.shipper import BATCH_EVENTS_MAX
+from gateway.shipper import BESIDE_CALLS
 from metering.database import DatabaseUnavailable
 from metering.ledger import Aside, set_aside
 from metering.tables import quarantine
@@ -124,18 +124,18 @@ async def test_what_was_set_aside_is_counted_by_reason_and_listed_without_what_i
 
 async def test_a_replay_says_after_each_batch_how_far_it_is_and_at_last_that_it_is_done(api):
     """Guards that the answer leaves in pieces: a spool of hours takes longer than anybody waits for silence."""
-    dead(api, *range(BATCH_EVENTS_MAX + 10))
+    dead(api, *range(BESIDE_CALLS.batch_events_max + 10))
 
     answer = await api.post("/v1/spools/w0-1/replay")
     again = await api.post("/v1/spools/w0-1/replay")
 
     assert answer.headers["Content-Type"] == "application/x-ndjson"
     assert [(one["new"], one["known"], one["done"]) for one in lines(answer)] == [
-        (BATCH_EVENTS_MAX, 0, False),
-        (BATCH_EVENTS_MAX + 10, 0, True),
+        (BESIDE_CALLS.batch_events_max, 0, False),
+        (BESIDE_CALLS.batch_events_max + 10, 0, True),
     ]
     assert [one["new"] for one in lines(again)] == [0, 0]
-    assert len(await booked(api.database)) == BATCH_EVENTS_MAX + 10
+    assert len(await booked(api.database)) == BESIDE_CALLS.batch_events_max + 10
 
 
 async def test_who_replayed_what_is_in_the_audit_log(api):
@@ -161,7 +161,7 @@ async def test_a_spool_that_is_not_there_is_not_found_and_no_file_is_looked_for(
 
 async def test_a_replay_whose_database_fails_breaks_off_and_does_not_say_that_it_is_done(api, monkeypatch):
     """Guards the end of the answer: what was booked in part must not pass for all of it."""
-    dead(api, *range(3 * BATCH_EVENTS_MAX))
+    dead(api, *range(3 * BESIDE_CALLS.batch_events_max))
     book, left = api.shipper.book, [2]
 
     async def failing(*asked):
@@ -176,7 +176,7 @@ async def test_a_replay_whose_database_fails_breaks_off_and_does_not_say_that_it
     monkeypatch.undo()
 
     assert [(line["event"], line["reason"]) for line in logs] == [("replay_broken_off", "the line is cut")]
-    assert lines(await api.post("/v1/spools/w0-1/replay"))[-1]["new"] == 2 * BATCH_EVENTS_MAX
+    assert lines(await api.post("/v1/spools/w0-1/replay"))[-1]["new"] == 2 * BESIDE_CALLS.batch_events_max
     assert await aside(api.database) == []
 
 
@@ -198,7 +198,7 @@ class Gate:
 
 async def test_a_gateway_that_stops_does_not_wait_for_a_replay(api):
     """Guards the stop of the server, which has a minute for all it has to do, and a replay may have hours."""
-    dead(api, *range(6 * BATCH_EVENTS_MAX))
+    dead(api, *range(6 * BESIDE_CALLS.batch_events_max))
     gate = Gate(api.shipper, 2)
     asked = asyncio.create_task(api.post("/v1/spools/w0-1/replay"))
 
@@ -211,12 +211,12 @@ async def test_a_gateway_that_stops_does_not_wait_for_a_replay(api):
         with pytest.raises(aiohttp.ClientError):
             await asked
 
-    assert len(await booked(api.database)) == 3 * BATCH_EVENTS_MAX
+    assert len(await booked(api.database)) == 3 * BESIDE_CALLS.batch_events_max
 
 
 async def test_a_replay_that_nobody_waits_for_ends_in_silence(api):
     """Guards what goes on unseen: whoever interrupts the command has interrupted the replay."""
-    dead(api, *range(40 * BATCH_EVENTS_MAX))
+    dead(api, *range(40 * BESIDE_CALLS.batch_events_max))
     gate = Gate(api.shipper, 2)
     asked = asyncio.create_task(api.post("/v1/spools/w0-1/replay"))
 
@@ -230,5 +230,5 @@ async def test_a_replay_that_nobody_waits_for_ends_in_silence(api):
                 before = gate.batches
                 await asyncio.sleep(0.5)
 
-    assert len(await booked(api.database)) < 20 * BATCH_EVENTS_MAX
+    assert len(await booked(api.database)) < 20 * BESIDE_CALLS.batch_events_max
     assert logs == []
