@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from gateway.providers import free, openai
 from gateway.providers.api import Prepared
+from gateway.providers.openai import answers, requests
+from gateway.providers.openai import usage as usage_objects
 from metering.usage import DIMENSIONS, Completeness
 from tests.builders import answer_head
 
@@ -36,7 +38,7 @@ def head(content_type=JSON, status=200, **headers):
     return answer_head(status, named)
 
 
-def metered(body, *, prepared=PLAIN, whole=True, make=openai.meter, cuts=(), **of_head):
+def metered(body, *, prepared=PLAIN, whole=True, make=answers.meter, cuts=(), **of_head):
     """What a client gets, and the usage."""
     meter = make(head(**of_head), prepared)
     marks = [0, *sorted(min(cut, len(body)) for cut in cuts), len(body)]
@@ -127,12 +129,14 @@ def answered(**fields):
     ],
 )
 def test_each_shape_of_usage_becomes_quantities_that_do_not_overlap(usage, quantities):
-    assert openai.quantities(usage) == quantities
+    assert usage_objects.quantities(usage) == quantities
 
 
 def test_parts_that_exceed_the_whole_share_what_there_is():
     """Guards the sum: added up as they stand, these parts bill more tokens than the provider did."""
-    found = openai.quantities({"prompt_tokens": 10, "prompt_tokens_details": {"cached_tokens": 8, "audio_tokens": 8}})
+    found = usage_objects.quantities(
+        {"prompt_tokens": 10, "prompt_tokens_details": {"cached_tokens": 8, "audio_tokens": 8}}
+    )
 
     assert found == {"input_tokens": 0, "input_tokens_cached": 8, "input_tokens_audio": 2}
 
@@ -143,13 +147,13 @@ def test_what_is_no_count_is_not_counted(place, bad):
     usage = json.loads(json.dumps(CHAT_USAGE))
     (usage["prompt_tokens_details"] if place == "cached_tokens" else usage)[place] = bad
 
-    found = openai.quantities(usage)
+    found = usage_objects.quantities(usage)
 
     assert all(type(amount) is int and amount >= 0 for amount in found.values())
     whole = [
         usage[name]
         for name in ("prompt_tokens", "completion_tokens")
-        if type(usage[name]) is int and 0 <= usage[name] <= openai.COUNT_MAX
+        if type(usage[name]) is int and 0 <= usage[name] <= usage_objects.COUNT_MAX
     ]
     assert sum(found.values()) == sum(whole)
 
@@ -181,14 +185,14 @@ NAMES = [
 
 @given(st.dictionaries(st.sampled_from(NAMES), COUNTS | DETAILS))
 def test_no_usage_makes_it_raise_and_the_sum_is_the_provider_s(usage):
-    found = openai.quantities(usage)
+    found = usage_objects.quantities(usage)
 
     assert set(found) <= set(DIMENSIONS)
     assert all(type(amount) is int and amount >= 0 for amount in found.values())
 
     def whole(*names):
         counts = (usage.get(name) for name in names)
-        return next((count for count in counts if type(count) is int and 0 <= count <= openai.COUNT_MAX), 0)
+        return next((count for count in counts if type(count) is int and 0 <= count <= usage_objects.COUNT_MAX), 0)
 
     inputs = sum(amount for name, amount in found.items() if name.startswith("input"))
     outputs = sum(amount for name, amount in found.items() if name.startswith("output"))
@@ -215,7 +219,7 @@ def test_no_text_of_a_provider_s_gets_into_the_metadata(tree):
             assert isinstance(value, int | float)
             assert not isinstance(value, bool)
 
-    kept = openai.numbers_only({"usage": tree})
+    kept = usage_objects.numbers_only({"usage": tree})
 
     checked(kept)
 
@@ -233,7 +237,7 @@ def test_the_numbers_stay_in_their_places():
 
 
 def asked(body):
-    prepared = openai.ask_for_usage(body)
+    prepared = requests.ask_for_usage(body)
     return prepared, json.loads(prepared.body)
 
 
@@ -292,7 +296,7 @@ def test_a_stream_that_does_not_ask_for_its_usage_is_made_to(options, sent):
     ],
 )
 def test_every_other_body_goes_as_it_came(body):
-    prepared = openai.ask_for_usage(body)
+    prepared = requests.ask_for_usage(body)
 
     assert prepared.body == body
     assert not prepared.usage_injected
@@ -333,7 +337,7 @@ def test_every_other_value_stays_the_bytes_it_was(values, options):
     fields = b"".join(b'"k%d":%b,' % (number, value) for number, value in enumerate(values))
     body = b"{" + fields + options + b'"stream":true}'
 
-    prepared = openai.ask_for_usage(body)
+    prepared = requests.ask_for_usage(body)
 
     assert prepared.usage_injected
     for number, value in enumerate(values):
@@ -345,15 +349,15 @@ def test_every_other_value_stays_the_bytes_it_was(values, options):
 def test_where_nothing_stands_in_the_way_the_edit_is_an_insertion():
     body = b' { "stream" : true , "model":"x" }\n'
 
-    prepared = openai.ask_for_usage(body)
+    prepared = requests.ask_for_usage(body)
 
     assert prepared.body.replace(b'"stream_options":{"include_usage":true},', b"") == body
 
 
 @given(st.binary(max_size=300) | TREES.map(lambda tree: json.dumps(tree).encode()))
 def test_no_body_makes_reading_it_raise(body):
-    assert openai.read_model_request(body).body == body
-    openai.ask_for_usage(body)
+    assert requests.read_model_request(body).body == body
+    requests.ask_for_usage(body)
 
 
 @pytest.mark.parametrize(
@@ -361,7 +365,7 @@ def test_no_body_makes_reading_it_raise(body):
     [("gpt-4o", "gpt-4o"), ("", None), (None, None), (5, None), (["a"], None), ("m" * 500, "m" * 200)],
 )
 def test_the_model_that_was_asked_for_is_a_name_or_nothing(model, resource):
-    assert openai.read_model_request(json.dumps({"model": model}).encode()).resource == resource
+    assert requests.read_model_request(json.dumps({"model": model}).encode()).resource == resource
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -512,14 +516,14 @@ def test_a_large_answer_is_metered_from_its_ends(large, chunk):
 
 def test_a_large_answer_without_end_costs_no_more_than_its_bound():
     """Guards BODY_BYTES_MAX: without it, a gigabyte of answer is a gigabyte of memory."""
-    meter = openai.meter(head(), PLAIN)
+    meter = answers.meter(head(), PLAIN)
     longest = 0
 
     for _ in range(400):
         meter.feed(bytes(64 << 10))
         longest = max(longest, sum(map(len, meter._chunks)))
 
-    assert longest <= openai.BODY_BYTES_MAX
+    assert longest <= answers.BODY_BYTES_MAX
     assert meter.finish(whole=True)[1].completeness is Completeness.UNKNOWN
 
 
@@ -658,7 +662,7 @@ def test_a_stream_concludes_with_the_bytes_from_which_a_client_does():
     # The text of the answer says so, too.
     mark = stream.rindex(b"[DONE]") + len(b"[DONE]")
     for place in range(len(stream) + 1):
-        meter = openai.meter(head(SSE), PLAIN)
+        meter = answers.meter(head(SSE), PLAIN)
         meter.feed(stream[:place])
 
         assert meter.concluded is (place >= mark), place
@@ -669,7 +673,7 @@ def test_a_stream_concludes_with_the_bytes_from_which_a_client_does():
 def test_no_byte_from_which_a_client_concludes_is_passed_before_the_meter_says_so(end, prepared):
     """Guards the conclusion inside an event that is not over: some clients act on the line, not on the blank one."""
     stream, _ = chat_events(end=end)
-    meter = openai.meter(head(SSE), prepared)
+    meter = answers.meter(head(SSE), prepared)
     passed = b""
 
     for byte in stream:
@@ -700,7 +704,7 @@ def test_a_responses_stream_ends_by_one_of_three_events(kind, status, end):
     ended = events(
         {"type": kind, "response": response | {"status": status, "usage": usage, "output": ["x" * 1000]}}, end=end
     )
-    meter = openai.meter(head(SSE), PLAIN)
+    meter = answers.meter(head(SSE), PLAIN)
 
     meter.feed(begun)
     before = meter.concluded
@@ -773,7 +777,7 @@ def test_a_coding_that_is_not_read_passes_as_it_came(coding):
 
 def test_a_path_that_nobody_listed_is_metered_by_the_shape_of_its_answer():
     model, other = (
-        metered(json.dumps(body).encode(), make=openai.by_shape)[1]
+        metered(json.dumps(body).encode(), make=answers.by_shape)[1]
         for body in ({"id": "x", "usage": {"input_tokens": 5}}, {"id": "file-1", "object": "file"})
     )
 
@@ -879,8 +883,8 @@ OUTPUT_DETAILS = st.fixed_dictionaries(
 )
 def test_a_usage_object_as_it_is_documented_counts_as_any_other_does(usage):
     """Guards the typed reading of what is common: sabotaged (audio left in the input), it counts otherwise."""
-    found, kept = openai._counted(msgspec.Raw(json.dumps(usage).encode()))
+    found, kept = usage_objects.counted(msgspec.Raw(json.dumps(usage).encode()))
 
-    assert isinstance(kept, openai._Documented)
-    assert found == openai.quantities(usage)
+    assert isinstance(kept, usage_objects._Documented)
+    assert found == usage_objects.quantities(usage)
     assert msgspec.to_builtins(kept) == usage

@@ -1,0 +1,280 @@
+"""Meters of OpenAI's answers: one JSON value, or a stream of server-sent events. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import msgspec
+
+from gateway.messages import ResponseHead
+from gateway.providers import decoding, sse
+from gateway.providers.api import Meter, Prepared, Usage
+from gateway.providers.openai.requests import text
+from gateway.providers.openai.usage import count, counted, mapping
+from metering.usage import Completeness
+
+
+class _Answer(msgspec.Struct):
+    """What is read of an answer, or of one event of a stream; everything else is skipped undecoded."""
+
+    id: object = None
+    model: object = None
+    service_tier: object = None
+    status: object = None
+    background: object = None
+    usage: msgspec.Raw = msgspec.Raw(b"")
+    choices: msgspec.Raw = msgspec.Raw(b"")
+    response: msgspec.Raw = msgspec.Raw(b"")
+    type: object = None
+    tool_usage: object = None
+    output: msgspec.Raw = msgspec.Raw(b"")
+
+
+def _holds(value: msgspec.Raw) -> bool:
+    """True for an object, whatever it holds."""
+    return bytes(value).startswith(b"{")
+
+
+class _Item(msgspec.Struct):
+    """One item of a response's output."""
+
+    type: object = None
+
+
+_read_items = msgspec.json.Decoder(list[_Item]).decode
+_read_answer = msgspec.json.Decoder(_Answer).decode
+
+
+_REPORTED = Completeness.REPORTED  # Looking it up in the enumeration is a call.
+
+
+class _Findings:
+    """What an answer has said so far, and the usage that this makes."""
+
+    model: str | None = None
+    external_id: str | None = None
+    service_tier: str | None = None
+    usage: msgspec.Raw | None = None
+    background = False
+    tools: Mapping[str, int] = {}
+
+    def __init__(self, prepared: Prepared) -> None:
+        self.requested = prepared.resource
+
+    def see(self, answer: _Answer) -> None:
+        self.external_id = text(answer.id) or self.external_id
+        self.model = text(answer.model) or self.model
+        self.service_tier = text(answer.service_tier) or self.service_tier
+        if _holds(answer.usage):
+            self.usage = answer.usage
+            self.tools = _tools(answer)
+        # A background response is queued when it is created and runs on; what it uses is known when it is done. A
+        # stream that is not of one begins as `in_progress`, too.
+        if answer.status is not None:
+            self.background = answer.status == "queued" or (
+                answer.status == "in_progress" and answer.background is True
+            )
+
+    def result(self, *, whole: bool) -> Usage:
+        metadata: dict[str, object] = {}
+        if self.requested is not None:
+            metadata["model"] = self.requested
+        if self.service_tier is not None:
+            metadata["service_tier"] = self.service_tier
+        found: dict[str, int] = {}
+        if self.usage is not None:
+            found, metadata["usage"] = counted(self.usage)
+            found.update(self.tools)
+        if found:
+            completeness = _REPORTED
+        else:
+            completeness = Completeness.PENDING if self.background and whole else Completeness.UNKNOWN
+        return Usage(
+            quantities=found,
+            completeness=completeness,
+            resource=self.model or self.requested,
+            external_id=self.external_id,
+            metadata=metadata,
+        )
+
+
+def _tools(answer: _Answer) -> dict[str, int]:
+    """How often a response used tools that are billed by the call."""
+    if not answer.output and answer.tool_usage is None:
+        return {}
+    try:
+        items = [item.type for item in _read_items(answer.output)] if answer.output else []
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        items = []
+    told = answer.tool_usage if isinstance(answer.tool_usage, dict) else {}
+    web_searches = count(mapping(told, "web_search"), "num_requests")
+    found = {
+        "web_searches": items.count("web_search_call") if web_searches is None else web_searches,
+        "file_searches": items.count("file_search_call"),
+    }
+    return {name: amount for name, amount in found.items() if amount}
+
+
+def _read(text: bytes | bytearray) -> _Answer | None:
+    try:
+        answer = _read_answer(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if answer.response:
+        # An event of a Responses stream holds the response, and says in its own `type` how far it is.
+        try:
+            inner = _read_answer(answer.response)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return answer
+        inner.type = answer.type
+        return inner
+    return answer
+
+
+BODY_BYTES_MAX = 4 << 20
+"""An answer up to this size is read whole; of a larger one, only its two ends."""
+
+BODY_END_BYTES = 64 << 10
+
+
+class JsonMeter:
+    """Reads one JSON answer, once, when it is over."""
+
+    concluded = False
+    _size = 0
+    _cut = False
+
+    def __init__(self, prepared: Prepared) -> None:
+        self._prepared = prepared
+        self._chunks: list[bytes] = []
+
+    def feed(self, chunk: bytes) -> bytes:
+        self._chunks.append(chunk)
+        self._size += len(chunk)
+        if self._size > BODY_BYTES_MAX:
+            held = b"".join(self._chunks)
+            self._chunks = [held[:BODY_END_BYTES], held[-BODY_END_BYTES:]]
+            self._size = 2 * BODY_END_BYTES
+            self._cut = True
+        return chunk
+
+    def finish(self, *, whole: bool) -> tuple[bytes, Usage]:
+        findings = _Findings(self._prepared)
+        if whole:
+            body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+            answer = _read_ends(body) if self._cut else _read(body)
+            if answer is not None:
+                findings.see(answer)
+        return b"", findings.result(whole=whole)
+
+
+_END_FIELD = re.compile(rb'"(id|model|service_tier)"\s*:\s*"([^"\\]{1,200})"')
+_END_USAGE = re.compile(rb'"usage"\s*:\s*(\{(?:[^{}"]|"[^"\\]*"|\{(?:[^{}"]|"[^"\\]*"|\{[^{}]*\})*\})*\})')
+
+
+def _read_ends(body: bytes) -> _Answer | None:
+    """Find the fields in a body whose middle was not kept: the usage last, the names first, as the provider writes them."""
+    answer = _Answer()
+    for name, value in _END_FIELD.findall(body[:BODY_END_BYTES]) + _END_FIELD.findall(body[BODY_END_BYTES:]):
+        if getattr(answer, name.decode()) is None:
+            setattr(answer, name.decode(), value.decode("utf-8", "replace"))
+    found = _END_USAGE.findall(body)
+    if found:
+        answer.usage = msgspec.Raw(found[-1])
+    return answer
+
+
+CONCLUDING = frozenset({"response.completed", "response.incomplete", "response.failed"})
+"""The events that end a Responses stream; it never sends `[DONE]` (79 of 79 recorded streams)."""
+
+
+HELD_BYTES_MAX = 1 << 20
+"""Of a stream out of which a chunk is to be taken, no more than this is held back; a longer event is none of ours, and
+from it on the stream is passed on as it comes."""
+
+
+class StreamMeter:
+    """Reads a stream of server-sent events as it goes by."""
+
+    __slots__ = ("_findings", "_frames", "_strip", "concluded")
+
+    def __init__(self, prepared: Prepared) -> None:
+        self.concluded = False
+        self._findings = _Findings(prepared)
+        self._frames = sse.Frames()
+        self._strip = prepared.usage_injected
+
+    def feed(self, chunk: bytes) -> bytes:
+        if self._strip:
+            return self._feed_and_strip(chunk)
+        for event in self._frames.feed(chunk):
+            self._see(event)
+        rest = self._frames.rest
+        if rest.endswith((b"\n", b"\r", b"[DONE]")):
+            # A client may act on a line before the blank one that ends the event has come.
+            self._see(bytes(rest))
+        return chunk
+
+    def _feed_and_strip(self, chunk: bytes) -> bytes:
+        held = self._frames.rest
+        if len(held) + len(chunk) > HELD_BYTES_MAX:
+            self._strip = False
+            return bytes(held) + self.feed(chunk)
+        kept = [event for event in self._frames.feed(chunk) if not self._see(event)]
+        return kept[0] if len(kept) == 1 else b"".join(kept)
+
+    def _see(self, event: bytes) -> bool:
+        """Take notice of one event; True if it is the usage chunk that a chat stream ends with when asked."""
+        # `rfind` looks for texts in half the time that `in` takes.
+        if event.rfind(b"[DONE]") >= 0:
+            self.concluded = self.concluded or sse.data(event).strip() == b"[DONE]"
+        if (
+            self._findings.external_id is not None
+            and event.rfind(b'"response"') < 0
+            and (event.rfind(b'"usage":null') >= 0 or event.rfind(b'"usage"') < 0)
+        ):
+            return False
+        answer = _read(sse.data(event))
+        if answer is None:
+            return False
+        self._findings.see(answer)
+        if isinstance(answer.type, str) and answer.type in CONCLUDING:
+            self.concluded = True
+        return _holds(answer.usage) and bytes(answer.choices).strip() == b"[]"
+
+    def finish(self, *, whole: bool) -> tuple[bytes, Usage]:
+        rest = bytes(self._frames.rest)
+        ours = bool(rest) and self._see(rest)
+        held = rest if self._strip and not ours else b""
+        return held, self._findings.result(whole=whole)
+
+
+def meter(head: ResponseHead, prepared: Prepared) -> Meter:
+    """The meter for an answer, by what the answer says it is."""
+    inner: Meter = StreamMeter(prepared) if head.media_type == "text/event-stream" else JsonMeter(prepared)
+    return decoding.plain_for(inner, head)
+
+
+class ByShape:
+    """The meter of a path that no endpoint lists: where the answer holds a usage object, it was a model's."""
+
+    __slots__ = ("_inner",)
+
+    def __init__(self, inner: Meter) -> None:
+        self._inner = inner
+
+    @property
+    def concluded(self) -> bool:
+        return self._inner.concluded
+
+    def feed(self, chunk: bytes) -> bytes:
+        return self._inner.feed(chunk)
+
+    def finish(self, *, whole: bool) -> tuple[bytes, Usage]:
+        held, usage = self._inner.finish(whole=whole)
+        return held, msgspec.structs.replace(usage, event_type="llm_call") if usage.quantities else usage
+
+
+def by_shape(head: ResponseHead, prepared: Prepared) -> Meter:
+    return ByShape(meter(head, prepared))

@@ -1,0 +1,221 @@
+"""OpenAI's usage objects, of every shape in use, turned into disjoint quantities. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Annotated, TypeAlias, cast
+
+import msgspec
+
+
+def quantities(usage: Mapping[str, object]) -> dict[str, int]:
+    """Turn a usage object, of either of the two shapes in use, into disjoint quantities; empty if it holds none.
+
+    Chat completions say `prompt_tokens` and `completion_tokens`, newer endpoints `input_tokens` and `output_tokens`. In
+    both, cached, cache-write, audio and image tokens are counted inside the input, reasoning and audio inside the output
+    (held in all of 950 recorded answers); we take them out, because dimensions never overlap. The sum of the result is
+    the provider's own total.
+    """
+    found: dict[str, int] = {}
+    whole = count(usage, "prompt_tokens", "input_tokens")
+    if whole is not None:
+        found["input_tokens"] = whole
+        details = mapping(
+            usage, "prompt_tokens_details", "input_tokens_details", "prompt_token_details", "input_token_details"
+        )
+        parts = _positive(details)
+        if parts:
+            apart: Mapping[str, int] = _NONE
+            if "cached_tokens_details" in details:
+                # Of what is cached, audio and images are counted by themselves.
+                of_cached = _positive(mapping(details, "cached_tokens_details"))
+                audio, image = of_cached.get("audio_tokens", 0), of_cached.get("image_tokens", 0)
+                _take("input_tokens", "input_tokens_audio_cached", audio, found)
+                _take("input_tokens", "input_tokens_image_cached", image, found)
+                apart = {"cached_tokens": audio + image, "audio_tokens": audio, "image_tokens": image}
+            for name, part in _INPUT_PARTS:
+                if name in parts:
+                    _take("input_tokens", part, parts[name] - apart.get(name, 0), found)
+    whole = count(usage, "completion_tokens", "output_tokens")
+    if whole is not None:
+        found["output_tokens"] = whole
+        parts = _positive(
+            mapping(
+                usage,
+                "completion_tokens_details",
+                "output_tokens_details",
+                "completion_token_details",
+                "output_token_details",
+            )
+        )
+        for name, part in _OUTPUT_PARTS:
+            if name in parts:
+                _take("output_tokens", part, parts[name], found)
+    return found
+
+
+_INPUT_PARTS = (
+    ("cached_tokens", "input_tokens_cached"),
+    ("cache_write_tokens", "input_tokens_cache_write"),
+    ("audio_tokens", "input_tokens_audio"),
+    ("image_tokens", "input_tokens_image"),
+)
+_OUTPUT_PARTS = (
+    ("reasoning_tokens", "output_tokens_reasoning"),
+    ("audio_tokens", "output_tokens_audio"),
+    ("image_tokens", "output_tokens_image"),
+)
+"""The parts of the input and of the output, in the order in which they are taken out of it."""
+
+_NONE: Mapping[str, int] = {}
+
+
+def _take(name: str, part: str, amount: int, found: dict[str, int]) -> None:
+    """Count a part by itself, and no longer in what it is a part of.
+
+    Parts that together exceed the whole overlap in a way that the provider did not tell; each then gets what is left, so
+    that the sum stays the provider's.
+    """
+    if amount > 0:
+        taken = min(amount, found[name])
+        if taken:
+            found[part] = taken
+            found[name] -= taken
+
+
+def mapping(holder: Mapping[str, object], *names: str) -> Mapping[str, object]:
+    for name in names:
+        value = holder.get(name)
+        if type(value) is dict:
+            return value
+    return _NOTHING
+
+
+_NOTHING: Mapping[str, object] = {}
+
+
+def _positive(holder: Mapping[str, object]) -> dict[str, int]:
+    """The counts that are not zero."""
+    return {name: value for name, value in holder.items() if type(value) is int and 0 < value <= COUNT_MAX}
+
+
+COUNT_MAX = 1 << 53
+"""No count is larger than what every JSON reader can hold exactly (RFC 8259 section 6); one that is, is a mistake."""
+
+
+def count(holder: Mapping[str, object], *names: str) -> int | None:
+    """The first of the names that holds a count, or None. Whatever else stands there is no count."""
+    for name in names:
+        value = holder.get(name)
+        if type(value) is int and 0 <= value <= COUNT_MAX:
+            return value
+    return None
+
+
+_FIELD = re.compile(r"[a-z][a-z0-9_]{0,63}")
+
+
+@lru_cache(maxsize=1024)
+def _is_field(name: str) -> bool:
+    """True for the name of a field, as opposed to a text that stands in the place of one."""
+    return _FIELD.fullmatch(name) is not None
+
+
+_NUMBERS = frozenset({int, float})
+
+
+def numbers_only(holder: Mapping[str, object], depth: int = 4) -> dict[str, object]:
+    """The numbers of a usage object in their places, and nothing else: no text of a provider's can reach the ledger."""
+    kept: dict[str, object] = {}
+    for name, value in holder.items():
+        kind = type(value)
+        if kind in _NUMBERS:
+            if _is_field(name):
+                kept[name] = value
+        elif kind is dict and depth > 1 and _is_field(name):
+            kept[name] = numbers_only(cast("dict[str, object]", value), depth - 1)
+    return kept
+
+
+_Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=COUNT_MAX)] | msgspec.UnsetType
+
+
+class _InputDetails(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    cached_tokens: _Count = msgspec.UNSET
+    cache_write_tokens: _Count = msgspec.UNSET
+    audio_tokens: _Count = msgspec.UNSET
+    image_tokens: _Count = msgspec.UNSET
+
+
+class _OutputDetails(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    reasoning_tokens: _Count = msgspec.UNSET
+    audio_tokens: _Count = msgspec.UNSET
+    image_tokens: _Count = msgspec.UNSET
+    accepted_prediction_tokens: _Count = msgspec.UNSET
+    rejected_prediction_tokens: _Count = msgspec.UNSET
+
+
+class _Documented(msgspec.Struct, forbid_unknown_fields=True):
+    """A usage object as it is documented: nothing but counts, under the names of either of the two shapes."""
+
+    prompt_tokens: _Count = msgspec.UNSET
+    completion_tokens: _Count = msgspec.UNSET
+    total_tokens: _Count = msgspec.UNSET
+    prompt_tokens_details: _InputDetails | msgspec.UnsetType = msgspec.UNSET
+    completion_tokens_details: _OutputDetails | msgspec.UnsetType = msgspec.UNSET
+    input_tokens: _Count = msgspec.UNSET
+    input_tokens_details: _InputDetails | msgspec.UnsetType = msgspec.UNSET
+    output_tokens: _Count = msgspec.UNSET
+    output_tokens_details: _OutputDetails | msgspec.UnsetType = msgspec.UNSET
+
+    def quantities(self) -> dict[str, int]:
+        """What :func:`quantities` makes of it, at a third of the cost."""
+        found: dict[str, int] = {}
+        whole = self.prompt_tokens
+        if whole is msgspec.UNSET:
+            whole = self.input_tokens
+        if whole is not msgspec.UNSET:
+            found["input_tokens"] = whole
+            _take_parts(self.prompt_tokens_details or self.input_tokens_details, "input_tokens", _INPUT_PARTS, found)
+        whole = self.completion_tokens
+        if whole is msgspec.UNSET:
+            whole = self.output_tokens
+        if whole is not msgspec.UNSET:
+            found["output_tokens"] = whole
+            parts = self.completion_tokens_details or self.output_tokens_details
+            _take_parts(parts, "output_tokens", _OUTPUT_PARTS, found)
+        return found
+
+
+def _take_parts(
+    details: _InputDetails | _OutputDetails | msgspec.UnsetType,
+    whole: str,
+    parts: Iterable[tuple[str, str]],
+    found: dict[str, int],
+) -> None:
+    if details:
+        for name, part in parts:
+            amount = getattr(details, name)
+            if amount:
+                _take(whole, part, amount, found)
+
+
+_read_documented = msgspec.json.Decoder(_Documented).decode
+
+
+def counted(usage: msgspec.Raw) -> tuple[dict[str, int], object]:
+    """What a usage object counts, and what of it is kept as it came."""
+    try:
+        documented = _read_documented(usage)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        # Something is there, or is written, as nobody has documented it: look at each field by itself.
+        pass
+    else:
+        return documented.quantities(), documented
+    try:
+        fields = msgspec.json.decode(usage)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {}, {}
+    return quantities(fields), numbers_only(fields)
