@@ -16,7 +16,7 @@ from gateway.routing import Route
 from metering.intents import Closed, Intent
 from metering.spool import Spool, SpoolFailed, SpoolFull
 from metering.spool_records import PAYLOAD_BYTES_MAX, RecordKind
-from metering.usage import EVENT_TYPES, OTHER, UsageEvent
+from metering.usage import EVENT_TYPES, OTHER, UsageEvent, event_id_of
 
 _encode = msgspec.json.Encoder().encode
 
@@ -87,14 +87,37 @@ class Recorder:
         await self._spool.durable()
 
     def outcome(self, call: Recording, usage: Usage, status: int) -> UsageEvent:
-        """Record what the call used. Raises SpoolFailed or SpoolFull."""
+        """Record what the call used, and with it the further events of its usage. Raises SpoolFailed or SpoolFull."""
+        for number, further in enumerate(usage.further):
+            self.further(call, further, status, str(number))
+        event, payload = self._event(call, usage, status, call.call_id)
+        # Counted also where the disk refuses it: the spool keeps it until it is taken.
+        self._counters.outcome(event.completeness)
+        if call.route.endpoint.billable:
+            self._settle(call, _OUTCOME, payload)
+        else:
+            self._spool.note(payload)
+        if event.external_id is not None:
+            self._objects.made(event.tenant_id, event.source, event.external_id)
+        return event
+
+    def further(self, call: Recording, usage: Usage, status: int, name: str) -> UsageEvent:
+        """Record one more event of a call that is under way, which within the call is known by `name`: another response of
+        a session, what a tool used at another model's price. Raises SpoolFailed or SpoolFull."""
+        event, payload = self._event(call, usage, status, event_id_of(f"{call.call_id}:{name}"))
+        self._counters.outcome(event.completeness)
+        self._spool.note(payload)
+        return event
+
+    def _event(self, call: Recording, usage: Usage, status: int, event_id: str) -> tuple[UsageEvent, bytes]:
+        """An event of a call, and how it is recorded."""
         endpoint = call.route.endpoint
         asked, source = call.prepared.resource, call.route.provider.name
         event_type = usage.event_type or call.prepared.event_type or endpoint.event_type
         caller = call.caller
         # In two steps: Python puts more than fifteen named arguments into a dictionary, which costs more than the event.
         event = UsageEvent(
-            event_id=call.call_id,
+            event_id=event_id,
             tenant_id=caller.tenant.tenant_id,
             source=source,
             event_type=event_type,
@@ -123,15 +146,7 @@ class Recorder:
             # Only the provider's own objects can be this large; the quantities that were read from them stay.
             event = msgspec.structs.replace(event, metadata={"dropped": "larger than a record"})
             payload = _encode(event)
-        # Counted also where the disk refuses it: the spool keeps it until it is taken.
-        self._counters.outcome(event.completeness)
-        if endpoint.billable:
-            self._settle(call, _OUTCOME, payload)
-        else:
-            self._spool.note(payload)
-        if event.external_id is not None:
-            self._objects.made(event.tenant_id, source, event.external_id)
-        return event
+        return event, payload
 
     def nothing(self, call: Recording, reason: str) -> None:
         """Record that the call used nothing: it was never sent, or the provider refused it. Raises SpoolFailed."""

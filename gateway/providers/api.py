@@ -32,6 +32,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     parties: Mapping[str, str] = {}
     """Who took part, `from` and `to`, as numbers and addresses. What is kept of them are keyed hashes."""
     metadata: dict[str, object] = {}
+    further: tuple[Usage, ...] = ()
+    """What else the call used that is an event of its own: what a tool used at another model's price."""
 
 
 class Meter(Protocol):
