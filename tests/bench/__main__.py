@@ -23,8 +23,20 @@ from typing import NoReturn
 from rich.console import Console
 
 from tests.bench import profile, report
-from tests.bench.candidates import CANDIDATES, CHAT, DIRECT, INGEST, POSTGRES, RATE, SQLITE, STREAM, TWO_WORKERS
+from tests.bench.candidates import (
+    CANDIDATES,
+    CHAT,
+    DIRECT,
+    INGEST,
+    OUTAGES,
+    POSTGRES,
+    RATE,
+    SQLITE,
+    STREAM,
+    TWO_WORKERS,
+)
 from tests.bench.measuring import CONNECTIONS, INGEST_EVENTS, Ingested, Sample, Weight, ingested, sample, weights
+from tests.bench.outages import Outage, outages
 from tests.bench.processes import Failed, rss_mib, tree_rss_mib
 from tests.bench.recipes import Missing, Running, running
 from tests.bench.report import ALL, Measured
@@ -155,6 +167,13 @@ class Run:
             shutil.rmtree(own)
         return found
 
+    def outages(self) -> list[Outage]:
+        """What callers notice of outages of the ledger's database."""
+        own = self._directory / OUTAGES
+        own.mkdir()
+        scale = QUICK if self._given.quick else 1
+        return list(outages(own, self._world, scale=scale, rounds=self._given.rounds, tell=self.tell))
+
     @property
     def _sample_wall_s_max(self) -> float:
         return SAMPLE_WALL_S_MAX / (QUICK if self._given.quick else 1)
@@ -179,7 +198,7 @@ def _memory(found: Running) -> dict[str, float]:
     return {ALL: tree_rss_mib(found.pid), **kinds}
 
 
-def measure(given: argparse.Namespace) -> tuple[Run, list[Weight], list[Ingested]]:
+def measure(given: argparse.Namespace) -> tuple[Run, list[Weight], list[Ingested], list[Outage]]:
     """Start everything, measure in turns, end everything. Raises Failed."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tollkeeper-bench-")))
@@ -189,6 +208,7 @@ def measure(given: argparse.Namespace) -> tuple[Run, list[Weight], list[Ingested
             run.start(name)
         # First, while there is nothing that the machine would rather do.
         rates = run.ingest() if given.heavy or INGEST in (given.only or ()) else []
+        away = run.outages() if given.heavy or OUTAGES in (given.only or ()) else []
         run.turn(0)
         for name in (POSTGRES, TWO_WORKERS, SQLITE):
             if run.rate is None and name in run.measured:
@@ -196,7 +216,7 @@ def measure(given: argparse.Namespace) -> tuple[Run, list[Weight], list[Ingested
         for number in range(1, given.rounds + 1):
             run.turn(number)
         run.finish()
-        return run, run.heavy(POSTGRES) if given.heavy else [], rates
+        return run, run.heavy(POSTGRES) if given.heavy else [], rates, away
 
 
 def main() -> int:
@@ -206,11 +226,11 @@ def main() -> int:
     parser.add_argument(
         "--heavy",
         action="store_true",
-        help="also 1 GiB up and down, 10,000 connections, 1,000,000 calls, ingest (about 6 minutes more)",
+        help="also 1 GiB up and down, 10,000 connections, 1,000,000 calls, ingest, outages (about 10 minutes more)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write method, figures and samples there as well")
     parser.add_argument(
-        "--only", action="append", choices=[*CANDIDATES, INGEST], help="measure only this; may be repeated"
+        "--only", action="append", choices=[*CANDIDATES, INGEST, OUTAGES], help="measure only this; may be repeated"
     )
     parser.add_argument(
         "--profile", action="store_true", help="measure nothing: show where one worker and the back office spend time"
@@ -234,13 +254,13 @@ def main() -> int:
         if given.profile:
             profile.show(console, seconds=5 if given.quick else 20)
             return 0
-        run, heavy, rates = measure(given)
+        run, heavy, rates, away = measure(given)
     except Failed as error:
         parser.exit(1, f"{error}\n")
     method = report.method(given, run.rate, time.monotonic() - began)
-    report.show(console, method, run.measured, heavy, rates)
+    report.show(console, method, run.measured, heavy, rates, away)
     if given.json is not None:
-        found = report.as_json(method, run.measured, heavy, rates)
+        found = report.as_json(method, run.measured, heavy, rates, away)
         given.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return int(any(one.failed is not None for one in run.measured.values()) or any(one.failed for one in heavy))
 

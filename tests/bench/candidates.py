@@ -20,6 +20,8 @@ SQLITE, POSTGRES, TWO_WORKERS = "tollkeeper-sqlite", "tollkeeper", "tollkeeper-2
 NGINX_HTTPS, HTTPS = "nginx-https", "tollkeeper-https"
 INGEST = "ingest"
 """No candidate: how fast the ledger is written, with nobody calling."""
+OUTAGES = "outages"
+"""None either: what callers notice of a database that is slow, silent or gone."""
 LITELLM, PORTKEY, TENSORZERO = "litellm", "portkey", "tensorzero"
 
 

@@ -42,9 +42,16 @@ COUNTED = (
 
 
 def tollkeeper(
-    directory: Path, world: World, *, workers: int | None, tls: bool = False, serve: Sequence[str] = SERVE
+    directory: Path,
+    world: World,
+    *,
+    workers: int | None,
+    tls: bool = False,
+    serve: Sequence[str] = SERVE,
+    database_port: int | None = None,
 ) -> Recipe:
-    """An installation with a tenant and a key; without `workers`, on SQLite in one process."""
+    """An installation with a tenant and a key; without `workers`, on SQLite in one process. `database_port` leads to the
+    Postgres of the world where that is not reached at its own."""
     data_dir, output = directory / "data", directory / "output"
     proxy_port, control_port = free_port(), free_port()
     settings = {
@@ -62,7 +69,7 @@ def tollkeeper(
     database = ""
     if workers is not None:
         database = world.postgres.create()
-        settings["DATABASE_URL"] = world.postgres.url(database)
+        settings["DATABASE_URL"] = world.postgres.url(database, port=database_port)
         settings["DATABASE_MIGRATE_URL"] = world.postgres.url(database, OWNER)
         settings["WORKERS"] = str(workers)
     environment = {f"TOLLKEEPER_{name}": value for name, value in settings.items()}

@@ -35,6 +35,7 @@ from tests.bench.candidates import (
 )
 from tests.bench.gateways import BACK_OFFICE, SUPERVISOR, WORKER
 from tests.bench.measuring import CONNECTIONS, Ingested, Sample, Weight
+from tests.bench.outages import CALLS_PER_S, Outage
 from tests.bench.processes import Failed
 
 NOT_MEASURED = "-"
@@ -246,12 +247,14 @@ def show(
     measured: Mapping[str, Measured],
     heavy: Sequence[Weight],
     rates: Sequence[Ingested],
+    away: Sequence[Outage],
 ) -> None:
     """Print the tables and what there is to know about them."""
     found = Found(measured, heavy, rates)
     for line in _header(how, measured):
         console.print(line, soft_wrap=True, markup=False, highlight=False)
-    for table in (_costs(how, found, measured), _waits(how, found, measured), _rates(found), _goals(found)):
+    tables = _costs(how, found, measured), _waits(how, found, measured), _rates(found), _outages(away), _goals(found)
+    for table in tables:
         if table.row_count:
             console.print(table)
     for line in _remarks(measured, heavy):
@@ -326,6 +329,16 @@ def _rates(found: Found) -> Table:
         pace = map(str, one.pace)
         told = f"{one.events / one.wall_s:.0f}", f"{own:.1f}", f"{theirs:.1f}", *pace, str(one.event_bytes)
         table.add_row(f"round {number}, {one.events:,} events", *told, f"{one.others_cores:.2f}")
+    return table
+
+
+def _outages(away: Sequence[Outage]) -> Table:
+    table = _table(
+        f"Latency at {CALLS_PER_S} calls/s of one worker while the ledger's Postgres is away: each round",
+        "calls", "p50 ms", "p99 ms", "in the ledger\nafter s",
+    )  # fmt: skip
+    for one in sorted(away, key=lambda one: [each.what for each in away].index(one.what)):
+        table.add_row(one.what, str(one.calls), f"{one.p50_ms:.2f}", f"{one.p99_ms:.2f}", f"{one.drained_s:.1f}")
     return table
 
 
@@ -408,7 +421,11 @@ def _remarks(measured: Mapping[str, Measured], heavy: Sequence[Weight]) -> Itera
 
 
 def as_json(
-    how: Mapping[str, Any], measured: Mapping[str, Measured], heavy: Sequence[Weight], rates: Sequence[Ingested]
+    how: Mapping[str, Any],
+    measured: Mapping[str, Measured],
+    heavy: Sequence[Weight],
+    rates: Sequence[Ingested],
+    away: Sequence[Outage],
 ) -> dict[str, Any]:
     """Everything, for a machine."""
     found = Found(measured, heavy, rates)
@@ -436,5 +453,6 @@ def as_json(
         "candidates": candidates,
         "heavy": [asdict(weight) for weight in heavy],
         "ingest": [asdict(one) for one in rates],
+        "outages": [asdict(one) for one in away],
         "goals": [{**asdict(goal), "met": goal.met} for goal in goals(found)],
     }

@@ -49,6 +49,8 @@ class Line:
         self.port = 0
         self.swallows: Collection[str] = ()
         """The directions in which everything is lost."""
+        self.refuses = False
+        """Nobody is at its other end: new connections are reset."""
         self.answer_delay_s = 0.0
         self.bytes_per_s: float | None = None
         """How fast either direction is, at most."""
@@ -91,6 +93,9 @@ class Line:
             writer.transport.abort()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.refuses:
+            writer.transport.abort()
+            return
         self._open.add(writer)
         try:
             from_server, to_server = await asyncio.open_connection("127.0.0.1", self._port)
