@@ -67,6 +67,7 @@ EVENT_TYPES: Mapping[str, EventType] = {
     "image": EventType("ai", ("images",)),
     "audio_transcription": EventType("ai", ("seconds",)),
     "audio_speech": EventType("ai", ("characters",)),
+    "video": EventType("ai", ("seconds",)),
     "moderation": EventType("ai", ("requests",)),
     "realtime": EventType("ai", TOKENS),
     "batch": EventType("ai", TOKENS),

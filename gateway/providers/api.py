@@ -34,6 +34,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, object] = {}
     further: tuple[Usage, ...] = ()
     """What else the call used that is an event of its own: what a tool used at another model's price."""
+    unseen: tuple[str, ...] = ()
+    """The fields of the provider's usage object that nobody here knows: named, and not counted."""
 
 
 class Meter(Protocol):
@@ -68,6 +70,8 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     """What the request says will be used, where the answer does not say it; None where that could not be read."""
     parties: Mapping[str, str] = {}
     """As in :class:`Usage`: what a later search for the call at the provider needs."""
+    asked: Mapping[str, str] = {}
+    """What else the request says that decides the price: the size and the quality of an image."""
 
 
 class Watch(Protocol):

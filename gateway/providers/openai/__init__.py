@@ -71,8 +71,11 @@ PROVIDER = Provider(
     authorize=authorize,
     credential_headers=frozenset({b"authorization", b"openai-organization", b"openai-project"}),
     account_headers=frozenset({b"openai-organization", b"openai-project"}),
-    # The last two hand out a key with which a client goes to the provider past the gateway; a session itself does not.
-    administration=re.compile(r"/v1/(?:(?:organizations?|projects|dashboard|me|chatkit)(?:/.*)?|realtime/.*)"),
+    # ChatKit and what is below realtime hand out a key with which a client goes to the provider past the gateway; a
+    # session itself does not. Agents and vaults name each other in ways in which nobody can tell whose they are.
+    administration=re.compile(
+        r"/v1/(?:(?:organizations?|projects|dashboard|me|chatkit|agents|vaults|safety|webhook_[a-z_]+)(?:/.*)?|realtime/.*)"
+    ),
     object_id=_OBJECT_ID,
     references=_REFERENCES,
     refusal=refusal,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 
 import msgspec
 
@@ -11,7 +10,8 @@ from gateway.messages import ResponseHead
 from gateway.providers import decoding, sse
 from gateway.providers.api import Meter, Prepared, Usage
 from gateway.providers.openai.requests import text
-from gateway.providers.openai.usage import count, counted, mapping
+from gateway.providers.openai.tools import NO_TOOLS, tools_used
+from gateway.providers.openai.usage import counted, is_documented, unseen
 from metering.usage import Completeness
 
 
@@ -27,7 +27,8 @@ class _Answer(msgspec.Struct):
     choices: msgspec.Raw = msgspec.Raw(b"")
     response: msgspec.Raw = msgspec.Raw(b"")
     type: object = None
-    tool_usage: object = None
+    tool_usage: msgspec.Raw = msgspec.Raw(b"")
+    tools: msgspec.Raw = msgspec.Raw(b"")
     output: msgspec.Raw = msgspec.Raw(b"")
 
 
@@ -36,13 +37,6 @@ def _holds(value: msgspec.Raw) -> bool:
     return bytes(value).startswith(b"{")
 
 
-class _Item(msgspec.Struct):
-    """One item of a response's output."""
-
-    type: object = None
-
-
-_read_items = msgspec.json.Decoder(list[_Item]).decode
 _read_answer = msgspec.json.Decoder(_Answer).decode
 
 
@@ -57,7 +51,7 @@ class _Findings:
     service_tier: str | None = None
     usage: msgspec.Raw | None = None
     background = False
-    tools: Mapping[str, int] = {}
+    tools = NO_TOOLS
 
     def __init__(self, prepared: Prepared) -> None:
         self.requested = prepared.resource
@@ -68,7 +62,9 @@ class _Findings:
         self.service_tier = text(answer.service_tier) or self.service_tier
         if _holds(answer.usage):
             self.usage = answer.usage
-            self.tools = _tools(answer)
+            self.tools = NO_TOOLS
+            if answer.output or answer.tool_usage:
+                self.tools = tools_used(answer.output, answer.tool_usage, answer.tools)
         # A background response is queued when it is created and runs on; what it uses is known when it is done. A
         # stream that is not of one begins as `in_progress`, too.
         if answer.status is not None:
@@ -83,9 +79,12 @@ class _Findings:
         if self.service_tier is not None:
             metadata["service_tier"] = self.service_tier
         found: dict[str, int] = {}
+        unseen_fields: tuple[str, ...] = ()
         if self.usage is not None:
-            found, metadata["usage"] = counted(self.usage)
-            found.update(self.tools)
+            found, kept = counted(self.usage)
+            metadata["usage"] = kept
+            found.update(self.tools.quantities)
+            unseen_fields = self.tools.unseen if is_documented(kept) else unseen(self.usage) + self.tools.unseen
         if found:
             completeness = _REPORTED
         else:
@@ -96,24 +95,9 @@ class _Findings:
             resource=self.model or self.requested,
             external_id=self.external_id,
             metadata=metadata,
+            further=self.tools.further,
+            unseen=unseen_fields,
         )
-
-
-def _tools(answer: _Answer) -> dict[str, int]:
-    """How often a response used tools that are billed by the call."""
-    if not answer.output and answer.tool_usage is None:
-        return {}
-    try:
-        items = [item.type for item in _read_items(answer.output)] if answer.output else []
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        items = []
-    told = answer.tool_usage if isinstance(answer.tool_usage, dict) else {}
-    web_searches = count(mapping(told, "web_search"), "num_requests")
-    found = {
-        "web_searches": items.count("web_search_call") if web_searches is None else web_searches,
-        "file_searches": items.count("file_search_call"),
-    }
-    return {name: amount for name, amount in found.items() if amount}
 
 
 def _read(text: bytes | bytearray) -> _Answer | None:
@@ -143,7 +127,7 @@ class JsonMeter:
 
     concluded = False
     _size = 0
-    _cut = False
+    cut = False
 
     def __init__(self, prepared: Prepared) -> None:
         self._prepared = prepared
@@ -156,14 +140,19 @@ class JsonMeter:
             held = b"".join(self._chunks)
             self._chunks = [held[:BODY_END_BYTES], held[-BODY_END_BYTES:]]
             self._size = 2 * BODY_END_BYTES
-            self._cut = True
+            self.cut = True
         return chunk
+
+    @property
+    def held(self) -> bytes:
+        """All of the body, or where it was `cut` its two ends."""
+        return self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
 
     def finish(self, *, whole: bool) -> tuple[bytes, Usage]:
         findings = _Findings(self._prepared)
         if whole:
-            body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-            answer = _read_ends(body) if self._cut else _read(body)
+            body = self.held
+            answer = read_ends(body) if self.cut else _read(body)
             if answer is not None:
                 findings.see(answer)
         return b"", findings.result(whole=whole)
@@ -173,7 +162,7 @@ _END_FIELD = re.compile(rb'"(id|model|service_tier)"\s*:\s*"([^"\\]{1,200})"')
 _END_USAGE = re.compile(rb'"usage"\s*:\s*(\{(?:[^{}"]|"[^"\\]*"|\{(?:[^{}"]|"[^"\\]*"|\{[^{}]*\})*\})*\})')
 
 
-def _read_ends(body: bytes) -> _Answer | None:
+def read_ends(body: bytes) -> _Answer:
     """Find the fields in a body whose middle was not kept: the usage last, the names first, as the provider writes them."""
     answer = _Answer()
     for name, value in _END_FIELD.findall(body[:BODY_END_BYTES]) + _END_FIELD.findall(body[BODY_END_BYTES:]):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import parse_qs
 
 import msgspec
 
 from gateway.providers.api import Prepared
+from gateway.providers.body import Gathered
+from gateway.providers.multipart import Fields
+from gateway.providers.openai.usage import COUNT_MAX
 
 
 class _ModelRequest(msgspec.Struct):
@@ -67,6 +71,143 @@ def ask_for_usage(body: bytes) -> Prepared:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return Prepared(body=body)
     return Prepared(body=changed, resource=prepared.resource, stream=True, usage_injected=True)
+
+
+class _MediaRequest(msgspec.Struct):
+    """What decides what a picture, a recording or a video costs."""
+
+    model: object = None
+    stream: object = None
+    n: object = None
+    size: object = None
+    quality: object = None
+    seconds: object = None
+    input: object = None
+
+
+_read_media = msgspec.json.Decoder(_MediaRequest).decode
+
+
+def read_media_request(body: bytes) -> Prepared:
+    """Learn what a body asks of a model that is not billed by tokens alone, and leave it as it is."""
+    try:
+        asked = _read_media(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return Prepared(body=body)
+    return _media(asked, body)
+
+
+def read_speech_request(body: bytes) -> Prepared:
+    """Learn how much is to be spoken: some models are billed by the character of the input, which no answer repeats."""
+    try:
+        asked = _read_media(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return Prepared(body=body)
+    spoken = {"characters": len(asked.input)} if isinstance(asked.input, str) else None
+    return msgspec.structs.replace(_media(asked, body), quantities=spoken)
+
+
+def _media(asked: _MediaRequest, body: bytes) -> Prepared:
+    amounts = {"images": asked.n, "seconds": whole_number(asked.seconds)}
+    return Prepared(
+        body=body,
+        resource=text(asked.model),
+        stream=asked.stream is True,
+        quantities={name: value for name, value in amounts.items() if type(value) is int and 0 < value <= COUNT_MAX}
+        or None,
+        asked={name: value for name in ("size", "quality") if (value := word(getattr(asked, name))) is not None},
+    )
+
+
+class _Session(msgspec.Struct):
+    model: object = None
+
+
+class _SessionRequest(msgspec.Struct):
+    model: object = None
+    session: msgspec.Raw = msgspec.Raw(b"")
+
+
+_read_session = msgspec.json.Decoder(_Session).decode
+_read_session_request = msgspec.json.Decoder(_SessionRequest).decode
+
+
+def read_session_request(body: bytes) -> Prepared:
+    """Learn which model a session is to be held with."""
+    try:
+        asked = _read_session_request(body)
+        held = bytes(asked.session)
+        model = _read_session(held).model if held.startswith(b"{") else asked.model
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return Prepared(body=body)
+    return Prepared(body=body, resource=text(model))
+
+
+JSON_BYTES_MAX = 1 << 20
+"""A JSON body up to this size is held while it goes by, to be read at its end."""
+
+_FIELDS = ("model", "n", "size", "quality", "seconds", "session")
+
+
+class WatchedRequest:
+    """Reads a request that carries a file, as a form or, smaller, as JSON. Files pass by unread."""
+
+    __slots__ = ("_fields", "_json")
+
+    def __init__(self) -> None:
+        self._fields: Fields | None = None
+        self._json: Gathered | None = None
+
+    def feed(self, chunk: bytes) -> None:
+        if self._fields is None and self._json is None and chunk:
+            # Which of the two it is its first byte says: a form begins with the dashes of its first delimiter.
+            if chunk.startswith(b"-"):
+                self._fields = Fields(_FIELDS)
+            else:
+                self._json = Gathered(JSON_BYTES_MAX)
+        if self._fields is not None:
+            self._fields.feed(chunk)
+        elif self._json is not None:
+            self._json.feed(chunk)
+
+    def finish(self, *, whole: bool) -> Prepared:
+        if self._fields is not None:
+            prepared = _form(self._fields.found)
+        else:
+            held = self._json.known if self._json is not None and whole else None
+            prepared = msgspec.structs.replace(read_media_request(held or b""), body=b"")
+        return prepared if whole else msgspec.structs.replace(prepared, quantities=None)
+
+
+def _form(found: dict[str, str]) -> Prepared:
+    if "session" in found:
+        return read_session_request(found["session"].encode())
+    asked = _MediaRequest(
+        model=found.get("model"),
+        n=whole_number(found.get("n")),
+        size=found.get("size"),
+        quality=found.get("quality"),
+        seconds=found.get("seconds"),
+    )
+    return _media(asked, b"")
+
+
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
+
+
+def word(value: object) -> str | None:
+    """One of a provider's own short words, like `1024x1024` or `hd`; None for any other text, which could be content."""
+    return value if isinstance(value, str) and _WORD.fullmatch(value) else None
+
+
+_WHOLE_NUMBER = re.compile(r"[0-9]{1,9}")
+
+
+def whole_number(value: object) -> int | None:
+    """A whole number, as a number or, as forms have it, as a text."""
+    if isinstance(value, str):
+        return int(value) if _WHOLE_NUMBER.fullmatch(value) and value.isascii() else None
+    return value if type(value) is int else None
 
 
 def _with_value(written: bytes, name: str, value: bytes) -> bytes:

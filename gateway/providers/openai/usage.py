@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
+from itertools import islice
 from typing import Annotated, TypeAlias, cast
 
 import msgspec
@@ -53,7 +55,33 @@ def quantities(usage: Mapping[str, object]) -> dict[str, int]:
         for name, part in _OUTPUT_PARTS:
             if name in parts:
                 _take("output_tokens", part, parts[name], found)
+    if not found and usage.get("type") == "duration":
+        # Models that are billed by the duration of what they heard say that instead.
+        heard_s = whole_seconds(usage.get("seconds"))
+        if heard_s is not None:
+            found["seconds"] = heard_s
     return found
+
+
+def pictured(quantities: dict[str, int]) -> dict[str, int]:
+    """What a model of pictures used: all it put out are pictures, unless its answer tells text and pictures apart.
+
+    Older models' answers have one number, which the API reference calls that of the image tokens.
+    """
+    if "output_tokens" in quantities and "output_tokens_image" not in quantities:
+        quantities["output_tokens_image"] = quantities.pop("output_tokens")
+    return quantities
+
+
+def whole_seconds(value: object) -> int | None:
+    """A duration in whole seconds, a begun one counting as one; None where there is none.
+
+    Where an answer holds both (verbose transcriptions), `usage` has the exact `duration` rounded up.
+    """
+    if type(value) not in _NUMBERS:
+        return None
+    seconds = cast("float", value)
+    return math.ceil(seconds) if 0 <= seconds <= COUNT_MAX else None
 
 
 _INPUT_PARTS = (
@@ -142,14 +170,24 @@ def numbers_only(holder: Mapping[str, object], depth: int = 4) -> dict[str, obje
 _Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=COUNT_MAX)] | msgspec.UnsetType
 
 
+class _CacheWrites(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """How long what was written stays: parts of the cache writes, which are counted as one."""
+
+    ttl_30m_tokens: _Count = msgspec.UNSET
+    ttl_12h_tokens: _Count = msgspec.UNSET
+
+
 class _InputDetails(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    text_tokens: _Count = msgspec.UNSET
     cached_tokens: _Count = msgspec.UNSET
     cache_write_tokens: _Count = msgspec.UNSET
+    cache_write_tokens_details: _CacheWrites | msgspec.UnsetType = msgspec.UNSET
     audio_tokens: _Count = msgspec.UNSET
     image_tokens: _Count = msgspec.UNSET
 
 
 class _OutputDetails(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    text_tokens: _Count = msgspec.UNSET
     reasoning_tokens: _Count = msgspec.UNSET
     audio_tokens: _Count = msgspec.UNSET
     image_tokens: _Count = msgspec.UNSET
@@ -205,6 +243,11 @@ def _take_parts(
 _read_documented = msgspec.json.Decoder(_Documented).decode
 
 
+def is_documented(kept: object) -> bool:
+    """True for what :func:`counted` keeps of a usage object that has no other fields than the documented."""
+    return type(kept) is _Documented
+
+
 def counted(usage: msgspec.Raw) -> tuple[dict[str, int], object]:
     """What a usage object counts, and what of it is kept as it came."""
     try:
@@ -219,3 +262,62 @@ def counted(usage: msgspec.Raw) -> tuple[dict[str, int], object]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}, {}
     return quantities(fields), numbers_only(fields)
+
+
+_INPUT_NAMES = frozenset(
+    {
+        *("text_tokens", "cached_tokens", "cache_write_tokens", "audio_tokens", "image_tokens"),
+        *(
+            "cached_tokens_details.text_tokens",
+            "cached_tokens_details.audio_tokens",
+            "cached_tokens_details.image_tokens",
+        ),
+        *("cache_write_tokens_details.ttl_30m_tokens", "cache_write_tokens_details.ttl_12h_tokens"),
+    }
+)
+_OUTPUT_NAMES = frozenset(
+    {
+        *("text_tokens", "reasoning_tokens", "audio_tokens", "image_tokens"),
+        *("accepted_prediction_tokens", "rejected_prediction_tokens"),
+    }
+)
+_KNOWN = frozenset(
+    {
+        *("prompt_tokens", "completion_tokens", "input_tokens", "output_tokens", "total_tokens", "type", "seconds"),
+        *(f"{side}_{of}.{name}" for side in ("prompt", "input") for of in ("tokens_details", "token_details") for name in _INPUT_NAMES),
+        *(f"{side}_{of}.{name}" for side in ("completion", "output") for of in ("tokens_details", "token_details") for name in _OUTPUT_NAMES),
+    }
+)  # fmt: skip
+"""Every field that a usage object has been seen or documented with."""
+
+UNSEEN_MAX = 8
+"""So many are named of one answer."""
+
+
+def unseen(usage: msgspec.Raw) -> tuple[str, ...]:
+    """The fields of a usage object that nobody here knows, by their paths; those that hold nothing are none.
+
+    A new kind of use comes to light by its field: it is said, and not counted, since whether it is a part of what is
+    counted nobody knows.
+    """
+    try:
+        fields = msgspec.json.decode(usage)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ()
+    return tuple(path for path in islice(_leaves(fields, ""), LEAVES_MAX) if path not in _KNOWN)[:UNSEEN_MAX]
+
+
+LEAVES_MAX = 64
+"""So many fields are looked at; the largest usage object seen has 14."""
+
+
+def _leaves(holder: object, above: str, depth: int = 3) -> Iterator[str]:
+    """The paths of the fields that hold something, and are called as fields are."""
+    if type(holder) is dict:
+        for name, value in holder.items():
+            if value is None or value == {} or not _is_field(name):
+                continue
+            if type(value) is dict and depth > 1:
+                yield from _leaves(value, f"{above}{name}.", depth - 1)
+            else:
+                yield f"{above}{name}"

@@ -38,14 +38,18 @@ VALUES = st.recursive(
     | st.booleans()
     | st.integers(-3, 1 << 70)
     | st.floats(allow_nan=False, allow_infinity=False)
-    | st.sampled_from(["", "queued", "in_progress", "completed", "response.completed", "[DONE]", "gpt-4o", "é\ud7ff\U0001f600",
+    | st.sampled_from(["", "queued", "in_progress", "completed", "response.completed", "[DONE]", "gpt-4o", "tts-1", "image_generation.completed",
+                       "transcript.text.done", "speech.audio.done", "thread.run", "duration", "12", "1024x1024", "hd",
+                       "web_search_call", "image_generation_call", "code_interpreter_call", "é\ud7ff\U0001f600",
                        "+12025550143", "whatsapp:+905321234567", "SM" + "0" * 32, "1", "-0.0075"]),
     lambda inner: st.lists(inner, max_size=2)
     | st.dictionaries(
         st.sampled_from(
             ["id", "sid", "model", "status", "type", "usage", "choices", "response", "prompt_tokens", "input_tokens", "output_tokens",
              "prompt_tokens_details", "cached_tokens", "total_tokens", "price", "num_segments", "stream", "stream_options", "include_usage",
-             "num_media", "to", "from", "personalizations", "email", "batch_id"]
+             "num_media", "to", "from", "personalizations", "email", "batch_id", "object", "data", "n", "size", "quality",
+             "seconds", "duration", "input", "session", "svg_usage", "tool_usage", "image_gen", "web_search", "output",
+             "tools", "action", "container_id", "memory_limit", "metadata", "model_grader_token_usage_per_model"]
         ),
         inner,
         max_size=4,
@@ -86,7 +90,17 @@ ELEMENTS = st.lists(
     ),
     max_size=8,
 ).map(lambda parts: b"<TwilioResponse>" + b"".join(parts))
-BODIES = st.one_of(st.binary(max_size=200), TEXTS, STREAMS, FORMS, ELEMENTS)
+PARTS = st.lists(
+    st.one_of(
+        st.sampled_from([b"\r\n", b"\r\n\r\n", b"\r\n--x\r\n", b"\r\n--x--\r\n", b"--", b"\r\n--y", b" "]),
+        st.sampled_from(["model", "n", "size", "seconds", "session", "file"]).map(
+            lambda name: b'Content-Disposition: form-data; name="%b"\r\n\r\n' % name.encode()
+        ),
+        st.sampled_from([b"gpt-4o", b"2", b"1024x1024", b'{"model":"m"}', b"-", b"\r"]),
+    ),
+    max_size=12,
+).map(lambda parts: b"--x\r\n" + b"".join(parts))
+BODIES = st.one_of(st.binary(max_size=200), TEXTS, STREAMS, FORMS, ELEMENTS, PARTS)
 CODED = {"": bytes, "gzip": gzip.compress, "deflate": zlib.compress, "br": bytes, "zstd": bytes, "nonsense": bytes}
 HEADS = st.builds(
     lambda status, media_type, coding: (status, media_type, coding),
@@ -295,14 +309,24 @@ def test_its_word_for_a_missing_object_is_json(provider, name):
     assert json.loads(provider.missing("/v1/x.json", name).body)
 
 
+CLOSED = (
+    *("admin.", "realtime.", "webhooks.", "safety."),
+    *("beta.realtime.", "beta.chatkit.", "beta.agents."),
+)
+"""So begin the names of endpoints that are known and yet closed on a shared account; by mistake no other may be."""
+
 NAMES = ["SM" + "0a" * 16, "d-" + "0a" * 16, "resp_0123456789abcdef"]
 
 
 @providers
 def test_what_guards_a_shared_account_is_of_the_form_that_is_compared(provider):
     name = next(name for name in NAMES if provider.object_id.fullmatch(name))
-    for endpoint in provider.endpoints:
-        assert not provider.administration.fullmatch(re.sub(r"\{\w+\}", name, endpoint.path))
+    closed = {
+        endpoint.name
+        for endpoint in provider.endpoints
+        if provider.administration.fullmatch(re.sub(r"\{\w+\}", name, endpoint.path))
+    }
+    assert {name for name in closed if not name.startswith(CLOSED)} == set()
     assert all(name == name.lower() for name in provider.speaks_for)
     assert all(pattern.groups == 1 for pattern in provider.references)
     assert provider.object_id.fullmatch("") is None

@@ -124,7 +124,10 @@ def answered(**fields):
         ),
         ({"prompt_tokens": 10, "prompt_tokens_details": None}, {"input_tokens": 10}),
         ({"prompt_tokens": 10, "prompt_tokens_details": {"cached_tokens": None}}, {"input_tokens": 10}),
-        ({"type": "duration", "seconds": 12}, {}),
+        ({"type": "duration", "seconds": 12}, {"seconds": 12}),
+        ({"type": "duration", "seconds": 12.2}, {"seconds": 13}),
+        ({"type": "duration", "seconds": -1}, {}),
+        ({"seconds": 12}, {}),
         ({}, {}),
     ],
 )
