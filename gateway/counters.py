@@ -96,6 +96,10 @@ OUTCOMES = Metric(
     tuple((completeness.value,) for completeness in Completeness),
 )
 CLOSED = Metric("tollkeeper_intents_closed_total", "Calls that were recorded and then used nothing.")
+UNKNOWN_FIELDS = Metric(
+    "tollkeeper_usage_fields_unknown_total",
+    "Fields in providers' usage that nobody here knows, and that are not counted; the log names each once.",
+)
 LOG_DROPPED = Metric(
     "tollkeeper_access_log_lines_dropped_total", "Lines about calls that the reader of the log was too slow for."
 )
@@ -109,7 +113,7 @@ CLIENTS = Metric("tollkeeper_client_connections", "Open connections of clients."
 UPSTREAMS = Metric("tollkeeper_upstream_connections", "Open connections to providers.", gauge=True)
 
 LAYOUT = (
-    *(CALLS, CALL_ERRORS, BUCKETS, GATEWAY_US, UPSTREAM_US, INTENTS, OUTCOMES, CLOSED),
+    *(CALLS, CALL_ERRORS, BUCKETS, GATEWAY_US, UPSTREAM_US, INTENTS, OUTCOMES, CLOSED, UNKNOWN_FIELDS),
     *(LOG_DROPPED, GIVEN_UP, SPOOL_FAILED, UNDER_WAY, OPEN, CLIENTS, UPSTREAMS),
 )
 """The words of a file, metric by metric."""
@@ -123,8 +127,8 @@ _CALLS: dict[str | None, int] = {
 }
 _ERRORS = {error: _BEGINNINGS[CALL_ERRORS.name] + at for at, error in enumerate(ERRORS)}
 _OUTCOMES = {completeness: _BEGINNINGS[OUTCOMES.name] + at for at, completeness in enumerate(Completeness)}
-_BUCKETS, _GATEWAY_US, _UPSTREAM_US, _INTENTS, _CLOSED = (
-    _BEGINNINGS[metric.name] for metric in (BUCKETS, GATEWAY_US, UPSTREAM_US, INTENTS, CLOSED)
+_BUCKETS, _GATEWAY_US, _UPSTREAM_US, _INTENTS, _CLOSED, _UNKNOWN_FIELDS = (
+    _BEGINNINGS[metric.name] for metric in (BUCKETS, GATEWAY_US, UPSTREAM_US, INTENTS, CLOSED, UNKNOWN_FIELDS)
 )
 
 _HEAD = struct.Struct("<II")
@@ -192,6 +196,9 @@ class Counters:
 
     def closed(self) -> None:
         self._words[_CLOSED] += 1
+
+    def unknown_fields(self, number: int) -> None:
+        self._words[_UNKNOWN_FIELDS] += number
 
     def saw(
         self,

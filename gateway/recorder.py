@@ -13,12 +13,16 @@ from gateway.errors import NotRecordable
 from gateway.objects import Objects
 from gateway.providers.api import Prepared, Usage
 from gateway.routing import Route
+from gateway.telemetry import log
 from metering.intents import Closed, Intent
 from metering.spool import Spool, SpoolFailed, SpoolFull
 from metering.spool_records import PAYLOAD_BYTES_MAX, RecordKind
 from metering.usage import EVENT_TYPES, OTHER, UsageEvent, event_id_of
 
 _encode = msgspec.json.Encoder().encode
+
+UNSEEN_FIELDS_MAX = 256
+"""So many unknown fields of providers' usage are said once each; of any further one only the counter tells."""
 
 _OUTCOME = RecordKind.OUTCOME  # Looking it up in the enumeration is a call.
 
@@ -50,6 +54,8 @@ class Recorder:
         self._now_ms = now_ms
         self._reference = reference
         self._counters = counters
+        self._unseen: set[str] = set()
+        """The unknown fields that the log has been told of."""
         self._open: dict[str, int] = {}
         """Calls under way, each with the sequence of its intent."""
 
@@ -115,6 +121,8 @@ class Recorder:
         asked, source = call.prepared.resource, call.route.provider.name
         event_type = usage.event_type or call.prepared.event_type or endpoint.event_type
         caller = call.caller
+        if usage.unseen:
+            self._report(endpoint.name, usage.unseen)
         # In two steps: Python puts more than fifteen named arguments into a dictionary, which costs more than the event.
         event = UsageEvent(
             event_id=event_id,
@@ -147,6 +155,14 @@ class Recorder:
             event = msgspec.structs.replace(event, metadata={"dropped": "larger than a record"})
             payload = _encode(event)
         return event, payload
+
+    def _report(self, endpoint: str, fields: tuple[str, ...]) -> None:
+        """Say, once for each, which fields of a provider's usage nobody here knows: what they count is not charged."""
+        self._counters.unknown_fields(len(fields))
+        for field in fields:
+            if field not in self._unseen and len(self._unseen) < UNSEEN_FIELDS_MAX:
+                self._unseen.add(field)
+                log.warning("usage_field_unknown", endpoint=endpoint, field=field)
 
     def nothing(self, call: Recording, reason: str) -> None:
         """Record that the call used nothing: it was never sent, or the provider refused it. Raises SpoolFailed."""

@@ -144,9 +144,11 @@ def test_records_are_counted_by_what_they_say(opened, directory):
         for _ in range(times):
             worker.outcome(completeness)
     worker.closed()
+    worker.unknown_fields(3)
     worker.write()
 
     assert told(directory) == {
+        ("tollkeeper_usage_fields_unknown_total",): 3,
         ("tollkeeper_intents_total",): 7,
         **{("tollkeeper_outcomes_total", str(one)): times for times, one in enumerate(Completeness, 1)},
         ("tollkeeper_intents_closed_total",): 1,

@@ -2,13 +2,14 @@
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.callers import Caller
-from gateway.counters import Counters
+from gateway.counters import Counters, living
 from gateway.errors import NotRecordable
 from gateway.providers import PROVIDERS
 from gateway.providers.api import Prepared, Usage
-from gateway.recorder import Recorder, Recording
+from gateway.recorder import UNSEEN_FIELDS_MAX, Recorder, Recording
 from gateway.routing import Routes
 from gateway.snapshot import KeyRecord, TenantRecord
 from metering.intents import Closed, Intent
@@ -70,7 +71,13 @@ class Recorded:
         self.spool = Spool(directory, "s", **{"fsync": False, "segment_bytes": 1 << 20} | how)
         self.spool.open()
         self.objects = Remembering()
-        self.recorder = Recorder(self.spool, self.objects, lambda: ARRIVED_MS + 812, hashed, Counters())
+        self.counters = Counters()
+        self.recorder = Recorder(self.spool, self.objects, lambda: ARRIVED_MS + 812, hashed, self.counters)
+
+    def counted(self, name):
+        """What the metrics show, as the back office reads it."""
+        self.counters.open(self.directory / "counters", 0)
+        return living(self.directory / "counters")["0"].values[name]
 
     @property
     def records(self):
@@ -416,3 +423,32 @@ async def test_a_call_whose_intent_could_not_be_made_durable_leaves_nothing_open
     intents = {record.call_id for record in recorded.records if isinstance(record, Intent)}
     closed = {record.call_id for record in recorded.records if isinstance(record, Closed)}
     assert intents - closed == {"later"}
+
+
+async def test_a_field_of_the_usage_that_nobody_knows_is_said_once_and_counted_each_time(made):
+    """Guards the provider's new dimensions: a kind of use that is not known here must not pass in silence. And no more of
+    it is said than its name, and not with each call."""
+    recorded = made()
+    usage = msgspec.structs.replace(USAGE, unseen=("input_tokens_details.video_tokens", "scent_tokens"))
+
+    with capture_logs() as said:
+        for number in range(3):
+            call = recording(f"c{number}")
+            await recorded.recorder.begin(call)
+            recorded.recorder.outcome(call, usage, 200)
+
+    named = {"log_level": "warning", "event": "usage_field_unknown", "endpoint": "chat.completions"}
+    assert said == [named | {"field": "input_tokens_details.video_tokens"}, named | {"field": "scent_tokens"}]
+    assert recorded.counted("tollkeeper_usage_fields_unknown_total") == (6,)
+
+
+async def test_so_many_unknown_fields_are_said_and_no_more(made):
+    """Guards the memory and the log: a provider that makes its names up could fill both."""
+    recorded = made()
+    with capture_logs() as said:
+        for number in range(2 * UNSEEN_FIELDS_MAX):
+            call = recording(f"c{number}")
+            await recorded.recorder.begin(call)
+            recorded.recorder.outcome(call, msgspec.structs.replace(USAGE, unseen=(f"field_{number}",)), 200)
+
+    assert len(said) == UNSEEN_FIELDS_MAX
