@@ -101,7 +101,7 @@ class WholeAnswer:
 class EndsOfStream:
     """Judges the events that end a stream, and none before them."""
 
-    __slots__ = ("_ends", "_frames", "_judge", "_prepared", "concluded")
+    __slots__ = ("_ends", "_expected", "_frames", "_judge", "_prepared", "concluded")
 
     def __init__(self, judge: Judgement, prepared: Prepared) -> None:
         self.concluded = False
@@ -109,23 +109,32 @@ class EndsOfStream:
         self._prepared = prepared
         self._frames = sse.Frames()
         self._ends: list[Told] = []
+        self._expected = (prepared.quantities or {}).get("images", 1)
+        """So many pictures, or other things, were asked for: the stream has an end for each."""
 
     def feed(self, chunk: bytes) -> bytes:
         for event in self._frames.feed(chunk):
             end = self._end(event)
             if end is not None and len(self._ends) < ENDS_MAX:
                 self._ends.append(end)
-            self.concluded = self.concluded or end is not None or sse.data(event).strip() == b"[DONE]"
+            self.concluded = self.concluded or self._is_last(event, end)
         rest = self._frames.rest
         if rest.endswith((b"\n", b"\r", b"[DONE]")) and not self.concluded:
             # A client may act on a line before the blank one that ends the event has come.
             beginning = bytes(rest)
-            self.concluded = self._end(beginning) is not None or sse.data(beginning).strip() == b"[DONE]"
+            end = self._end(beginning)
+            self.concluded = self._is_last(beginning, end, begun=int(end is not None))
         return chunk
 
     def finish(self, *, whole: bool) -> tuple[bytes, Usage]:
         begun = self._end(bytes(self._frames.rest)) if len(self._ends) < ENDS_MAX else None
         return b"", self._judge(self._prepared, self._ends if begun is None else [*self._ends, begun])
+
+    def _is_last(self, event: bytes, end: Told | None, *, begun: int = 0) -> bool:
+        """True for what a client takes for the end of all; `begun` is 1 where it is not among the ends yet."""
+        if end is None:
+            return sse.data(event).strip() == b"[DONE]"
+        return len(self._ends) + begun >= min(self._expected, ENDS_MAX)
 
     @staticmethod
     def _end(event: bytes) -> Told | None:
