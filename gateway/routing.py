@@ -23,7 +23,8 @@ class Route(NamedTuple):
     path: str
     """The path to decide by (see :class:`gateway.providers.api.Place`)."""
     names_nothing: bool = False
-    """True for a path that is an endpoint's to the letter, and so in plain form and without any object's name."""
+    """True for a path that is an endpoint's to the letter, and so in plain form and without any object's name, and that
+    does not administer the account."""
 
 
 _ID = r"[A-Za-z0-9_~@+][A-Za-z0-9._~:@+-]*"
@@ -51,9 +52,9 @@ class Routes:
             for endpoint in provider.endpoints:
                 if "{" not in endpoint.path:
                     target = f"/{provider.name}{endpoint.path}"
-                    self._ready[endpoint.method, target] = self.match(endpoint.method, target)._replace(
-                        names_nothing=True
-                    )
+                    route = self.match(endpoint.method, target)
+                    administers = provider.administration.fullmatch(route.path) is not None
+                    self._ready[endpoint.method, target] = route._replace(names_nothing=not administers)
 
     def match(self, method: str, target: str) -> Route:
         """Find the route of a request. Raises NoSuchProvider and NoSuchProduct."""

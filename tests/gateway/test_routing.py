@@ -37,7 +37,7 @@ def test_a_listed_path_is_found_by_its_method_and_path(method, target, endpoint)
 @pytest.mark.parametrize(
     ("method", "target"),
     [
-        ("GET", "/openai/v1/chat/completions"),
+        ("PUT", "/openai/v1/chat/completions"),
         ("HEAD", "/openai/v1/responses/resp_abc"),
         ("POST", "/openai/v1/chat/completions/"),
         ("POST", "/openai/v1/chat/Completions"),

@@ -27,7 +27,12 @@ ADMINISTRATION = (
     "/v1/dashboard",
     "/v1/me",
     "/v1/realtime/sessions",
+    "/v1/realtime/client_secrets",
     "/v1/chatkit",
+    "/v1/agents",
+    "/v1/vaults/vault_12345678/credentials",
+    "/v1/safety/cases",
+    "/v1/webhook_endpoints",
 )
 
 

@@ -302,7 +302,7 @@ FREE = (
     *kept("evals.runs", "/v1/evals/{eval_id}/runs/{part}", "list retrieve delete cancel"),
     *kept("evals.runs.output_items", "/v1/evals/{eval_id}/runs/{part}/output_items/{part}", "list retrieve"),
     *kept("vector_stores", "/v1/vector_stores/{vector_store_id}", "create list retrieve update delete"),
-    *kept("vector_stores.files", "/v1/vector_stores/{vector_store_id}/files/{part}", "create list retrieve update delete content"),
+    *kept("vector_stores.files", "/v1/vector_stores/{vector_store_id}/files/{file_id}", "create list retrieve update delete content"),
     *kept("vector_stores.file_batches", "/v1/vector_stores/{vector_store_id}/file_batches/{part}", "create retrieve cancel"),
     reads_back("vector_stores.file_batches.list_files", "GET", "/v1/vector_stores/{vector_store_id}/file_batches/{part}/files"),
     *kept("containers", "/v1/containers/{container_id}", "list retrieve delete"),
