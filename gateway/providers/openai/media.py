@@ -16,7 +16,7 @@ from gateway.providers import decoding, sse
 from gateway.providers.api import Meter, Prepared, Usage
 from gateway.providers.openai.answers import JsonMeter, read_ends
 from gateway.providers.openai.requests import text, whole_number, word
-from gateway.providers.openai.tools import drawn_as_svg
+from gateway.providers.openai.tools import CONTAINER, drawn_as_svg
 from gateway.providers.openai.usage import counted, is_documented, pictured, unseen, whole_seconds
 from metering.usage import Completeness
 
@@ -316,7 +316,7 @@ def _container(prepared: Prepared, ends: Sequence[Told]) -> Usage:
     told = ends[-1] if ends else None
     memory = None if told is None else word(told.memory_limit)
     usage = _usage(prepared, told, {"containers": 1})
-    return msgspec.structs.replace(usage, resource=f"container-{memory or '1g'}")
+    return msgspec.structs.replace(usage, resource=f"{CONTAINER}-{memory}" if memory else CONTAINER)
 
 
 def _search(prepared: Prepared, ends: Sequence[Told]) -> Usage:

@@ -2,12 +2,13 @@
 
 How often they were used stands in `tool_usage` (in answers since 2026, in no reference) or has to be counted among the
 items of `output`. A file search costs by the call, a web search by the search (looking at a page it found is no further
-one), the code interpreter by the container, and a picture by the tokens of the model that made it.
+one): each model has its price for them. The code interpreter costs by the container, and a picture by the tokens of the
+model that made it: each of those is an event of its own, so that its price, or the lack of one, is its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -46,6 +47,8 @@ class _Tool(msgspec.Struct):
 
     type: object = None
     model: object = None
+    container: object = None
+    """The name of a container that there was before, or how to make one."""
 
 
 _read_items = msgspec.json.Decoder(list[_Item]).decode
@@ -69,9 +72,11 @@ def tools_used(output: msgspec.Raw, tool_usage: msgspec.Raw, tools: msgspec.Raw)
     found = {
         "web_searches": web_searches,
         "file_searches": sum(item.type == "file_search_call" for item in items),
-        "containers": len({str(item.container_id) for item in items if item.type == "code_interpreter_call"}),
     }
     further = [drawn_as_svg(item.svg_usage) for item in items if bytes(item.svg_usage).startswith(b"{")]
+    used = {text(item.container_id) for item in items if item.type == "code_interpreter_call"}
+    if used:
+        further += _containers(used, tools)
     pictures = sum(item.type == "image_generation_call" for item in items)
     drawn = told.get("image_gen", msgspec.Raw(b""))
     if pictures or bytes(drawn).startswith(b"{"):
@@ -81,6 +86,31 @@ def tools_used(output: msgspec.Raw, tool_usage: msgspec.Raw, tools: msgspec.Raw)
         tuple(further),
         tuple(f"tool_usage.{name}" for name in told if name not in _KNOWN and name.isidentifier())[:4],
     )
+
+
+def _containers(used: Collection[str | None], tools: msgspec.Raw) -> list[Usage]:
+    """The containers that a response's code ran in, except one that it was given, which was counted when it was made.
+
+    A container is priced by its minutes and memory, whatever the model. One that a conversation goes on with is counted
+    with each response that uses it: no answer says how old it is.
+    """
+    given = {tool.container for tool in _offered(tools) if isinstance(tool.container, str)}
+    made = [container for container in used if container not in given]
+    if not made:
+        return []
+    return [
+        Usage(
+            event_type="storage",
+            quantities={"containers": len(made)},
+            completeness=Completeness.REPORTED,
+            resource=CONTAINER,
+            metadata={"tool": "code_interpreter"},
+        )
+    ]
+
+
+CONTAINER = "container"
+"""The resource of containers; where it is known, their memory follows: `container-4g`."""
 
 
 def _pictures(pictures: int, drawn: msgspec.Raw, tools: msgspec.Raw) -> list[Usage]:
@@ -104,11 +134,14 @@ def _pictures(pictures: int, drawn: msgspec.Raw, tools: msgspec.Raw) -> list[Usa
 
 
 def _image_model(tools: msgspec.Raw) -> str | None:
+    return next((text(tool.model) for tool in _offered(tools) if tool.type == "image_generation"), None)
+
+
+def _offered(tools: msgspec.Raw) -> list[_Tool]:
     try:
-        offered = _read_tools(tools) if tools else []
+        return _read_tools(tools) if tools else []
     except _UNREADABLE:
-        return None
-    return next((text(tool.model) for tool in offered if tool.type == "image_generation"), None)
+        return []
 
 
 def drawn_as_svg(usage: msgspec.Raw) -> Usage:

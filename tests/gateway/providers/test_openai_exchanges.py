@@ -215,11 +215,11 @@ EXCHANGES = [
             "output_tokens_reasoning": 256,
             "web_searches": 3,
             "file_searches": 1,
-            "containers": 2,
         },
         resource="gpt-5.4-2026-03-05",
         external_id="resp_0123456789abcdef",
         further=(
+            ("storage", "container", {"containers": 2}),
             ("image", "gpt-image-2", {"input_tokens": 30, "output_tokens": 0, "output_tokens_image": 1056, "images": 1}),
         ),
     ),
@@ -229,11 +229,13 @@ EXCHANGES = [
         body(model="gpt-5.4", input="Search"),
         body(
             **RESPONSE,
+            tools=[{"type": "code_interpreter", "container": "cntr_given"}],
             output=[
                 {"type": "web_search_call", "id": "ws_1", "action": {"type": "search"}},
                 {"type": "web_search_call", "id": "ws_2", "action": {"type": "find_in_page"}},
                 {"type": "web_search_call", "id": "ws_3"},
                 {"type": "image_generation_call", "id": "ig_1", "svg_usage": SVG},
+                {"type": "code_interpreter_call", "id": "ci_1", "container_id": "cntr_given"},
             ],
             usage=CONVERSATION,
         ),
