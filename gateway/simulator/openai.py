@@ -1,4 +1,4 @@
-"""OpenAI, simulated: chat, responses, realtime, completions, embeddings, and what an account has besides. No I/O.
+"""OpenAI, simulated: chat, responses, realtime, completions, embeddings, pictures and speech, and what an account has besides. No I/O.
 
 The shapes are the API's own, so that the official SDKs work against it. The words mean nothing; how many there are, and
 what is said to have been used, follows from the request alone.
@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, unquote
 
 import msgspec
 
-from gateway.simulator import prose
+from gateway.simulator import openai_media, prose
 from gateway.simulator.api import Answer, Asked, Setup
 from gateway.simulator.controls import Fault
 from gateway.simulator.openai_asked import (
@@ -39,7 +39,7 @@ from gateway.simulator.openai_asked import (
     listed,
     model_for,
     no_such_model,
-    read_upload,
+    read_form,
     required,
     seed_of,
     tier_of,
@@ -451,6 +451,15 @@ class OpenAI:
         answer = {"id": moderation_id, "model": model, "results": results}
         return Answer(body=encode(answer), object_id=moderation_id, model=model)
 
+    def images(self, asked: Asked) -> Answer:
+        return openai_media.images(asked)
+
+    def transcriptions(self, asked: Asked) -> Answer:
+        return openai_media.transcription(asked)
+
+    def speech(self, asked: Asked) -> Answer:
+        return openai_media.speech(asked)
+
     def models(self, _asked: Asked) -> Answer:
         return Answer(body=encode({"object": "list", "data": [model_card(name) for name in MODELS]}))
 
@@ -460,12 +469,15 @@ class OpenAI:
         return Answer(body=encode(model_card(name)))
 
     def file_create(self, asked: Asked) -> Answer:
-        upload = read_upload(asked)
+        upload = read_form(asked)
+        purpose = upload.fields.get("purpose")
+        if purpose is None:
+            raise ApiError("Missing required parameter: 'purpose'.", param="purpose", code="missing_required_parameter")
         file_id = f"file-{self._token(22)}"
         stored = {
             "object": "file",
             "id": file_id,
-            "purpose": upload.purpose,
+            "purpose": purpose,
             "filename": upload.filename,
             "bytes": upload.size,
             "created_at": int(self._now()),
@@ -556,6 +568,9 @@ ROUTES: tuple[tuple[str, re.Pattern[str], Callable[..., Answer]], ...] = (
     ("POST", route("/v1/completions"), OpenAI.completions),
     ("POST", route("/v1/embeddings"), OpenAI.embeddings),
     ("POST", route("/v1/moderations"), OpenAI.moderations),
+    ("POST", route("/v1/images/generations"), OpenAI.images),
+    ("POST", route("/v1/audio/transcriptions"), OpenAI.transcriptions),
+    ("POST", route("/v1/audio/speech"), OpenAI.speech),
     ("GET", route("/v1/models"), OpenAI.models),
     ("GET", route("/v1/models/{id}"), OpenAI.model),
     ("POST", route("/v1/files"), OpenAI.file_create),

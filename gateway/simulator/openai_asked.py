@@ -16,6 +16,7 @@ encode = msgspec.json.encode
 decode = msgspec.json.decode
 
 CHAT, COMPLETION, EMBEDDING, MODERATION, REALTIME = "chat", "completion", "embedding", "moderation", "realtime"
+IMAGE, TRANSCRIPTION, SPEECH = "image", "transcription", "speech"
 
 SNAPSHOTS: dict[str, tuple[str, str]] = {
     "gpt-3.5-turbo": (CHAT, "gpt-3.5-turbo-0125"),
@@ -42,6 +43,12 @@ SNAPSHOTS: dict[str, tuple[str, str]] = {
     "text-embedding-3-large": (EMBEDDING, "text-embedding-3-large"),
     "text-embedding-ada-002": (EMBEDDING, "text-embedding-ada-002-v2"),
     "omni-moderation-latest": (MODERATION, "omni-moderation-2024-09-26"),
+    "gpt-image-1": (IMAGE, "gpt-image-1"),
+    "dall-e-3": (IMAGE, "dall-e-3"),
+    "gpt-4o-transcribe": (TRANSCRIPTION, "gpt-4o-transcribe"),
+    "whisper-1": (TRANSCRIPTION, "whisper-1"),
+    "gpt-4o-mini-tts": (SPEECH, "gpt-4o-mini-tts"),
+    "tts-1": (SPEECH, "tts-1"),
     "gpt-realtime": (REALTIME, "gpt-realtime-2025-08-28"),
     "gpt-realtime-mini": (REALTIME, "gpt-realtime-mini-2025-12-15"),
     "gpt-realtime-2.1": (REALTIME, "gpt-realtime-2.1"),
@@ -228,20 +235,22 @@ def seed_of(model: str, said: object) -> int:
     return int.from_bytes(hashlib.sha256(encode((model, said))).digest()[:6], "big")
 
 
-class Upload(NamedTuple):
-    filename: str
-    purpose: str
+class Form(NamedTuple):
+    fields: dict[str, str]
+    filename: str | None
     size: int
+    """Bytes of the file."""
 
 
-def read_upload(asked: Asked) -> Upload:
-    """The file of a multipart body, which may be longer than what was kept of it: the file is then its last part."""
+def read_form(asked: Asked) -> Form:
+    """A multipart body, which may be longer than what was kept of it: the file is then its last part."""
     found = re.search(r'boundary="?([^";]+)', asked.headers.get("Content-Type", ""))
     if found is None:
         raise ApiError("The body of this request is not multipart/form-data.")
     delimiter = b"\r\n--" + found[1].encode("latin-1")
     closing_bytes = len(delimiter) + len(b"--\r\n")
-    filename, purpose, size = None, None, 0
+    fields: dict[str, str] = {}
+    filename, size = None, 0
     # The first delimiter has nothing before it; with a line end in front it is one like all others.
     begin = -len(b"\r\n")
     for part in (b"\r\n" + asked.body).split(delimiter):
@@ -251,10 +260,9 @@ def read_upload(asked: Asked) -> Upload:
         if name := re.search(r'filename="([^"]*)"', disposition):
             rest = asked.body_bytes - begin - len(head) - len(b"\r\n\r\n") - closing_bytes
             filename, size = name[1], rest if is_cut else len(content)
-        elif 'name="purpose"' in disposition:
-            purpose = content.decode("utf-8", "replace")
+        elif name := re.search(r' name="([^"]*)"', disposition):
+            fields[name[1]] = content.decode("utf-8", "replace")
         begin += len(part) + len(delimiter)
-    if filename is None or purpose is None:
-        missing = "file" if filename is None else "purpose"
-        raise ApiError(f"Missing required parameter: '{missing}'.", param=missing, code="missing_required_parameter")
-    return Upload(filename, purpose, size)
+    if filename is None:
+        raise ApiError("Missing required parameter: 'file'.", param="file", code="missing_required_parameter")
+    return Form(fields, filename, size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 from typing import Any
 
 import openai
@@ -23,6 +24,45 @@ TOOLS = [
     }
 ]
 CHAT: dict[str, Any] = {"model": "gpt-4o", "messages": MESSAGES}
+
+RECORDING = ("hello.wav", bytes(range(256)) * 40, "audio/wav")  # 10,240 bytes, which are 10.24 seconds
+SPOKEN = "Grüße aus Köln 👋"  # 16 characters
+
+MEDIA: dict[str, Any] = {
+    "picture by the token": (
+        lambda c: c.images.generate(model="gpt-image-1", prompt="A gate", n=2),
+        {"event_type": "image", "resource": "gpt-image-1"},
+    ),
+    "streamed picture": (
+        lambda c: c.images.generate(model="gpt-image-1", prompt="A gate", stream=True),
+        {"event_type": "image", "resource": "gpt-image-1"},
+    ),
+    "picture by the piece": (
+        lambda c: c.images.generate(model="dall-e-3", prompt="A gate", size="1024x1792", quality="hd"),
+        {"event_type": "image", "resource": "dall-e-3/hd/1024x1792"},
+    ),
+    "transcription by the token": (
+        lambda c: c.audio.transcriptions.create(model="gpt-4o-transcribe", file=RECORDING),
+        {"event_type": "audio_transcription", "resource": "gpt-4o-transcribe"},
+    ),
+    "streamed transcription": (
+        lambda c: c.audio.transcriptions.create(model="gpt-4o-transcribe", file=RECORDING, stream=True),
+        {"event_type": "audio_transcription", "resource": "gpt-4o-transcribe"},
+    ),
+    "transcription by the second": (
+        lambda c: c.audio.transcriptions.create(model="whisper-1", file=RECORDING, response_format="verbose_json"),
+        {"event_type": "audio_transcription", "resource": "whisper-1"},
+    ),
+    "subtitles": (
+        lambda c: c.audio.transcriptions.create(model="whisper-1", file=RECORDING, response_format="srt"),
+        {"event_type": "audio_transcription", "resource": "whisper-1", "completeness": "unknown"},
+    ),
+    "speech by the character": (
+        lambda c: c.audio.speech.create(model="tts-1", input=SPOKEN, voice="alloy"),
+        {"event_type": "audio_speech", "resource": "tts-1"},
+    ),
+}
+"""What is not billed by text tokens alone, and what its event says besides the quantities."""
 
 CALLS: dict[str, Any] = {
     "chat": lambda c: c.chat.completions.create(**CHAT),
@@ -56,7 +96,8 @@ CALLS: dict[str, Any] = {
     "embedding as numbers": lambda c: c.embeddings.create(
         model="text-embedding-3-large", input="one", encoding_format="float"
     ),
-    "moderation, which no endpoint lists": lambda c: c.moderations.create(input="Hello"),
+    "moderation": lambda c: c.moderations.create(input="Hello"),
+    **{what: call for what, (call, _) in MEDIA.items()},
     "unknown model": lambda c: c.chat.completions.create(model="gpt-none", messages=MESSAGES),
     "unknown model of a response": lambda c: c.responses.create(model="gpt-none", input="Hello"),
     "no messages": lambda c: c.chat.completions.create(model="gpt-4o", messages=[]),
@@ -82,6 +123,41 @@ def test_the_sdk_returns_through_the_gateway_what_it_returns_directly(gateway, k
     found = outcome(kind, gateway.openai, key, CALLS[call])
 
     assert found == expected
+
+
+def test_pictures_and_speech_are_recorded_as_the_provider_s_own_log_has_them(gateway):
+    """Guards each meter over real sockets, forms and streams included, by a truth that nothing here shares."""
+    key, before = gateway.tenant("media"), len(gateway.truth())
+
+    with openai.OpenAI(base_url=gateway.openai, api_key=key, max_retries=0) as client:
+        for call, _ in MEDIA.values():
+            asyncio.run(whole(call(client)))
+        client.moderations.create(input="Hello")
+
+    events = gateway.events_of("media", len(MEDIA) + 1)
+    *told, moderated = gateway.truth()[before:]
+    for (what, (_, expected)), exchange, event in zip(MEDIA.items(), told, events, strict=False):
+        assert expected.items() <= event.items(), what
+        assert event["quantities"] == quantities_of(exchange), what
+    assert (events[-1]["event_type"], events[-1]["resource"]) == ("moderation", moderated.model)
+    assert (events[-1]["quantities"], events[-1]["charge"]["amount"]) == ({"requests": 1}, "0")
+
+
+def quantities_of(exchange: Any) -> dict[str, int]:
+    """What the provider's log says was used, in our dimensions, worked out by hand for each of its forms."""
+    usage = exchange.usage
+    if usage is None:
+        return {}
+    if "seconds" in usage:
+        assert usage["seconds"] == 11
+        return {"seconds": 11}
+    if usage.keys() <= {"images", "characters"}:
+        return dict(usage)
+    if "input_token_details" in usage:
+        assert usage["input_tokens"] == usage["input_token_details"]["audio_tokens"]
+        return {"input_tokens": 0, "input_tokens_audio": usage["input_tokens"], "output_tokens": usage["output_tokens"]}
+    found = {"input_tokens": usage["input_tokens"], "output_tokens_image": usage["output_tokens"]}
+    return found | {"images": 1 if b'"stream"' in exchange.body else json.loads(exchange.body)["n"]}
 
 
 @pytest.mark.parametrize("kind", [openai.OpenAI, openai.AsyncOpenAI])
@@ -169,6 +245,8 @@ async def whole(result: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
+    if isinstance(getattr(value, "content", None), bytes):
+        return value.content
     if hasattr(value, "model_dump"):
         value = value.model_dump()
     if isinstance(value, dict):

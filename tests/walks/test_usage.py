@@ -161,11 +161,11 @@ def test_a_model_without_a_price_is_unpriced_which_is_not_free(gateway):
             messages=[{"role": "user", "content": "Hi"}],
             extra_headers={"x-simulator-usage": json.dumps({"prompt_tokens": 5, "completion_tokens": 5})},
         )
-        client.moderations.create(input="Hi")
+        client.audio.speech.create(model="gpt-4o-mini-tts", voice="alloy", input="Hi")
 
     priced, unknown = gateway.events_of("unpriced", 2)
     assert priced["priced"] is True
-    assert (unknown["endpoint"], unknown["completeness"], unknown["priced"]) == ("unlisted", "unknown", False)
+    assert (unknown["endpoint"], unknown["completeness"], unknown["priced"]) == ("audio.speech", "unknown", False)
     assert unknown["charge"]["amount"] is None
     total = gateway.ask("GET", "/v1/usage/summary?tenant_id=unpriced")["total"]
     assert (total["events"], total["unknown_events"], total["unpriced_events"]) == (2, 1, 1)
