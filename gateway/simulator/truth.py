@@ -61,7 +61,8 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
     usage: object
     """What the answer says, if it arrives whole; None where it says nothing.
 
-    OpenAI's is the usage object of the answer; a read-back repeats it. Twilio's is a dictionary with a `kind`:
+    OpenAI's is the usage object of the answer; a read-back repeats it. Of pictures by the piece and speech by the
+    character, whose answers say nothing, it is what is billed: `images` or `characters`. Twilio's is a dictionary with a `kind`:
 
     `message`
         Of one that was created or cancelled: `channel` (sms, mms, whatsapp …), `to`, `from`, `messaging_service_sid`,
