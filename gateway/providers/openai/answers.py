@@ -62,9 +62,9 @@ class _Findings:
         self.service_tier = text(answer.service_tier) or self.service_tier
         if _holds(answer.usage):
             self.usage = answer.usage
-            self.tools = NO_TOOLS
-            if answer.output or answer.tool_usage:
-                self.tools = tools_used(answer.output, answer.tool_usage, answer.tools)
+            # Most outputs are words alone; looking for a call among them costs less than reading the items.
+            called = answer.tool_usage or (answer.output and bytes(answer.output).rfind(b'_call"') >= 0)
+            self.tools = tools_used(answer.output, answer.tool_usage, answer.tools) if called else NO_TOOLS
         # A background response is queued when it is created and runs on; what it uses is known when it is done. A
         # stream that is not of one begins as `in_progress`, too.
         if answer.status is not None:
@@ -79,25 +79,27 @@ class _Findings:
         if self.service_tier is not None:
             metadata["service_tier"] = self.service_tier
         found: dict[str, int] = {}
-        unseen_fields: tuple[str, ...] = ()
+        documented = True
         if self.usage is not None:
-            found, kept = counted(self.usage)
-            metadata["usage"] = kept
-            found.update(self.tools.quantities)
-            unseen_fields = self.tools.unseen if is_documented(kept) else unseen(self.usage) + self.tools.unseen
+            found, metadata["usage"] = counted(self.usage)
+            documented = is_documented(metadata["usage"])
+            if self.tools is not NO_TOOLS:
+                found.update(self.tools.quantities)
         if found:
             completeness = _REPORTED
         else:
             completeness = Completeness.PENDING if self.background and whole else Completeness.UNKNOWN
-        return Usage(
+        usage = Usage(
             quantities=found,
             completeness=completeness,
             resource=self.model or self.requested,
             external_id=self.external_id,
             metadata=metadata,
-            further=self.tools.further,
-            unseen=unseen_fields,
         )
+        if documented and self.tools is NO_TOOLS:
+            return usage
+        fields = () if documented or self.usage is None else unseen(self.usage)
+        return msgspec.structs.replace(usage, further=self.tools.further, unseen=fields + self.tools.unseen)
 
 
 def _read(text: bytes | bytearray) -> _Answer | None:
@@ -159,7 +161,11 @@ class JsonMeter:
 
 
 _END_FIELD = re.compile(rb'"(id|model|service_tier)"\s*:\s*"([^"\\]{1,200})"')
-_END_USAGE = re.compile(rb'"usage"\s*:\s*(\{(?:[^{}"]|"[^"\\]*"|\{(?:[^{}"]|"[^"\\]*"|\{[^{}]*\})*\})*\})')
+_OBJECT = rb'(\{(?:[^{}"]|"[^"\\]*"|\{(?:[^{}"]|"[^"\\]*"|\{[^{}]*\})*\})*\})'
+_END_USAGE = re.compile(rb'"usage"\s*:\s*' + _OBJECT)
+_END_TOOL_USAGE = re.compile(rb'"tool_usage"\s*:\s*' + _OBJECT)
+_END_IMAGE_TOOL = re.compile(rb"\{[^{}]{0,500}\"type\"\s*:\s*\"image_generation\"[^{}]{0,500}\}")
+"""What a picture in a response makes it large for is told beside its usage."""
 
 
 def read_ends(body: bytes) -> _Answer:
@@ -171,6 +177,10 @@ def read_ends(body: bytes) -> _Answer:
     found = _END_USAGE.findall(body)
     if found:
         answer.usage = msgspec.Raw(found[-1])
+    told = _END_TOOL_USAGE.findall(body)
+    if told:
+        answer.tool_usage = msgspec.Raw(told[-1])
+        answer.tools = msgspec.Raw(b"[%b]" % b",".join(_END_IMAGE_TOOL.findall(body)[-1:]))
     return answer
 
 

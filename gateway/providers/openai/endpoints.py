@@ -290,7 +290,7 @@ FREE = (
     *kept("models", "/v1/models/{model}", "delete"),
     *kept("files", "/v1/files/{file_id}", "create list retrieve delete content"),
     *kept("uploads", "/v1/uploads/{upload_id}", "create cancel"),
-    makes("uploads.complete", "/v1/uploads/{upload_id}/complete"),
+    Endpoint(name="uploads.complete", method="POST", path="/v1/uploads/{upload_id}/complete", event_type="api_call", meter=media.upload),
     makes("uploads.parts.create", "/v1/uploads/{upload_id}/parts"),
     *kept("batches", "/v1/batches/{batch_id}", "list retrieve cancel"),
     *kept("fine_tuning.jobs", "/v1/fine_tuning/jobs/{fine_tuning_job_id}", "list retrieve cancel pause resume"),

@@ -39,6 +39,7 @@ class Told(msgspec.Struct):
     memory_limit: object = None
     session: msgspec.Raw = msgspec.Raw(b"")
     metadata: msgspec.Raw = msgspec.Raw(b"")
+    file: msgspec.Raw = msgspec.Raw(b"")
 
 
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -343,6 +344,12 @@ def _past_the_gateway(prepared: Prepared, ends: Sequence[Told]) -> Usage:
     return _usage(prepared, Told(id=made, model=model), {}, {"media": "past the gateway"})
 
 
+def _upload(prepared: Prepared, ends: Sequence[Told]) -> Usage:
+    """An upload that was completed is a file from then on: it is the file that whoever sent it will ask for."""
+    made = _read(ends[-1].file) if ends and ends[-1].file else None
+    return Usage(quantities={}, completeness=Completeness.REPORTED, external_id=None if made is None else text(made.id))
+
+
 class _Grading(msgspec.Struct):
     model_grader_token_usage_per_model: dict[str, msgspec.Raw] = {}
 
@@ -380,4 +387,5 @@ job = _judged_by(_job)
 container = _judged_by(_container)
 search = _judged_by(_search)
 past_the_gateway = _judged_by(_past_the_gateway)
+upload = _judged_by(_upload)
 grader = _judged_by(_grader)

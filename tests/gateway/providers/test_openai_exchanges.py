@@ -224,6 +224,23 @@ EXCHANGES = [
         ),
     ),
     Exchange(
+        "response with a picture larger than what is held",
+        "/v1/responses",
+        body(model="gpt-5.4", input="Draw", tools=[{"type": "image_generation"}]),
+        b'{"id":"resp_0123456789abcdef","model":"gpt-5.4-2026-03-05","status":"completed","output":[{"result":"'
+        + b"A" * (5 << 20)
+        + b'"}],'
+        + body(
+            tools=[{"type": "web_search"}, {"type": "image_generation", "model": "gpt-image-2", "n": 1}],
+            usage=CONVERSATION,
+            tool_usage={"image_gen": IMAGE_USAGE, "web_search": {"num_requests": 1}},
+        )[1:],
+        {"input_tokens": 36, "output_tokens": 87, "web_searches": 1},
+        resource="gpt-5.4-2026-03-05",
+        external_id="resp_0123456789abcdef",
+        further=(("image", "gpt-image-2", IMAGE_QUANTITIES),),
+    ),
+    Exchange(
         "response without tool_usage",
         "/v1/responses",
         body(model="gpt-5.4", input="Search"),
@@ -662,6 +679,15 @@ EXCHANGES = [
         further=((None, "o3-mini", {"input_tokens": 8, "output_tokens": 4}),),
     ),
     Exchange(
+        "upload that becomes a file",
+        "/v1/uploads/upload_abc123/complete",
+        body(part_ids=["part_abc", "part_def"]),
+        body(id="upload_abc123", object="upload", status="completed", file={"id": "file-xyz321", "object": "file"}),
+        {},
+        event_type="api_call",
+        external_id="file-xyz321",
+    ),
+    Exchange(
         "container",
         "/v1/containers",
         body(name="workbench", memory_limit="4g"),
@@ -761,6 +787,8 @@ def test_an_answer_that_broke_off_before_it_told_anything_is_unknown_and_not_zer
         assert usage.quantities == exchange.quantities, "what is billed by the call is known from the request"
     elif exchange.completeness is PENDING:
         assert usage.completeness in (PENDING, UNKNOWN)
+    elif exchange.event_type == "api_call":
+        assert (usage.quantities, usage.completeness) == ({}, REPORTED)
     else:
         assert (usage.quantities, usage.completeness) == ({}, UNKNOWN)
 
