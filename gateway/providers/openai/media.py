@@ -17,7 +17,7 @@ from gateway.providers.api import Meter, Prepared, Usage
 from gateway.providers.openai.answers import JsonMeter, read_ends
 from gateway.providers.openai.requests import text, whole_number, word
 from gateway.providers.openai.tools import CONTAINER, drawn_as_svg
-from gateway.providers.openai.usage import counted, is_documented, pictured, unseen, whole_seconds
+from gateway.providers.openai.usage import COUNT_MAX, counted, is_documented, pictured, unseen, whole_seconds
 from metering.usage import Completeness
 
 
@@ -209,7 +209,7 @@ def _images(prepared: Prepared, ends: Sequence[Told]) -> Usage:
         metadata |= kept
         unknown += unseen_fields
         for name, amount in pictured(quantities).items():
-            found[name] = found.get(name, 0) + amount
+            found[name] = min(found.get(name, 0) + amount, COUNT_MAX)
     last = ends[-1]
     streamed = isinstance(last.type, str)
     number = len(ends) if streamed else _number(last.data)

@@ -15,7 +15,7 @@ import msgspec
 
 from gateway.providers.api import Usage
 from gateway.providers.openai.requests import text
-from gateway.providers.openai.usage import count, counted, pictured, unseen
+from gateway.providers.openai.usage import UNSEEN_MAX, count, counted, is_field, pictured, unseen
 from metering.usage import Completeness
 
 
@@ -30,6 +30,9 @@ class Tools(NamedTuple):
 
 
 NO_TOOLS = Tools({})
+
+FURTHER_MAX = 16
+"""So many pictures of one response become events of their own; none has been seen with more than a few."""
 
 
 class _Item(msgspec.Struct):
@@ -73,7 +76,8 @@ def tools_used(output: msgspec.Raw, tool_usage: msgspec.Raw, tools: msgspec.Raw)
         "web_searches": web_searches,
         "file_searches": sum(item.type == "file_search_call" for item in items),
     }
-    further = [drawn_as_svg(item.svg_usage) for item in items if bytes(item.svg_usage).startswith(b"{")]
+    written = [item.svg_usage for item in items if bytes(item.svg_usage).startswith(b"{")]
+    further = [drawn_as_svg(usage) for usage in written[:FURTHER_MAX]]
     used = {text(item.container_id) for item in items if item.type == "code_interpreter_call"}
     if used:
         further += _containers(used, tools)
@@ -84,7 +88,7 @@ def tools_used(output: msgspec.Raw, tool_usage: msgspec.Raw, tools: msgspec.Raw)
     return Tools(
         {name: amount for name, amount in found.items() if amount},
         tuple(further),
-        tuple(f"tool_usage.{name}" for name in told if name not in _KNOWN and name.isidentifier())[:4],
+        tuple(f"tool_usage.{name}" for name in told if name not in _KNOWN and is_field(name))[:UNSEEN_MAX],
     )
 
 

@@ -146,7 +146,7 @@ _FIELD = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
 @lru_cache(maxsize=1024)
-def _is_field(name: str) -> bool:
+def is_field(name: str) -> bool:
     """True for the name of a field, as opposed to a text that stands in the place of one."""
     return _FIELD.fullmatch(name) is not None
 
@@ -160,9 +160,9 @@ def numbers_only(holder: Mapping[str, object], depth: int = 4) -> dict[str, obje
     for name, value in holder.items():
         kind = type(value)
         if kind in _NUMBERS:
-            if _is_field(name):
+            if is_field(name):
                 kept[name] = value
-        elif kind is dict and depth > 1 and _is_field(name):
+        elif kind is dict and depth > 1 and is_field(name):
             kept[name] = numbers_only(cast("dict[str, object]", value), depth - 1)
     return kept
 
@@ -315,7 +315,7 @@ def _leaves(holder: object, above: str, depth: int = 3) -> Iterator[str]:
     """The paths of the fields that hold something, and are called as fields are."""
     if type(holder) is dict:
         for name, value in holder.items():
-            if value is None or value == {} or not _is_field(name):
+            if value is None or value == {} or not is_field(name):
                 continue
             if type(value) is dict and depth > 1:
                 yield from _leaves(value, f"{above}{name}.", depth - 1)
