@@ -45,7 +45,7 @@ unlisted = unlisted_by(by_shape)
 
 _OBJECTS = (
     "asst|batch|cfile|chatcmpl|cmpl|cntr|conv|eval|evalrun|file|ft|ftckpt|ftjob|part|pmpt|rec|resp|run|sess|skill|step"
-    "|thread|upload|video|vs|vsfb"
+    "|thread|upload|video|voice|vs|vsfb"
 )
 _ITEMS = "call|fc|msg|rs|ws"
 """Parts of one conversation. Clients that keep the history themselves send them back with every turn, content and all."""

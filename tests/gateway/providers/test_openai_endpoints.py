@@ -8,6 +8,7 @@ import pytest
 
 from gateway.providers import PROVIDERS, openai
 from gateway.routing import Routes
+from gateway.sharing import References
 
 RESOURCES = Path(sdk.__file__).parent / "resources"
 
@@ -85,6 +86,13 @@ def test_no_endpoint_is_listed_that_the_sdk_does_not_have():
     }
 
     assert listed - called == set()
+
+
+def test_a_voice_that_a_request_speaks_with_is_somebody_s():
+    """Guards shared accounts: a voice made after a person is not for every tenant to speak with."""
+    asked = b'{"model":"gpt-4o-mini-tts","voice":{"id":"voice_0123456789abcdef"},"input":"Hi"}'
+
+    assert list(References(openai.PROVIDER).feed(asked)) == ["voice_0123456789abcdef"]
 
 
 def test_what_lists_the_whole_account_says_so():
