@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -35,9 +35,9 @@ from gateway.keys import NotSealedHere, Secrets, key_id_of
 from gateway.listener import ClientGone, Exchange
 from gateway.messages import RequestHead, ResponseHead
 from gateway.objects import Objects
-from gateway.providers.api import Meter, Prepared, Provider, as_it_came
+from gateway.providers.api import Meter, Prepared, Provider, SessionMeter, as_it_came
 from gateway.providers.decoding import UndecodableAnswer
-from gateway.recorder import Recorder, Recording
+from gateway.recorder import Recorder, Recording, Sitting
 from gateway.request_body import RequestBody, codings_of
 from gateway.routing import Route, Routes
 from gateway.sharing import References, named_objects
@@ -199,8 +199,12 @@ class Proxy:
         endpoint = route.endpoint
         if plan.names:
             await plan.own(plan.names)
-        if exchange.websocket and not endpoint.websocket:
-            raise errors.UpgradeRefused("This endpoint is not a WebSocket: send the request without Upgrade.")
+        if exchange.websocket is (endpoint.session is None):
+            raise errors.UpgradeRefused(
+                "This endpoint is not a WebSocket: send the request without Upgrade."
+                if exchange.websocket
+                else "This endpoint is a WebSocket: send the request with Upgrade."
+            )
         incoming = RequestBody(
             exchange,
             plan.codings,
@@ -502,23 +506,76 @@ class Proxy:
     async def _tunnel(
         self, exchange: Exchange, call: Call, plan: Plan, connection: Connection, head: ResponseHead
     ) -> None:
-        """Let both sides talk as they like, until one of them ends it: what was used in between is not known."""
-        exchange.switch(_answer_lines(head, plan, call.call_id, None) + _UPGRADE)
+        """Let both sides talk as they like, until one of them ends it. What is used in between is recorded before the
+        bytes that tell of it leave; where that fails, they do not leave, and the session ends."""
+        session = plan.route.endpoint.session
+        assert session is not None  # Else the upgrade was refused.
+        meter = session(head, call.recording.prepared)
+        sitting = self._recorder.sitting(call.recording, head.status)
         try:
-            while not exchange.gone and not connection.ended:
-                if connection.arrived and not exchange.writing_paused:
-                    exchange.send(connection.take())
-                elif exchange.readable and not connection.writing_paused:
-                    connection.send_more(await exchange.read(), last=False)
-                else:
-                    await PARK
+            exchange.switch(_answer_lines(head, plan, call.call_id, None) + _UPGRADE)
+            await self._converse(exchange, call, plan, connection, meter, sitting)
+            if exchange.gone and connection.arrived:
+                # Nobody waits for it, and it may tell what was used.
+                await self._told(meter, sitting, connection.take())
         except ClientGone:
             call.error = "client_gone"
         except upstream.BrokenAnswer:
-            call.error = "upstream_broke"
+            call.error = call.error or "upstream_broke"
+        except errors.Refusal as refusal:
+            # What comes next could not be recorded; or what the client said is not its own, or can not be looked through.
+            call.error = refusal.code
+            exchange.abort()
+        finally:
+            sitting.keep_room_for(0)
         connection.close()
-        _, usage = plan.route.endpoint.meter(head, call.recording.prepared).finish(whole=False)
-        call.event = self._recorder.outcome(call.recording, usage, head.status)
+        call.event = self._recorder.outcome(call.recording, meter.finish(), head.status)
+
+    async def _converse(
+        self, exchange: Exchange, call: Call, plan: Plan, connection: Connection, meter: SessionMeter, sitting: Sitting
+    ) -> None:
+        """Pass on what either side says. Raises ClientGone, BrokenAnswer, Refusal, SpoolFailed and SpoolFull."""
+        rooms = 1
+        while not exchange.gone and not connection.ended:
+            if connection.arrived and not exchange.writing_paused:
+                chunk = connection.take()
+                billed = await self._told(meter, sitting, chunk)
+                exchange.send(chunk)
+                if billed or 1 + len(meter.under_way) != rooms:
+                    # One more than what is under way, since what begins next is using already when it is seen.
+                    rooms = 1 + len(meter.under_way)
+                    sitting.keep_room_for(rooms)
+            elif exchange.readable and not connection.writing_paused:
+                chunk = await exchange.read()
+                said = meter.heard(chunk)
+                if plan.shared and said != ():
+                    await self._look_through(plan, meter, said)
+                connection.send_more(chunk, last=False)
+            else:
+                await PARK
+
+    async def _told(self, meter: SessionMeter, sitting: Sitting, chunk: bytes) -> bool:
+        """Record what the provider's next bytes say was used; True if it was anything."""
+        billed = meter.told(chunk)
+        if not billed:
+            return False
+        for told in billed:
+            sitting.record(told)
+        if self._recorder.syncs:
+            await self._recorder.durable()
+        return True
+
+    async def _look_through(self, plan: Plan, meter: SessionMeter, said: Sequence[bytes] | None) -> None:
+        """On a shared account, let nothing pass that refers to what is not the caller's own, or that can not be read."""
+        if said is None:
+            raise errors.EncodedBody(
+                "On the platform's shared account, what is said must be readable, and up to 8 MiB."
+            )
+        for message in said:
+            names = References(plan.route.provider).feed(message)
+            others = [name for name in names if name not in meter.under_way]
+            if others:
+                await plan.own(others)
 
     # -- what the gateway says itself
 

@@ -11,7 +11,7 @@ from gateway.callers import Caller
 from gateway.counters import Counters
 from gateway.errors import NotRecordable
 from gateway.objects import Objects
-from gateway.providers.api import Prepared, Usage
+from gateway.providers.api import Billed, Prepared, Usage
 from gateway.routing import Route
 from gateway.telemetry import log
 from metering.intents import Closed, Intent
@@ -84,9 +84,7 @@ class Recorder:
                     self.nothing(call, "not durable")
                     raise
         except (SpoolFull, SpoolFailed) as error:
-            raise NotRecordable(
-                "Usage can not be recorded right now, so the call was not sent. Try again shortly."
-            ) from error
+            raise _not_recordable() from error
 
     async def durable(self) -> None:
         """Wait until what was recorded survives the death of the machine; where that `syncs`. Raises SpoolFailed."""
@@ -107,13 +105,23 @@ class Recorder:
             self._objects.made(event.tenant_id, event.source, event.external_id)
         return event
 
-    def further(self, call: Recording, usage: Usage, status: int, name: str) -> UsageEvent:
+    def further(
+        self, call: Recording, usage: Usage, status: int, name: str, write: Callable[[bytes], None] | None = None
+    ) -> UsageEvent:
         """Record one more event of a call that is under way, which within the call is known by `name`: another response of
         a session, what a tool used at another model's price. Raises SpoolFailed or SpoolFull."""
         event, payload = self._event(call, usage, status, event_id_of(f"{call.call_id}:{name}"))
         self._counters.outcome(event.completeness)
-        self._spool.note(payload)
+        (write or self._spool.note)(payload)
+        if event.external_id is not None:
+            self._objects.made(event.tenant_id, event.source, event.external_id)
         return event
+
+    def sitting(self, call: Recording, status: int) -> Sitting:
+        """Begin to record what is billed within a session. Raises NotRecordable; it must then not begin."""
+        sitting = Sitting(self, self._spool, call, status)
+        sitting.keep_room_for(1)
+        return sitting
 
     def _event(self, call: Recording, usage: Usage, status: int, event_id: str) -> tuple[UsageEvent, bytes]:
         """An event of a call, and how it is recorded."""
@@ -206,3 +214,40 @@ class Recorder:
     def _metadata(self, told: dict[str, object], parties: Mapping[str, str]) -> dict[str, object]:
         """What is kept besides the quantities, with the keyed hashes of who took part."""
         return told | {role: self._reference(party) for role, party in parties.items()} if parties else told
+
+
+def _not_recordable() -> NotRecordable:
+    return NotRecordable("Usage can not be recorded right now, so the call was not sent. Try again shortly.")
+
+
+class Sitting:
+    """The records of one session that is under way, each of which has its room before what it will tell has begun."""
+
+    __slots__ = ("_call", "_recorder", "_rooms", "_spool", "_status")
+
+    def __init__(self, recorder: Recorder, spool: Spool, call: Recording, status: int) -> None:
+        self._recorder = recorder
+        self._spool = spool
+        self._call = call
+        self._status = status
+        self._rooms = 0
+
+    def record(self, billed: Billed) -> None:
+        """Record what was used. Raises SpoolFailed, or SpoolFull where no room was kept for so much at once."""
+        write = self._spool.note
+        if self._rooms:
+            self._rooms -= 1
+            write = self._spool.note_kept
+        self._recorder.further(self._call, billed.usage, self._status, billed.name, write)
+
+    def keep_room_for(self, records: int) -> None:
+        """Have room kept for so many records. Raises NotRecordable where there is none; the session must then end."""
+        while self._rooms < records:
+            try:
+                self._spool.keep_room()
+            except SpoolFull as error:
+                raise _not_recordable() from error
+            self._rooms += 1
+        while self._rooms > records:
+            self._spool.give_back_room()
+            self._rooms -= 1

@@ -133,6 +133,20 @@ class Spool:
         self._ensure_room(1)
         self._write(RecordKind.OUTCOME, payload)
 
+    def keep_room(self) -> None:
+        """Keep room for one more record of a call under way, which `note_kept` writes. Raises SpoolFull."""
+        self._ensure_room(1)
+        self._under_way += 1
+
+    def note_kept(self, payload: bytes) -> None:
+        """Record what room was kept for. Raises SpoolFailed; it is then recorded once the disk takes it."""
+        self._under_way -= 1
+        self._write(RecordKind.OUTCOME, payload)
+
+    def give_back_room(self) -> None:
+        """Room that was kept is not needed."""
+        self._under_way -= 1
+
     def ensure_room(self) -> None:
         """Make sure that one more call may be noted, before it is sent. Raises SpoolFull.
 

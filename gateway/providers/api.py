@@ -7,7 +7,7 @@ question is a field here, and each provider's module answers it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -36,6 +36,35 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """What else the call used that is an event of its own: what a tool used at another model's price."""
     unseen: tuple[str, ...] = ()
     """The fields of the provider's usage object that nobody here knows: named, and not counted."""
+
+
+class Billed(NamedTuple):
+    """What one message of a session says was used: an event of its own."""
+
+    name: str
+    """The provider's name for what was used, by which it is known within the session however often it is told."""
+    usage: Usage
+
+
+class SessionMeter(Protocol):
+    """Watches a WebSocket go by, in both directions, as bytes that the network cut anywhere, and changes nothing.
+
+    It never raises for what either side sent.
+    """
+
+    @property
+    def under_way(self) -> Collection[str]:
+        """The names of what has begun and will be billed when it is over; not more than a few."""
+
+    def heard(self, chunk: bytes) -> Sequence[bytes] | None:
+        """See what the client sends; return its messages that may refer to objects of the account, as far as they are to
+        be looked through, or None where they no longer can be read."""
+
+    def told(self, chunk: bytes) -> Sequence[Billed]:
+        """See what the provider sends; return what was used and is to be recorded before this chunk leaves."""
+
+    def finish(self) -> Usage:
+        """What is left to say of the session itself, once it is over: nothing, or that not all is known."""
 
 
 class Meter(Protocol):
@@ -110,8 +139,8 @@ class Endpoint:
     """Instead of `prepare`: reads a body that may be too large to be held, or compressed."""
     billable: bool = True
     """False where success costs nothing, whatever the answer repeats: reading something back, deleting it."""
-    websocket: bool = False
-    """True where the connection may go on as a WebSocket."""
+    session: Callable[[ResponseHead, Prepared], SessionMeter] | None = None
+    """For an endpoint that goes on as a WebSocket, and is nothing else: makes the meter of a session."""
     lists: bool = False
     """True where the answer shows what everybody on the account made: never on a shared one."""
 

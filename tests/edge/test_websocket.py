@@ -97,6 +97,14 @@ def close(code: int | None, reason: bytes = b"", *, masked: bool) -> bytes:
     return frame(b"" if code is None else struct.pack("!H", code) + reason, CLOSE, masked=masked)
 
 
+def told(kind: str, *, masked: bool = False, **fields: object) -> bytes:
+    """An event of a session, the provider's where it is not masked."""
+    return frame(json.dumps({"type": kind, "event_id": "event_1", **fields}).encode(), masked=masked)
+
+
+CREATE = told("response.create", masked=True)
+
+
 def upgrade(path: str = REALTIME, *headers: str, key: str | None = ACME, method: str = "GET") -> bytes:
     """A request to go on as a WebSocket."""
     asked = ("Upgrade: websocket", "Connection: Upgrade", f"Sec-WebSocket-Key: {NONCE}", "Sec-WebSocket-Version: 13")
@@ -455,12 +463,12 @@ async def test_a_connection_that_served_calls_can_become_a_session(gateway, wait
         peer.writer.write_eof()
         assert await peer.ended()
         await eventually(lambda: bytes(sessions[0].seen).endswith(said))
-        assert [event.event_type for event in await ended(made, 2)] == ["llm_call", "realtime"]
+        assert [event.event_type for event in await ended(made, 2)] == ["llm_call", "api_call"]
 
 
 async def test_sessions_side_by_side_do_not_mix(gateway):
     realtime = Realtime()
-    async with gateway(realtime) as made:
+    async with gateway(realtime, segment_bytes=4 << 20) as made:
 
         async def converse(number: int) -> None:
             mine = frame(b"session %d" % number)
@@ -623,29 +631,30 @@ async def test_the_provider_closes_and_the_client_learns_the_code_and_the_reason
 @pytest.mark.parametrize("how", ["resets", "leaves"])
 async def test_a_client_that_goes_without_a_close_ends_the_providers_side(gateway, how, drain):
     async with both(gateway, drain=drain) as (made, here, there):
-        await here.send(frame(b"hello"))
-        assert await taken(there, 11) == frame(b"hello")
+        await here.send(CREATE)
+        assert await taken(there, len(CREATE)) == CREATE
         if how == "resets":
             here.reset()
         else:
             here.close()
         assert await there.rest() == b""
         (event,) = await ended(made)
-    assert event.completeness == Completeness.UNKNOWN
+    assert (event.event_type, event.completeness) == ("realtime", Completeness.UNKNOWN)
 
 
 @pytest.mark.parametrize("how", ["resets", "leaves"])
 async def test_a_provider_that_goes_without_a_close_ends_the_clients_side(gateway, how):
     async with both(gateway) as (made, here, there):
-        await there.send(frame(b"hello", masked=False))
-        assert await taken(here, 7) == frame(b"hello", masked=False)
+        created = told("response.created", response={"id": "resp_1"})
+        await there.send(created)
+        assert await taken(here, len(created)) == created
         if how == "resets":
             there.reset()
         else:
             there.close()
         assert await here.rest() == b""
         (event,) = await ended(made)
-    assert event.completeness == Completeness.UNKNOWN
+    assert (event.event_type, event.completeness) == ("realtime", Completeness.UNKNOWN)
 
 
 @pytest.mark.parametrize("who", ["provider", "client"])
@@ -703,8 +712,8 @@ async def test_sessions_under_way_may_end_by_themselves_when_the_gateway_does_an
     async with both(gateway) as (made, here, there):
         closing = asyncio.ensure_future(made.listener.close(1.5))
         await asyncio.sleep(0)
-        await here.send(frame(b"one more"))
-        assert await taken(there, 14) == frame(b"one more")
+        await here.send(CREATE)
+        assert await taken(there, len(CREATE)) == CREATE
         await there.send(frame(b"one more", masked=False))
         assert await taken(here, 10) == frame(b"one more", masked=False)
         assert await soon(closing) is False
@@ -718,7 +727,7 @@ async def test_sessions_under_way_may_end_by_themselves_when_the_gateway_does_an
 # What is recorded
 
 
-async def test_a_session_is_one_event_and_one_line_in_the_log(gateway):
+async def test_a_session_in_which_nothing_was_used_is_one_event_and_one_line_in_the_log(gateway):
     realtime = Realtime(b"x-request-id: req_123")
     async with gateway(realtime) as made:
         async with client(made.port) as here:
@@ -736,13 +745,13 @@ async def test_a_session_is_one_event_and_one_line_in_the_log(gateway):
             assert await here.ended()
         (event,) = await ended(made)
         (line,) = made.lines
-    assert (event.source, event.event_type, event.resource) == ("openai", "realtime", "gpt-realtime")
-    assert (event.completeness, event.quantities) == (Completeness.UNKNOWN, {})
+    assert (event.source, event.event_type, event.resource) == ("openai", "api_call", "gpt-realtime")
+    assert (event.completeness, event.quantities) == (Completeness.REPORTED, {})
     assert (event.tenant_id, event.category, event.tags) == ("acme", "support", {"team": "blue"})
     assert (event.status, event.event_id) == (101, head["x-tollkeeper-call-id"])
     assert event.duration_ms is not None
     assert (line["status"], line["call_id"], line["tenant_id"]) == (101, event.event_id, "acme")
-    assert (line["provider"], line["event_type"], line["completeness"]) == ("openai", "realtime", "unknown")
+    assert (line["provider"], line["event_type"], line["completeness"]) == ("openai", "api_call", "reported")
     assert "error" not in line
     written = made.spooled + json.dumps(made.lines).encode()
     assert not [key for key in (*ALL_KEYS, PLATFORM_KEY, "canary") if key.encode() in written]
@@ -754,7 +763,7 @@ async def test_a_session_that_names_no_model_is_of_no_known_model(gateway):
         async with opened(made, path="/openai/v1/realtime?call_id=rtc_1", key=OWN):
             await realtime.session()
         (event,) = await ended(made)
-    assert (event.event_type, event.resource) == ("realtime", None)
+    assert (event.event_type, event.resource) == ("api_call", None)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

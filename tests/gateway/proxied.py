@@ -29,7 +29,7 @@ from gateway.telemetry import CallLine
 from gateway.upstream import Origin, Upstream
 from metering.database import DatabaseUnavailable
 from metering.intents import Closed, Intent
-from metering.spool import Spool, SpoolFailed
+from metering.spool import Spool, SpoolFailed, SpoolFull
 from metering.spool_records import RecordKind, scan, seed_of
 from metering.usage import UsageEvent
 from tests.gateway.peers import Message, Provider, client, eventually
@@ -164,6 +164,18 @@ class WatchedSpool:
     def note(self, payload: bytes) -> None:
         self._told("note")
         self._spool.note(payload)
+
+    def keep_room(self) -> None:
+        if "room" in self.refusing:
+            raise SpoolFull("refused by the test")
+        self._spool.keep_room()
+
+    def note_kept(self, payload: bytes) -> None:
+        self._told("note")
+        self._spool.note_kept(payload)
+
+    def give_back_room(self) -> None:
+        self._spool.give_back_room()
 
     def ensure_room(self) -> None:
         self._spool.ensure_room()

@@ -21,6 +21,7 @@ from gateway.providers.openai.requests import (
     read_session_request,
     read_speech_request,
 )
+from gateway.providers.openai.sessions import realtime, responses
 
 MODELS = (
     Endpoint(
@@ -229,7 +230,35 @@ SESSIONS = (
         describes="realtime session",
         meter=meter,
         prepare=read_model_query,
-        websocket=True,
+        session=realtime,
+    ),
+    Endpoint(
+        name="realtime.translations",
+        method="GET",
+        path="/v1/realtime/translations",
+        event_type="realtime",
+        describes="realtime translation",
+        meter=meter,
+        prepare=read_model_query,
+        session=realtime,
+    ),
+    Endpoint(
+        name="live.sessions",
+        method="GET",
+        path="/v1/live/sessions",
+        event_type="realtime",
+        describes="live session",
+        meter=meter,
+        session=realtime,
+    ),
+    Endpoint(
+        name="responses.connect",
+        method="GET",
+        path="/v1/responses",
+        event_type="llm_call",
+        describes="response",
+        meter=meter,
+        session=responses,
     ),
     *(
         Endpoint(
