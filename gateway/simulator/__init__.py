@@ -15,7 +15,7 @@ through it:
    objects it remembers.
 4. `truth` gets the record of the exchange, in one write, before the first byte of the answer.
 5. `wire` lays the answer out in bytes, faults included, and `server` writes them; `truth` is told how that ended. What
-   begins with a 101 is a session instead (`openai_realtime`), which `sessions` holds over a WebSocket.
+   begins with a 101 is a session instead (`openai_realtime`, `openai_turns`), which `sessions` holds over a WebSocket.
 6. `deliveries` sends what the provider makes by itself after that, such as status callbacks, to loopback and private
    addresses only; `truth` is told of each.
 
@@ -60,7 +60,7 @@ What a request can ask for, in headers, because headers pass through a proxy unt
     Events end their lines with CRLF; or leave one byte at a time; or all leave at once.
 `x-simulator-encoding: identity | gzip | deflate | br | zstd`
     Code the body so, whatever its size and whatever the client accepts. Without it, JSON of 1 KiB and more is coded as
-    Accept-Encoding prefers, and events are not.
+    Accept-Encoding prefers, and events are not. In a session, `deflate` agrees to compress where the client offers it.
 `x-simulator-close-code: N`
     Close the session with this code (1000 to 4999) once a response is over.
 

@@ -59,6 +59,7 @@ from gateway.simulator.openai_told import (
     whole_chat,
     whole_text,
 )
+from gateway.simulator.openai_turns import Turns
 from gateway.simulator.openai_usage import (
     chat_usage,
     counts,
@@ -287,6 +288,18 @@ class OpenAI:
         if background:
             return Answer(body=encode(waiting(final, "queued")), object_id=final["id"], model=model)
         return read_back(stored)
+
+    def responses_session(self, asked: Asked) -> Answer:
+        if not is_upgrade(asked.headers):
+            raise ApiError(f"Invalid URL ({asked.method} {asked.path})", status=404)
+
+        def respond(body: Mapping[str, Any]) -> Answer:
+            try:
+                return self.responses(asked._replace(body=encode({**body, "stream": True})))
+            except ApiError as error:
+                return error.answer
+
+        return Answer(status=101, session=Turns(respond, asked.controls), object_id=f"sess_{self._token(21)}")
 
     def _response(
         self, asked: Asked, body: Mapping[str, Any], model: str, items: Sequence[Mapping[str, Any]]
@@ -560,6 +573,7 @@ ROUTES: tuple[tuple[str, re.Pattern[str], Callable[..., Answer]], ...] = (
     ("POST", route("/v1/chat/completions/{id}"), OpenAI.chat_update),
     ("DELETE", route("/v1/chat/completions/{id}"), OpenAI.chat_delete),
     ("POST", route("/v1/responses"), OpenAI.responses),
+    ("GET", route("/v1/responses"), OpenAI.responses_session),
     ("GET", route("/v1/responses/{id}"), OpenAI.response_retrieve),
     ("DELETE", route("/v1/responses/{id}"), OpenAI.response_delete),
     ("POST", route("/v1/responses/{id}/cancel"), OpenAI.response_cancel),

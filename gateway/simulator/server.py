@@ -161,7 +161,7 @@ class Simulator:
             at_ms = int(time.time() * 1000)
             self._truth.write(Billed(run=self._truth.run, n=n, at_ms=at_ms, **told._asdict()))
 
-        socket = WebSocket(request, transport, bill)
+        socket = WebSocket(request, transport, bill, compressed=wanted.encoding == "deflate")
         try:
             await socket.carry_out(session, answer.headers, wanted)
         except ConnectionError:

@@ -23,7 +23,10 @@ TEXT_FRAME = 0x81
 class WebSocket:
     """One session's use of a connection."""
 
-    def __init__(self, request: web.BaseRequest, transport: asyncio.Transport, bill: Callable[[Bill], None]) -> None:
+    def __init__(
+        self, request: web.BaseRequest, transport: asyncio.Transport, bill: Callable[[Bill], None], *, compressed: bool
+    ) -> None:
+        """`compressed` agrees to permessage-deflate where the client offers it."""
         self._request = request
         self._transport = transport
         self._bill = bill
@@ -31,7 +34,7 @@ class WebSocket:
             protocols=SUBPROTOCOLS,
             timeout=CLOSE_S_MAX,
             autoclose=False,
-            compress=False,
+            compress=compressed,
             max_msg_size=MESSAGE_BYTES_MAX,
         )
         self.bytes_sent = 0

@@ -96,7 +96,7 @@ def objection_to_session(controls: Controls) -> str | None:
         "fault": controls.fault if controls.fault in OF_FRAMING else None,
         "framing": controls.framing,
         "sse": controls.sse,
-        "encoding": controls.encoding,
+        "encoding": controls.encoding if controls.encoding not in ("identity", "deflate") else None,
     }
     given = next((f"{PREFIX}{name}: {value}" for name, value in of_bodies.items() if value is not None), None)
     return given and f"{given} needs an answer with a body, and this one is a session."
