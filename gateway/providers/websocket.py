@@ -106,6 +106,11 @@ class Messages:
         """Of the message, what has come; None where it is not wanted."""
         self._undecided = False
 
+    @property
+    def midway(self) -> bool:
+        """True in the middle of a message, or of a frame."""
+        return self._in_message or self._in_frame or bool(self._begun)
+
     def feed(self, chunk: bytes) -> list[bytes]:
         """The wanted messages that are whole with this chunk, in their order and their plain form."""
         told: list[bytes] = []

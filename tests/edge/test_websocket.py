@@ -12,7 +12,6 @@ import itertools
 import json
 import random
 import re
-import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -24,6 +23,7 @@ from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from gateway.limits import ClientLimits, UpstreamLimits
 from gateway.simulator.truth import fingerprint, read_billed
 from metering.usage import Completeness
+from tests.frames import BINARY, CONTINUED, PING, PONG, close, frame
 from tests.gateway.peers import (
     Message,
     Peer,
@@ -63,38 +63,11 @@ WHOLE = json.dumps(COMPLETION).encode()
 NONCE = "dGhlIHNhbXBsZSBub25jZQ=="
 OFFERED = "openai-insecure-api-key."
 """What stands before the key where it is one of the subprotocols: a browser can send no header."""
-MASK = b"\x37\xfa\x21\x3d"
-TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
-CONTINUED = 0
-
 MARKER = b"GET /openai/v1/models HTTP/1.1\r\nHost: gateway.example\r\nX-Marker: smuggled\r\n\r\n"
 """What stands behind an upgrade that is none, and must never reach anybody."""
 
 HELD_BYTES_MAX = 48 << 20
 """What a gateway and the four socket buffers around it may hold; on a loopback, buffers grow to some 6 MiB each."""
-
-
-def frame(
-    payload: bytes = b"", kind: int = TEXT, *, last: bool = True, masked: bool = True, coded: bool = False
-) -> bytes:
-    """One frame (RFC 6455 section 5.2): a client's is masked, a server's is not."""
-    first = kind | (0x80 if last else 0) | (0x40 if coded else 0)
-    size = len(payload)
-    flag = 0x80 if masked else 0
-    if size < 126:
-        head = struct.pack("!BB", first, flag | size)
-    elif size < 1 << 16:
-        head = struct.pack("!BBH", first, flag | 126, size)
-    else:
-        head = struct.pack("!BBQ", first, flag | 127, size)
-    if not masked:
-        return head + payload
-    key = int.from_bytes((MASK * (size // 4 + 1))[:size], "big")
-    return head + MASK + (int.from_bytes(payload, "big") ^ key).to_bytes(size, "big")
-
-
-def close(code: int | None, reason: bytes = b"", *, masked: bool) -> bytes:
-    return frame(b"" if code is None else struct.pack("!H", code) + reason, CLOSE, masked=masked)
 
 
 def told(kind: str, *, masked: bool = False, **fields: object) -> bytes:

@@ -242,7 +242,7 @@ class Session:
     # -- its end
 
     def finish(self) -> Usage:
-        unread = self._said.lost or self._said.overlong or self._asked.lost
+        unread = self._said.lost or self._said.overlong or self._said.midway or self._asked.lost
         known = not (unread or self.under_way or self._awaiting or self._open_ended)
         return Usage(
             quantities={},
