@@ -730,6 +730,165 @@ async def test_a_session_in_which_nothing_was_used_is_one_event_and_one_line_in_
     assert not [key for key in (*ALL_KEYS, PLATFORM_KEY, "canary") if key.encode() in written]
 
 
+REALTIME_USAGE = {
+    "total_tokens": 30,
+    "input_tokens": 20,
+    "output_tokens": 10,
+    "input_token_details": {"text_tokens": 8, "audio_tokens": 12},
+    "output_token_details": {"text_tokens": 3, "audio_tokens": 7},
+}
+BEGUN = told("response.created", response={"id": "resp_1"})
+DONE = told("response.done", response={"id": "resp_1", "status": "completed", "output": [], "usage": REALTIME_USAGE})
+
+
+async def test_what_a_response_used_is_recorded_before_the_client_can_see_that_it_is_over(gateway):
+    """Guards the order: sabotaged (recorded behind the frame), the frame is there while the disk still syncs."""
+    async with both(gateway) as (made, here, there):
+        made.spool.fsync = True
+        made.spool.syncs = asyncio.Semaphore(0)
+        await there.send(BEGUN + DONE[:-1])
+        assert await taken(here, len(BEGUN + DONE) - 1) == BEGUN + DONE[:-1]
+        assert made.order == ["intent"]
+
+        await there.send(DONE[-1:])
+        await eventually(lambda: made.order == ["intent", "note"])
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(here.reader.readexactly(1), 0.2)
+        made.spool.syncs.release()
+
+        assert await taken(here, 1) == DONE[-1:]
+        (event,) = made.events
+    assert (event.event_type, event.resource, event.external_id) == ("realtime", "gpt-realtime", "resp_1")
+    assert event.quantities == {
+        "input_tokens": 8,
+        "input_tokens_audio": 12,
+        "output_tokens": 3,
+        "output_tokens_audio": 7,
+    }
+    assert (event.tenant_id, event.status, event.completeness) == ("acme", 101, Completeness.REPORTED)
+
+
+async def test_where_what_was_used_can_not_be_recorded_it_is_not_told_and_the_session_ends(gateway):
+    async with both(gateway) as (made, here, there):
+        await there.send(BEGUN)
+        assert await taken(here, len(BEGUN)) == BEGUN
+        made.spool.refusing = {"note"}
+
+        await there.send(DONE)
+
+        assert await here.rest() == b""
+        assert await there.rest() == b""
+        (event,) = await ended(made)
+        await eventually(lambda: made.lines)
+    assert (event.event_type, event.completeness) == ("realtime", Completeness.UNKNOWN)
+    assert made.lines[0]["error"] == "usage_not_recorded"
+
+
+async def test_a_session_for_whose_responses_there_is_no_room_does_not_begin(gateway):
+    realtime = Realtime()
+    async with gateway(realtime) as made:
+        made.spool.refusing = {"room"}
+        refused = await made.ask(upgrade())
+        await eventually(lambda: made.closed)
+        assert (refused.status, refused["x-tollkeeper-error"]) == (503, "usage_not_recordable")
+        assert made.events == []
+
+
+async def test_a_session_ends_when_its_next_response_could_not_be_recorded_and_what_it_had_is_told(gateway):
+    """Guards that no response runs whose record has no room: sabotaged (the room is not kept anew), the session goes on."""
+    async with both(gateway) as (made, here, there):
+        await there.send(BEGUN)
+        assert await taken(here, len(BEGUN)) == BEGUN
+        made.spool.refusing = {"room"}
+
+        await there.send(told("response.created", response={"id": "resp_2"}))
+        await eventually(lambda: made.lines)
+        assert await there.rest() == b""
+        (event,) = await ended(made)
+    assert made.lines[0]["error"] == "usage_not_recordable"
+    assert (event.event_type, event.completeness) == ("realtime", Completeness.UNKNOWN)
+
+
+async def test_what_a_provider_has_said_when_the_client_leaves_is_still_counted(gateway):
+    async with both(gateway) as (made, here, there):
+        made.spool.fsync = True
+        made.spool.syncs = asyncio.Semaphore(0)
+        await there.send(DONE)
+        await eventually(lambda: made.order == ["intent", "note"])
+        await there.send(DONE.replace(b"resp_1", b"resp_2"))
+        here.reset()
+        for _ in range(3):  # By then the gateway has been told of both.
+            await made.ask(request("/healthz", b"", method="GET"))
+        made.spool.syncs.release()
+        made.spool.syncs.release()
+        await ended(made)
+        first, second, session = made.events
+    assert [first.external_id, second.external_id] == ["resp_1", "resp_2"]
+    assert (session.event_type, session.completeness) == ("api_call", Completeness.REPORTED)
+
+
+async def test_a_session_of_frames_that_nobody_understands_goes_on_and_is_unknown(gateway):
+    nonsense = b"\xf3\x05hello" + frame(b"x", coded=True, masked=False)
+    async with both(gateway) as (made, here, there):
+        await there.send(nonsense + DONE)
+        assert await taken(here, len(nonsense + DONE)) == nonsense + DONE
+        await here.send(nonsense)
+        assert await taken(there, len(nonsense)) == nonsense
+        there.close()
+        (event,) = await ended(made)
+    assert (event.event_type, event.completeness) == ("realtime", Completeness.UNKNOWN)
+
+
+RESPONSES = "/openai/v1/responses"
+PREVIOUS = told("response.create", masked=True, previous_response_id="resp_" + "0123456789abcdef" * 3)
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [(PREVIOUS, "not_found"), (frame(b"x", coded=True), "encoded_body")],
+    ids=["of-another", "unreadable"],
+)
+async def test_on_a_shared_account_nothing_goes_to_the_provider_that_may_refer_to_what_is_not_the_clients(
+    gateway, said, error
+):
+    realtime = Realtime()
+    async with gateway(realtime) as made, opened(made, path=RESPONSES) as here:
+        there = await realtime.session()
+        await here.send(CREATE + said)
+        assert await here.rest() == b""
+        assert await there.rest() == b""
+        await ended(made)
+        assert made.lines[0]["error"] == error
+
+
+@pytest.mark.parametrize("whose", ["its-own-account", "its-own-response"])
+async def test_a_client_may_refer_to_what_is_its_own(gateway, whose):
+    realtime = Realtime()
+    key = OWN if whose == "its-own-account" else ACME
+    made_before = told(
+        "response.completed",
+        response={"id": "resp_" + "0123456789abcdef" * 3, "model": "gpt-5", "usage": USAGE_OF_TEXT},
+    )
+    async with gateway(realtime) as made, opened(made, path=RESPONSES, key=key) as here:
+        there = await realtime.session()
+        if whose == "its-own-response":
+            await there.send(made_before)
+            assert await taken(here, len(made_before)) == made_before
+        await here.send(PREVIOUS)
+        assert await taken(there, len(PREVIOUS)) == PREVIOUS
+
+
+USAGE_OF_TEXT = {"input_tokens": 5, "output_tokens": 2, "total_tokens": 7}
+
+
+async def test_what_is_only_a_websocket_is_not_read_as_a_list(gateway):
+    """Guards a shared account: what lies under this path for a plain GET would be everybody's."""
+    async with gateway(Realtime()) as made:
+        refused = await made.ask(request(RESPONSES, b"", method="GET"))
+        assert (refused.status, refused["x-tollkeeper-error"]) == (400, "upgrade_refused")
+        assert made.provider.peers == []
+
+
 async def test_a_session_that_names_no_model_is_of_no_known_model(gateway):
     realtime = Realtime()
     async with gateway(realtime) as made:
@@ -973,8 +1132,13 @@ async def test_the_sdk_is_told_through_the_gateway_what_it_is_told_directly(runn
     through = await soon(conversation(running.openai, key))
     assert without_names(through) == without_names(direct)
     assert [event["response"]["usage"] for event in through if event["type"] == "response.done"]
-    (event,) = await asyncio.to_thread(running.events_of, tenant_id, 1)
-    assert (event["event_type"], event["resource"], event["completeness"]) == ("realtime", "gpt-realtime", "unknown")
+    events = await asyncio.to_thread(running.events_of, tenant_id, 3)
+    assert sorted((event["event_type"], event["completeness"]) for event in events) == [
+        ("api_call", "reported"),
+        ("realtime", "reported"),
+        ("realtime", "reported"),
+    ]
+    assert {event["resource"] for event in events} == {"gpt-realtime-2025-08-28"}
     seen = running.truth()[-1]
     assert seen.credential == fingerprint(PROVIDER_KEY)
     assert key not in (running.directory / "truth.jsonl").read_text()
@@ -1025,8 +1189,12 @@ async def test_how_the_provider_ends_a_session_is_how_it_ends_for_the_sdk(runnin
     with pytest.raises(ConnectionClosedError) as broken:
         await soon(conversation(running.openai, key, fault="cut-stream"))
     assert broken.value.rcvd is None
-    events = await asyncio.to_thread(running.events_of, tenant_id, 2)
-    assert [event["completeness"] for event in events] == ["unknown", "unknown"]
+    events = await asyncio.to_thread(running.events_of, tenant_id, 3)
+    assert sorted((event["event_type"], event["completeness"]) for event in events) == [
+        ("api_call", "reported"),
+        ("realtime", "reported"),
+        ("realtime", "unknown"),
+    ]
 
 
 async def test_how_the_sdk_ends_a_session_is_how_it_ends_for_the_provider(running, tenant):
@@ -1071,5 +1239,8 @@ async def test_a_gateway_that_is_told_to_stop_lets_a_session_end_and_books_it(tm
             assert "response.output_text.delta" in kinds
             assert await stopping == 0
         await asyncio.to_thread(running.start_gateway)
-        (event,) = await asyncio.to_thread(running.events_of, "acme", 1)
-        assert (event["event_type"], event["completeness"]) == ("realtime", "unknown")
+        events = await asyncio.to_thread(running.events_of, "acme", 2)
+        assert sorted((event["event_type"], event["completeness"]) for event in events) == [
+            ("api_call", "reported"),
+            ("realtime", "reported"),
+        ]

@@ -8,7 +8,7 @@ from gateway.callers import Caller
 from gateway.counters import Counters, living
 from gateway.errors import NotRecordable
 from gateway.providers import PROVIDERS
-from gateway.providers.api import Prepared, Usage
+from gateway.providers.api import Billed, Prepared, Usage
 from gateway.recorder import UNSEEN_FIELDS_MAX, Recorder, Recording
 from gateway.routing import Routes
 from gateway.snapshot import KeyRecord, TenantRecord
@@ -452,3 +452,67 @@ async def test_so_many_unknown_fields_are_said_and_no_more(made):
             recorded.recorder.outcome(call, msgspec.structs.replace(USAGE, unseen=(f"field_{number}",)), 200)
 
     assert len(said) == UNSEEN_FIELDS_MAX
+
+
+async def session_begun(recorded):
+    call = recording(method="GET", path="/openai/v1/realtime")
+    await recorded.recorder.begin(call)
+    return call, recorded.recorder.sitting(call, 101)
+
+
+async def test_what_is_billed_within_a_session_is_an_event_each_that_its_name_tells_from_others(made):
+    recorded = made()
+    call, sitting = await session_begun(recorded)
+
+    for name in ("resp_1", "resp_2", "resp_1"):
+        sitting.record(Billed(name, msgspec.structs.replace(USAGE, external_id=name)))
+    sitting.keep_room_for(0)
+    recorded.recorder.outcome(call, Usage(quantities={}, completeness=Completeness.REPORTED), 101)
+
+    _, first, second, again, session = recorded.records
+    assert (first.call_id, first.status, first.quantities) == ("c1", 101, USAGE.quantities)
+    assert first.event_id == again.event_id
+    assert len({first.event_id, second.event_id, session.event_id}) == 3
+    assert session.event_id == "c1"
+    assert ("acme", "openai", "resp_2") in recorded.objects.told
+
+
+async def test_what_a_session_will_say_has_its_room_before_it_is_said(made):
+    """Guards the room that is kept: sabotaged (a session keeps none), its next response can not be recorded."""
+    recorded = made(segment_bytes=16 * RECORD_BYTES_MAX)
+    call, sitting = await session_begun(recorded)
+    sitting.keep_room_for(3)
+    others = []
+
+    async def begin_as_many_as_there_is_room_for():
+        while True:
+            call = recording(call_id=f"other {len(others)}")
+            await recorded.recorder.begin(call)
+            others.append(call)
+
+    with pytest.raises(NotRecordable):
+        await begin_as_many_as_there_is_room_for()
+    recorded.spool._begin_segment = None  # It may not even try.
+
+    for number in range(3):
+        sitting.record(Billed(f"resp_{number}", USAGE))
+    recorded.recorder.outcome(call, USAGE, 101)
+
+    assert sum(isinstance(record, UsageEvent) for record in recorded.records) == 4
+    for other in others:
+        recorded.recorder.nothing(other, "over")
+
+
+async def test_a_session_for_whose_records_there_is_no_room_does_not_begin_and_takes_none(made):
+    recorded = made(segment_bytes=4 * RECORD_BYTES_MAX)
+    await recorded.recorder.begin(recording(call_id="other"))
+    call = recording(method="GET", path="/openai/v1/realtime")
+    await recorded.recorder.begin(call)
+    first = recorded.recorder.sitting(call, 101)
+
+    with pytest.raises(NotRecordable):
+        recorded.recorder.sitting(call, 101)
+    first.keep_room_for(0)
+    recorded.recorder.sitting(call, 101).keep_room_for(0)
+
+    assert recorded.spool._under_way == 2

@@ -119,7 +119,8 @@ def test_records_are_read_as_they_were_written_and_in_their_order(spool, tmp_pat
 
 
 OPERATION = st.tuples(
-    st.sampled_from(["admit", "admit", "settle", "note"]), st.sampled_from([0, 1, 300, 4_000, len(LARGEST) - 1])
+    st.sampled_from(["admit", "admit", "settle", "note", "keep room", "give back room", "note kept"]),
+    st.sampled_from([0, 1, 300, 4_000, len(LARGEST) - 1]),
 )
 """Not quite the largest, since the limit on file sizes takes away a segment's last byte."""
 
@@ -129,7 +130,7 @@ OPERATION = st.tuples(
 def test_every_call_that_was_admitted_can_be_ended_whatever_comes_between(tmp_path_factory, operations):
     """Watches the room that is kept for outcomes: on a disk without room for a second segment nothing else is left."""
     directory = tmp_path_factory.mktemp("spool")
-    expected, under_way = [], []
+    expected, under_way, rooms = [], [], 0
 
     with opened(directory) as spool, no_further_segment():
         for what, size in operations:
@@ -141,11 +142,24 @@ def test_every_call_that_was_admitted_can_be_ended_whatever_comes_between(tmp_pa
                 elif what == "note":
                     spool.note(content)
                     expected.append((OUTCOME, content))
-                elif under_way:
+                elif what == "keep room":
+                    spool.keep_room()
+                    rooms += 1
+                elif what == "settle" and under_way:
                     spool.settle(under_way.pop(), OUTCOME, content)
                     expected.append((OUTCOME, content))
+                elif what == "note kept" and rooms:
+                    rooms -= 1
+                    spool.note_kept(content)
+                    expected.append((OUTCOME, content))
+                elif what == "give back room" and rooms:
+                    rooms -= 1
+                    spool.give_back_room()
             except SpoolFull:
-                assert what != "settle"
+                assert what not in ("settle", "note kept")
+        for _ in range(rooms):
+            spool.note_kept(LARGEST)
+            expected.append((OUTCOME, LARGEST))
         for one in under_way:
             spool.settle(one, CLOSED, LARGEST)
             expected.append((CLOSED, LARGEST))
@@ -281,6 +295,20 @@ def test_calls_that_bill_nothing_take_no_room_from_those_under_way(spool, tmp_pa
 
     assert count > 100
     assert read(tmp_path)[-3:] == [(OUTCOME, LARGEST)] * 3
+
+
+def test_room_that_was_kept_is_there_on_a_full_disk_and_can_be_given_back(spool, tmp_path):
+    with no_further_segment():
+        for _ in range(3):
+            spool.keep_room()
+        spool.give_back_room()
+        noted(spool)
+        for _ in range(2):
+            spool.note_kept(LARGEST)
+        with pytest.raises(SpoolFull):
+            spool.keep_room()
+
+    assert read(tmp_path)[-2:] == [(OUTCOME, LARGEST)] * 2
 
 
 def test_when_there_is_room_again_calls_go_on(spool, tmp_path):
