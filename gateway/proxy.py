@@ -527,7 +527,7 @@ class Proxy:
             call.error = refusal.code
             exchange.abort()
         finally:
-            sitting.keep_room_for(0)
+            sitting.close()
         connection.close()
         call.event = self._recorder.outcome(call.recording, meter.finish(), head.status)
 
@@ -535,16 +535,15 @@ class Proxy:
         self, exchange: Exchange, call: Call, plan: Plan, connection: Connection, meter: SessionMeter, sitting: Sitting
     ) -> None:
         """Pass on what either side says. Raises ClientGone, BrokenAnswer, Refusal, SpoolFailed and SpoolFull."""
-        rooms = 1
+        expected = 0
         while not exchange.gone and not connection.ended:
             if connection.arrived and not exchange.writing_paused:
                 chunk = connection.take()
                 billed = await self._told(meter, sitting, chunk)
                 exchange.send(chunk)
-                if billed or 1 + len(meter.under_way) != rooms:
-                    # One more than what is under way, since what begins next is using already when it is seen.
-                    rooms = 1 + len(meter.under_way)
-                    sitting.keep_room_for(rooms)
+                if billed or len(meter.under_way) != expected:
+                    expected = len(meter.under_way)
+                    sitting.expect(meter.under_way)
             elif exchange.readable and not connection.writing_paused:
                 chunk = await exchange.read()
                 said = meter.heard(chunk)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -119,8 +119,8 @@ class Recorder:
 
     def sitting(self, call: Recording, status: int) -> Sitting:
         """Begin to record what is billed within a session. Raises NotRecordable; it must then not begin."""
-        sitting = Sitting(self, self._spool, call, status)
-        sitting.keep_room_for(1)
+        sitting = Sitting(self, self._spool, self._now_ms, call, status)
+        sitting.expect(())
         return sitting
 
     def _event(self, call: Recording, usage: Usage, status: int, event_id: str) -> tuple[UsageEvent, bytes]:
@@ -223,14 +223,19 @@ def _not_recordable() -> NotRecordable:
 class Sitting:
     """The records of one session that is under way, each of which has its room before what it will tell has begun."""
 
-    __slots__ = ("_call", "_recorder", "_rooms", "_spool", "_status")
+    __slots__ = ("_began_ms", "_call", "_now_ms", "_recorder", "_rooms", "_spool", "_status")
 
-    def __init__(self, recorder: Recorder, spool: Spool, call: Recording, status: int) -> None:
+    def __init__(
+        self, recorder: Recorder, spool: Spool, now_ms: Callable[[], int], call: Recording, status: int
+    ) -> None:
         self._recorder = recorder
         self._spool = spool
+        self._now_ms = now_ms
         self._call = call
         self._status = status
         self._rooms = 0
+        self._began_ms: dict[str, int] = {}
+        """When what is under way was first seen. It is of that moment: a session can last from one month into the next."""
 
     def record(self, billed: Billed) -> None:
         """Record what was used. Raises SpoolFailed, or SpoolFull where no room was kept for so much at once."""
@@ -238,16 +243,28 @@ class Sitting:
         if self._rooms:
             self._rooms -= 1
             write = self._spool.note_kept
-        self._recorder.further(self._call, billed.usage, self._status, billed.name, write)
+        call = self._call._replace(arrived_ms=self._began_ms.get(billed.name) or self._now_ms())
+        self._recorder.further(call, billed.usage, self._status, billed.name, write)
 
-    def keep_room_for(self, records: int) -> None:
-        """Have room kept for so many records. Raises NotRecordable where there is none; the session must then end."""
-        while self._rooms < records:
+    def expect(self, under_way: Collection[str]) -> None:
+        """Have room kept for what is under way, and for one thing more: what begins next is using already when it is seen.
+        Raises NotRecordable where there is none; the session must then end."""
+        now_ms = self._now_ms()
+        self._began_ms = {name: self._began_ms.get(name, now_ms) for name in under_way}
+        rooms = len(under_way) + 1
+        while self._rooms < rooms:
             try:
                 self._spool.keep_room()
             except SpoolFull as error:
                 raise _not_recordable() from error
             self._rooms += 1
-        while self._rooms > records:
+        self._give_back(self._rooms - rooms)
+
+    def close(self) -> None:
+        """Nothing more will be said."""
+        self._give_back(self._rooms)
+
+    def _give_back(self, rooms: int) -> None:
+        for _ in range(rooms):
             self._spool.give_back_room()
-            self._rooms -= 1
+        self._rooms -= rooms

@@ -466,7 +466,7 @@ async def test_what_is_billed_within_a_session_is_an_event_each_that_its_name_te
 
     for name in ("resp_1", "resp_2", "resp_1"):
         sitting.record(Billed(name, msgspec.structs.replace(USAGE, external_id=name)))
-    sitting.keep_room_for(0)
+    sitting.close()
     recorded.recorder.outcome(call, Usage(quantities={}, completeness=Completeness.REPORTED), 101)
 
     _, first, second, again, session = recorded.records
@@ -477,11 +477,32 @@ async def test_what_is_billed_within_a_session_is_an_event_each_that_its_name_te
     assert ("acme", "openai", "resp_2") in recorded.objects.told
 
 
+async def test_what_is_billed_within_a_session_is_of_the_moment_at_which_it_began(made):
+    """Guards the month that it is billed in: sabotaged (the session's own moment), a response of the 1st is of the 31st."""
+    recorded = made()
+    now_ms = [ARRIVED_MS + 1_000]
+    recorded.recorder._now_ms = lambda: now_ms[0]
+    _, sitting = await session_begun(recorded)
+
+    sitting.expect(("resp_1",))
+    now_ms[0] += 5_000
+    sitting.expect(("resp_1", "resp_2"))
+    now_ms[0] += 700
+    for name in ("resp_1", "resp_2", "resp_3"):
+        sitting.record(Billed(name, USAGE))
+
+    assert [(event.occurred_at_ms - ARRIVED_MS, event.duration_ms) for event in recorded.records[1:]] == [
+        (1_000, 5_700),
+        (6_000, 700),
+        (6_700, 0),
+    ]
+
+
 async def test_what_a_session_will_say_has_its_room_before_it_is_said(made):
     """Guards the room that is kept: sabotaged (a session keeps none), its next response can not be recorded."""
     recorded = made(segment_bytes=16 * RECORD_BYTES_MAX)
     call, sitting = await session_begun(recorded)
-    sitting.keep_room_for(3)
+    sitting.expect(("resp_0", "resp_1"))
     others = []
 
     async def begin_as_many_as_there_is_room_for():
@@ -512,7 +533,7 @@ async def test_a_session_for_whose_records_there_is_no_room_does_not_begin_and_t
 
     with pytest.raises(NotRecordable):
         recorded.recorder.sitting(call, 101)
-    first.keep_room_for(0)
-    recorded.recorder.sitting(call, 101).keep_room_for(0)
+    first.close()
+    recorded.recorder.sitting(call, 101).close()
 
     assert recorded.spool._under_way == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import ipaddress
+import json
 import signal
 import ssl
 
@@ -13,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests.nodes import SCRIPTS, needs_node, run_script
 from tests.walks.harness import installation
 
 
@@ -67,6 +69,22 @@ def test_the_sdk_talks_to_the_gateway_over_tls(tmp_path, certificate):
         (event,) = gateway.events_of("acme", 1)
         assert chunks[-1].choices[0].finish_reason == "stop"
         assert event["completeness"] == "reported"
+
+
+@needs_node
+def test_nodes_sdk_has_a_realtime_session_which_it_has_over_tls_alone(tmp_path, certificate, monkeypatch):
+    """Node's SDK makes `wss` of any base URL, and without the package `ws` sends its key among the subprotocols."""
+    cert, private = certificate
+    monkeypatch.setenv("NODE_EXTRA_CA_CERTS", str(cert))
+    monkeypatch.setenv("NODE_OPTIONS", "--experimental-websocket --no-warnings")
+    with installation(tmp_path, proxy__tls_cert=str(cert), proxy__tls_key=str(private)) as gateway:
+        side = {"baseUrl": gateway.openai.replace("http:", "https:"), "key": gateway.tenant("acme")}
+
+        told = json.loads(run_script(SCRIPTS / "realtime.cjs", json.dumps(side)))["conversation"]
+
+        events = [event for event in gateway.events_of("acme", 4) if event["event_type"] == "realtime"]
+        assert [event["external_id"] for event in events] == [response["id"] for response in told]
+        assert [event["units"] for event in events] == [response["usage"]["total_tokens"] for response in told]
 
 
 def test_a_certificate_that_was_renewed_is_in_force_after_a_reload_and_a_wrong_one_is_refused(tmp_path):
