@@ -160,6 +160,11 @@ def said(text: str) -> Any:
     return {"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
 
 
+def offering(*, compressed: bool) -> Any:
+    """The SDK offers no compression by itself."""
+    return {"compression": "deflate" if compressed else None}
+
+
 async def twenty_responses(gateway: Installation, key: str, *, compressed: bool) -> list[str]:
     """A conversation of twenty turns: said and spoken, interrupted, cut short, beside the conversation, in text."""
     headers = {"x-simulator-words": "40", "x-simulator-chunk-ms": "4"} | (
@@ -169,7 +174,9 @@ async def twenty_responses(gateway: Installation, key: str, *, compressed: bool)
     async with (
         asyncio.timeout(SESSION_S_MAX),
         openai.AsyncOpenAI(base_url=gateway.openai, api_key=key, max_retries=0) as sdk,
-        sdk.realtime.connect(model="gpt-realtime", extra_headers=headers) as session,
+        sdk.realtime.connect(
+            model="gpt-realtime", extra_headers=headers, websocket_connection_options=offering(compressed=compressed)
+        ) as session,
     ):
         agreed = session._connection.response.headers.get("Sec-WebSocket-Extensions", "")
         assert ("permessage-deflate" in agreed) is compressed
@@ -231,7 +238,9 @@ async def test_responses_over_a_websocket_are_billed_as_responses_are(gateway, c
     async with (
         asyncio.timeout(SESSION_S_MAX),
         openai.AsyncOpenAI(base_url=gateway.openai, api_key=key, max_retries=0) as sdk,
-        sdk.responses.connect(extra_headers=headers) as session,
+        sdk.responses.connect(
+            extra_headers=headers, websocket_connection_options=offering(compressed=compressed)
+        ) as session,
     ):
         for turn in range(5):
             more = {"previous_response_id": made[-1]} if made else {}
