@@ -34,6 +34,7 @@ _CLOSE = 8
 _FINAL, _CODED, _RESERVED, _OPCODE = 0x80, 0x40, 0x30, 0x0F
 _MASKED, _LENGTH = 0x80, 0x7F
 _CONTROL_BYTES_MAX = 125
+_TEXT_IN_ONE, _LONGER_HEAD_BYTES = 0x81, 4
 
 
 class Coding(NamedTuple):
@@ -116,6 +117,10 @@ class Messages:
         told: list[bytes] = []
         at = 0
         while not self.lost:
+            if not self.midway:
+                at = self._whole(chunk, at, told)
+                if at == len(chunk):
+                    break
             if not self._in_frame:
                 if self._begun:
                     chunk, at, self._begun = self._begun + chunk[at:], 0, b""
@@ -138,6 +143,25 @@ class Messages:
                 break
             self._in_frame = False
         return told
+
+    def _whole(self, chunk: bytes, at: int, told: list[bytes]) -> int:
+        """Read what most chunks consist of, texts in one plain frame each; where they end."""
+        size = len(chunk)
+        while size - at >= _LONGER_HEAD_BYTES and chunk[at] == _TEXT_IN_ONE:
+            length = chunk[at + 1]
+            begin = at + 2
+            if length == _LENGTH - 1:
+                length = chunk[begin] << 8 | chunk[begin + 1]
+                begin += 2
+            elif length >= _LENGTH:
+                break
+            end = begin + length
+            if end > size:
+                break
+            if self._wanted(chunk[begin : min(end, begin + BEGINNING_BYTES)]):
+                told.append(chunk[begin:end])
+            at = end
+        return at
 
     def _head(self, chunk: bytes, at: int) -> int:
         """Read the head of a frame; where it ends, or -1 where it has not come whole."""

@@ -27,12 +27,13 @@ from metering.usage import Completeness
 
 _TRANSCRIPTION = "conversation.item.input_audio_transcription."
 _TELLING = frozenset(
-    {
+    kind.encode()
+    for kind in (
         *("session.created", "session.updated", "transcription_session.created", "transcription_session.updated"),
         *("session.started", "session.usage.updated", "session.closed"),
         *("response.created", "response.done", *CONCLUDING, "response.event", "error"),
         *("input_audio_buffer.committed", f"{_TRANSCRIPTION}completed", f"{_TRANSCRIPTION}failed"),
-    }
+    )
 )
 """The provider's events that are read."""
 
@@ -71,7 +72,7 @@ _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 def _telling(beginning: bytes) -> bool:
     found = _TYPE.match(beginning)
-    return found is None or found[1].decode("latin-1") in _TELLING
+    return found is None or found[1] in _TELLING
 
 
 def _asking(beginning: bytes) -> bool:
