@@ -38,7 +38,7 @@ from gateway.objects import Objects
 from gateway.providers.api import Meter, Prepared, Provider, SessionMeter, as_it_came
 from gateway.providers.decoding import UndecodableAnswer
 from gateway.recorder import Recorder, Recording, Sitting
-from gateway.request_body import RequestBody, codings_of
+from gateway.request_body import LOOK_BYTES, RequestBody, codings_of
 from gateway.routing import Route, Routes
 from gateway.sharing import References, named_objects
 from gateway.snapshot import Snapshot
@@ -199,11 +199,11 @@ class Proxy:
         endpoint = route.endpoint
         if plan.names:
             await plan.own(plan.names)
-        if exchange.websocket is (endpoint.session is None):
+        if exchange.websocket is (endpoint.session is None) and (exchange.websocket or plan.shared):
             raise errors.UpgradeRefused(
                 "This endpoint is not a WebSocket: send the request without Upgrade."
                 if exchange.websocket
-                else "This endpoint is a WebSocket: send the request with Upgrade."
+                else "On the platform's shared account this endpoint is a WebSocket: send the request with Upgrade."
             )
         incoming = RequestBody(
             exchange,
@@ -571,10 +571,15 @@ class Proxy:
                 "On the platform's shared account, what is said must be readable, and up to 8 MiB."
             )
         for message in said:
-            names = References(plan.route.provider).feed(message)
-            others = [name for name in names if name not in meter.under_way]
-            if others:
-                await plan.own(others)
+            references = References(plan.route.provider)
+            for start in range(0, len(message), LOOK_BYTES):
+                names = references.feed(message[start : start + LOOK_BYTES])
+                others = [name for name in names if name not in meter.under_way]
+                if others:
+                    await plan.own(others)
+                if len(message) > LOOK_BYTES:
+                    # Looking through a large message takes longer than other calls should wait.
+                    await asyncio.sleep(0)
 
     # -- what the gateway says itself
 

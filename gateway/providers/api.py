@@ -140,7 +140,7 @@ class Endpoint:
     billable: bool = True
     """False where success costs nothing, whatever the answer repeats: reading something back, deleting it."""
     session: Callable[[ResponseHead, Prepared], SessionMeter] | None = None
-    """For an endpoint that goes on as a WebSocket, and is nothing else: makes the meter of a session."""
+    """Makes the meter of a session, where the connection may go on as a WebSocket. On a shared account it then must."""
     lists: bool = False
     """True where the answer shows what everybody on the account made: never on a shared one."""
 

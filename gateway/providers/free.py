@@ -28,7 +28,7 @@ class NothingToMeter:
         return chunk
 
     def finish(self, *, whole: bool) -> tuple[bytes, Usage]:
-        return b"", Usage(quantities={}, completeness=Completeness.REPORTED)
+        return b"", Usage(quantities={}, completeness=Completeness.REPORTED, event_type="api_call")
 
 
 def free(head: ResponseHead, prepared: Prepared) -> Meter:

@@ -881,12 +881,21 @@ async def test_a_client_may_refer_to_what_is_its_own(gateway, whose):
 USAGE_OF_TEXT = {"input_tokens": 5, "output_tokens": 2, "total_tokens": 7}
 
 
-async def test_what_is_only_a_websocket_is_not_read_as_a_list(gateway):
+async def test_on_a_shared_account_what_is_a_websocket_is_not_read_as_a_list(gateway):
     """Guards a shared account: what lies under this path for a plain GET would be everybody's."""
     async with gateway(Realtime()) as made:
         refused = await made.ask(request(RESPONSES, b"", method="GET"))
         assert (refused.status, refused["x-tollkeeper-error"]) == (400, "upgrade_refused")
         assert made.provider.peers == []
+
+
+async def test_on_an_account_of_its_own_a_plain_get_of_such_a_path_is_a_call_that_costs_nothing(gateway):
+    body = json.dumps({"object": "list", "data": [], "usage": USAGE_OF_TEXT}).encode()
+    async with gateway(answers(answer(body, JSON))) as made:
+        relayed = await made.ask(request(RESPONSES, b"", method="GET", key=OWN))
+        assert (relayed.status, relayed.body) == (200, body)
+        (event,) = await ended(made)
+    assert (event.event_type, event.completeness, event.quantities) == ("api_call", Completeness.REPORTED, {})
 
 
 async def test_a_session_that_names_no_model_is_of_no_known_model(gateway):

@@ -99,7 +99,7 @@ def test_a_path_that_only_begins_like_administration_is_not_administration():
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"])
 @pytest.mark.parametrize(
-    "path", ["/v1/models", "/v1/files", "/v1/chat/completions", "/", "/v1/responses", "/v1/new/thing"]
+    "path", ["/v1/models", "/v1/files", "/v1/chat/completions", "/", "/v1/conversations", "/v1/new/thing"]
 )
 def test_lists_and_what_nobody_knows_are_refused_for_every_method_but_post(method, path):
     with pytest.raises(NotOnSharedAccount, match="everybody"):

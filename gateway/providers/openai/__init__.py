@@ -74,7 +74,7 @@ PROVIDER = Provider(
     # ChatKit and what is below realtime hand out a key with which a client goes to the provider past the gateway; a
     # session itself does not. Agents and vaults name each other in ways in which nobody can tell whose they are.
     administration=re.compile(
-        r"/v1/(?:(?:organizations?|projects|dashboard|me|chatkit|agents|vaults|safety|webhook_[a-z_]+)(?:/.*)?|realtime/.*)"
+        r"/v1/(?:(?:organizations?|projects|dashboard|me|chatkit|agents|vaults|safety|webhook_[a-z_]+)(?:/.*)?|realtime/(?!translations$).*)"
     ),
     object_id=_OBJECT_ID,
     references=_REFERENCES,

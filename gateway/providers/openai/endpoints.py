@@ -7,7 +7,7 @@ something leave out the `create`.
 from __future__ import annotations
 
 from gateway.providers.api import Endpoint
-from gateway.providers.free import makes, reads_back
+from gateway.providers.free import free, makes, reads_back
 from gateway.providers.openai import media
 from gateway.providers.openai.administration import ADMINISTRATION
 from gateway.providers.openai.answers import meter
@@ -228,7 +228,7 @@ SESSIONS = (
         path="/v1/realtime",
         event_type="realtime",
         describes="realtime session",
-        meter=meter,
+        meter=free,
         prepare=read_model_query,
         session=realtime,
     ),
@@ -238,7 +238,7 @@ SESSIONS = (
         path="/v1/realtime/translations",
         event_type="realtime",
         describes="realtime translation",
-        meter=meter,
+        meter=free,
         prepare=read_model_query,
         session=realtime,
     ),
@@ -248,7 +248,7 @@ SESSIONS = (
         path="/v1/live/sessions",
         event_type="realtime",
         describes="live session",
-        meter=meter,
+        meter=free,
         session=realtime,
     ),
     Endpoint(
@@ -257,7 +257,7 @@ SESSIONS = (
         path="/v1/responses",
         event_type="llm_call",
         describes="response",
-        meter=meter,
+        meter=free,
         session=responses,
     ),
     *(
