@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import openai
 import pytest
-from websockets.exceptions import ConnectionClosedError
+from websockets.exceptions import ConnectionClosedError, InvalidMessage, InvalidStatus
 
 from gateway.simulator.truth import Billed, read_billed
 from tests.walks.harness import Installation, eventually, gateway_process, simulated, simulator_process
@@ -317,3 +317,60 @@ async def test_a_gateway_that_is_killed_in_a_session_has_what_was_done_and_does_
     same(done, [bill for bill in billed(gateway)[before:] if bill.object_id in seen])
     (session_itself,) = [event for event in events if event["completeness"] == "unknown"]
     assert (session_itself["event_type"], session_itself["call_id"]) == ("realtime", done[0]["call_id"])
+
+
+async def talking(gateway: Installation, key: str, seen: list[str], over: asyncio.Event) -> None:
+    """Ask for one response after another, in one session after another, whatever becomes of them."""
+    while not over.is_set():
+        with suppress(OSError, ConnectionClosedError, InvalidMessage, InvalidStatus, TimeoutError):
+            async with (
+                asyncio.timeout(SESSION_S_MAX),
+                openai.AsyncOpenAI(base_url=gateway.openai, api_key=key, max_retries=0) as sdk,
+                sdk.realtime.connect(model="gpt-realtime", max_retries=0) as session,
+            ):
+                while not over.is_set():
+                    await session.conversation.item.create(item=said("Go on."))
+                    await session.response.create(response={"output_modalities": ["text"]})
+                    while (event := await session.recv()).type != "response.done":
+                        pass
+                    seen.append(event.response.id)
+        await asyncio.sleep(0.05)
+
+
+async def more(seen: list[str], number: int) -> None:
+    """Wait until clients have seen so many more responses to their end."""
+    goal = len(seen) + number
+    await asyncio.to_thread(eventually, lambda: len(seen) >= goal, f"{number} more responses")
+
+
+async def test_killed_at_any_moment_what_clients_saw_done_is_in_the_ledger_once_and_nothing_that_was_not(gateway):
+    """Guards the same at moments that nobody chose, in sessions side by side."""
+    before = len(billed(gateway))
+    key = await asyncio.to_thread(gateway.tenant, "crowd")
+    seen: list[str] = []
+    over = asyncio.Event()
+    crowd = [asyncio.ensure_future(talking(gateway, key, seen, over)) for _ in range(6)]
+    dice = random.Random(7)
+
+    for _ in range(4):
+        await more(seen, 12)
+        await asyncio.sleep(dice.random() / 10)
+        await asyncio.to_thread(gateway.gateway.kill)
+        await asyncio.to_thread(gateway.start_gateway)
+    await more(seen, 12)
+    over.set()
+    await asyncio.gather(*crowd)
+
+    def settled() -> list[dict[str, Any]] | None:
+        events = gateway.events("crowd")
+        own = {event["event_id"] for event in events}
+        ended = all(event["call_id"] in own for event in events)
+        return events if ended and set(seen) <= {event["external_id"] for event in events} else None
+
+    events = await asyncio.to_thread(eventually, settled, "all that was seen, and the end of each session")
+    done = [event for event in events if event["external_id"] is not None]
+    bills = {bill.object_id: bill for bill in billed(gateway)[before:]}
+    same(done, [bills[event["external_id"]] for event in done])
+    assert len({event["external_id"] for event in done}) == len(done)
+    sessions = {(e["event_type"], e["completeness"]) for e in events if e["external_id"] is None}
+    assert sessions == {("api_call", "reported"), ("realtime", "unknown")}
