@@ -9,7 +9,7 @@ One call, and the module of each step:
                 `request_body` is looked through on its way, `account_alias` names the account on each side
 5. `recorder`   the intent goes into the spool before the first byte leaves
 6. `upstream`   one attempt at the provider; `http1` makes an answer of its bytes
-7. `proxy`      relays the answer past the endpoint's meter
+7. `proxy`      relays the answer past the endpoint's meter, or what is said in a session past that session's
 8. `recorder`   the outcome is in the spool before the client can conclude success
 9. `shipper`    spools → ledger: event, charge and daily sums in one transaction; `replay` does it once more on demand
 10. `api`       answers questions from ledger and sums; `commands` ask them on the command line

@@ -10,6 +10,8 @@ intent   recorder.begin          before the first byte leaves    503
 forward  upstream                one attempt                     502, 504
 relay    relay                   every chunk on, and past a meter
 outcome  recorder.outcome        before the client can conclude success
+
+A session over a WebSocket goes past a meter of its own instead, in both directions, and has an outcome for each response.
 """
 
 from __future__ import annotations
@@ -521,7 +523,8 @@ class Proxy:
         except ClientGone:
             call.error = "client_gone"
         except upstream.BrokenAnswer:
-            call.error = call.error or "upstream_broke"
+            if not exchange.gone:
+                call.error = "upstream_broke"
         except errors.Refusal as refusal:
             # What comes next could not be recorded; or what the client said is not its own, or can not be looked through.
             call.error = refusal.code

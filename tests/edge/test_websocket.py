@@ -613,6 +613,7 @@ async def test_a_client_that_goes_without_a_close_ends_the_providers_side(gatewa
         assert await there.rest() == b""
         (event,) = await ended(made)
     assert (event.event_type, event.completeness) == ("realtime", Completeness.UNKNOWN)
+    assert made.lines[0].get("error") in (None, "client_gone")
 
 
 @pytest.mark.parametrize("how", ["resets", "leaves"])
