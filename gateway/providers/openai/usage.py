@@ -261,7 +261,7 @@ def counted(usage: msgspec.Raw) -> tuple[dict[str, int], object]:
         fields = msgspec.json.decode(usage)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}, {}
-    return quantities(fields), numbers_only(fields)
+    return (quantities(fields), numbers_only(fields)) if type(fields) is dict else ({}, {})
 
 
 _INPUT_NAMES = frozenset(
