@@ -60,7 +60,7 @@ async def replay(shipper: Shipper, spool_id: str) -> AsyncIterator[Replayed]:
         appended = await shipper.book(batch.facts, aside)
         conflicting = sum(len(one.conflicting) for one in appended)
         new = sum(len(one.new) for one in appended)
-        known = sum(one.repeated for one in appended)
+        known = sum(one.repeated + one.waiting for one in appended)
         at = spool.position
         so_far = Replayed(
             spool_id,

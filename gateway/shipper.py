@@ -26,6 +26,7 @@ from metering import ledger, spool_reader
 from metering.database import Database, DatabaseUnavailable
 from metering.facts import Fact, fact
 from metering.intents import Intent
+from metering.late import is_late
 from metering.ledger import Appended, Aside, Moved
 from metering.months import Months
 from metering.spool import SEGMENT_BYTES
@@ -499,7 +500,8 @@ class Shipper:
 
     async def _booked(self, facts: Sequence[Fact], aside: Sequence[Aside] = (), moved: Iterable[str] = ()) -> Appended:
         now = self._now()
-        await self._months.ensure({fact.event.event_day for fact in facts})
+        # What comes later is booked in the month of its call, which is there.
+        await self._months.ensure({fact.event.event_day for fact in facts if not is_late(fact.event)})
         async with self._database.transaction() as connection:
             appended = await book(connection, facts, self._books, now)
             for fact in appended.conflicting:

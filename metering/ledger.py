@@ -43,6 +43,17 @@ class Appended(NamedTuple):
     """Facts that the ledger had already: the same key and content, or an unknown where more is known."""
     conflicting: list[Fact]
     """Facts whose key, or dedupe key, the ledger has with another content; set aside, never booked."""
+    waiting: int = 0
+    """Facts that are about an event which the ledger does not have yet (:mod:`metering.late`)."""
+
+    def with_those_of(self, other: Appended) -> Appended:
+        """What became of these facts and of others."""
+        return Appended(
+            self.new + other.new,
+            self.repeated + other.repeated,
+            self.conflicting + other.conflicting,
+            self.waiting + other.waiting,
+        )
 
 
 class Moved(NamedTuple):

@@ -98,8 +98,41 @@ quarantine = Table(
 )
 """Records that could not be booked, kept and counted until somebody has looked at them."""
 
+pending_events = Table(
+    "pending_events",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("external_id", Text, primary_key=True),
+    Column("event_id", Text, primary_key=True),
+    Column("event_day", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("endpoint", Text, nullable=False),
+    Column("occurred_at", Moment, nullable=False),
+    Column("ask_at", Moment, nullable=False),
+    Index(None, "source", "endpoint", "ask_at"),
+    **STRICT,
+)
+"""The events in the ledger of which the provider will say more, until it has; `ask_at` is when it is asked next. What is
+open comes and goes here, in the transactions that book, so that nobody has to look for it in all that ever was open."""
+
+late_facts = Table(
+    "late_facts",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("source", Text, nullable=False),
+    Column("external_id", Text, nullable=False),
+    Column("record", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("found_at", Moment, nullable=False),
+    Index(None, "found_at"),
+    **STRICT,
+)
+"""What a provider said of something that no event in the ledger made, or none yet: its call may be in another worker's
+spool. Booked when that comes; let go of when it does not, since something that was made around the gateway is not billed."""
+
 APPEND_ONLY = (usage_events, dedupe, quarantine)
 """The tables that refuse UPDATE and DELETE, whoever asks."""
 
-CHANGES = {spool_positions: ("UPDATE",)}
+CHANGES = {spool_positions: ("UPDATE",), pending_events: ("UPDATE", "DELETE"), late_facts: ("DELETE",)}
 """What the product does with rows of the other tables, besides reading and adding: its role in Postgres may do no more."""

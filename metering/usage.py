@@ -131,6 +131,9 @@ class Kind(StrEnum):
 WAS = "was"
 """In the metadata of a correction: the completeness of the event as it was before it."""
 
+CONTEXT_TOKENS = "context_tokens"
+"""In the metadata of an event that is the sum of many requests: the input tokens of the largest, which decide its price."""
+
 COUNTED_KINDS = frozenset({Kind.USAGE, Kind.BACKFILL})
 """The kinds that count as events in totals; the others only move quantities or money."""
 

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metering import ledger
 from metering.facts import Fact
+from metering.late import is_late, meet, remember, settle
 from metering.ledger import Appended
 from metering.usage import UsageEvent
 from pricing import charges
@@ -30,15 +31,41 @@ async def book(connection: AsyncConnection, facts: Sequence[Fact], books: Books,
     if not facts:
         return Appended([], 0, [])
     plans = await _plans(connection, {fact.event.tenant_id for fact in facts}, books)
+    late = [fact for fact in facts if is_late(fact.event)]
+    calls = [fact for fact in facts if not is_late(fact.event)] if late else facts
     # To judge them takes us two thirds of the time that the database is busy with them.
-    appended, rated = await asyncio.gather(ledger.append(connection, facts, now), _rated(facts, plans, books))
-    if appended.new:
-        judged = [(fact.event, rated.get(id(fact)) or _judge(fact, plans, books)) for fact in appended.new]
+    appended, rated = await asyncio.gather(ledger.append(connection, calls, now), _rated(calls, plans, books))
+    judged = [(fact.event, rated.get(id(fact)) or _judge(fact, plans, books)) for fact in appended.new]
+    await remember(connection, appended.new, now)
+    if late:
+        # After the calls, among which may be those that they are about.
+        settled, corrected = await _settled(connection, late, plans, books, now)
+        appended, judged = appended.with_those_of(settled), judged + corrected
+    if judged:
         await charges.append(connection, judged)
         folded = fold(judged)
         if folded:
             await charges.add(connection, folded)
     return appended
+
+
+async def _settled(
+    connection: AsyncConnection, late: Sequence[Fact], plans: Plans, books: Books, now: dt.datetime
+) -> tuple[Appended, list[tuple[UsageEvent, Rated]]]:
+    """Book facts that come later as corrections of their events; those that have none yet are kept until they do.
+
+    Each is rated on top of what its event and earlier corrections hold: by the plan, and at the prices, of its day.
+    """
+    met = await meet(connection, late)
+    appended = await ledger.append(connection, [*(one.fact for one in met.corrections), *met.known], now)
+    held = {one.fact.event.event_id: one.held for one in met.corrections}
+    judged = [
+        (event, rate(event, plans.price_book(event), books.cost_book, held[event.event_id]))
+        for event in (fact.event for fact in appended.new)
+    ]
+    await settle(connection, met, now)
+    repeated = len(late) - len(appended.new) - len(appended.conflicting) - len(met.waiting)
+    return appended._replace(repeated=repeated, waiting=len(met.waiting)), judged
 
 
 async def _rated(facts: Sequence[Fact], plans: Plans, books: Books) -> dict[int, Rated]:

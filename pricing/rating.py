@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from metering.usage import INPUT_TOKENS, WAS, Completeness, Kind, UsageEvent
+from metering.usage import CONTEXT_TOKENS, INPUT_TOKENS, WAS, Completeness, Kind, UsageEvent
 from pricing.book import BATCH, CREDITS, EVENT, TARIFFS_MAX, Book, Price, applicable
 from pricing.rates import Credits, Markup, Rate
 
@@ -91,7 +91,7 @@ def rate(event: UsageEvent, price_book: Book, cost_book: Book, rated_from: Mappi
         event.resource,
         tier if isinstance(tier, str) else None,
     )
-    asked = terms.asked(event.occurred_at_ms, _context_tokens(event.quantities, rated_from) if terms.contexts else 0)
+    asked = terms.asked(event.occurred_at_ms, _context_tokens(event, rated_from) if terms.contexts else 0)
     whole = asked.get(EVENT, NOTHING_ASKED)
 
     # A price of the event as a whole covers the quantities that have none of their own, and so does a cost.
@@ -224,9 +224,13 @@ def _added(rate: Rate | None, rated_from: int, quantity: int) -> int | None:
     return amount - rate.amount(rated_from) if rated_from else amount
 
 
-def _context_tokens(quantities: Mapping[str, int], rated_from: Mapping[str, int]) -> int:
-    """The size of the context: all input tokens. Taking back a large one is rated as the large one was."""
-    added = sum([amount for dimension, amount in quantities.items() if dimension in _INPUT])
+def _context_tokens(event: UsageEvent, rated_from: Mapping[str, int]) -> int:
+    """The size of the context: all input tokens, unless the event is the sum of many requests and says how large the
+    largest was. Taking back a large one is rated as the large one was."""
+    told = event.metadata.get(CONTEXT_TOKENS)
+    if type(told) is int:
+        return told
+    added = sum([amount for dimension, amount in event.quantities.items() if dimension in _INPUT])
     before = sum([amount for dimension, amount in rated_from.items() if dimension in _INPUT]) if rated_from else 0
     return max(abs(before), abs(before + added))
 

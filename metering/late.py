@@ -1,0 +1,253 @@
+"""Facts that come later: what a provider says in the end of something that a call of before has made.
+
+The call itself is in the ledger as `pending`. The late fact is a correction with a dedupe key that does not say which event
+it corrects, since whoever found it can not know: it came past in another call's answer, or was asked for. Its content is
+the same whoever found it. Here it meets the event that it is about, which tells it tenant, day, category and key, and
+takes from it what was counted before. One whose event is not in the ledger waits aside until it is.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+from sqlalchemy import Row, delete, exists, select, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from metering.columns import iso, iso_ms
+from metering.facts import Fact
+from metering.rows import rows_in
+from metering.tables import dedupe, late_facts, pending_events, usage_events
+from metering.usage import EPOCH, WAS, Completeness, Kind, UsageEvent, event_id_of
+
+MOMENT_MS = 1
+"""When a late fact happened is when its call did, which its finder does not know: until it meets its event it says this."""
+
+AnyRow = Row[Any]
+
+
+def late_fact(
+    tenant_id: str,
+    source: str,
+    external_id: str,
+    phase: str,
+    completeness: Completeness,
+    quantities: dict[str, int],
+    resource: str | None = None,
+    event_type: str = "",
+    metadata: Mapping[str, object] | None = None,
+) -> UsageEvent:
+    """What a provider says of one phase (`final`) of something it made. `quantities` are what was used in all, not what is
+    new; an empty event type, and no resource, mean those of the event that it is about."""
+    key = f"{source}:{external_id}:{phase}"
+    return UsageEvent(
+        event_id=event_id_of(key),
+        tenant_id=tenant_id,
+        source=source,
+        event_type=event_type,
+        endpoint="",
+        occurred_at_ms=MOMENT_MS,
+        completeness=completeness,
+        quantities=quantities,
+        resource=resource,
+        external_id=external_id,
+        kind=Kind.CORRECTION,
+        metadata=dict(metadata or {}),
+        dedupe_key=key,
+    )
+
+
+def is_late(event: UsageEvent) -> bool:
+    """True for a fact that has not met its event yet."""
+    return event.kind is Kind.CORRECTION and event.corrects is None and event.dedupe_key is not None
+
+
+class Correction(NamedTuple):
+    """A late fact that has met its event."""
+
+    fact: Fact
+    held: Mapping[str, int]
+    """What the event, and the corrections of it before, hold of what this is about: it is rated on top of that."""
+    corrected: AnyRow
+    """The event as the ledger has it."""
+
+
+class Met(NamedTuple):
+    """What became of late facts."""
+
+    corrections: list[Correction]
+    known: list[Fact]
+    """The ledger has their keys."""
+    moot: list[Fact]
+    """Their event says already all that was used, as that of a stream which was read to its end."""
+    waiting: list[Fact]
+    """Their event is not in the ledger."""
+
+
+async def meet(connection: AsyncConnection, facts: Iterable[Fact]) -> Met:
+    """Find the events that late facts are about, and make corrections of them. In the transaction that books them."""
+    by_key: dict[tuple[str, str], Fact] = {}
+    again = []
+    for one in facts:
+        key = one.event.tenant_id, one.event.dedupe_key or ""
+        if by_key.setdefault(key, one) is not one:
+            again.append((key, one))
+    there = await rows_in(connection).digests(connection, dedupe, sorted(by_key))
+    found = Met([], [one for key, one in by_key.items() if key in there], [], [])
+    asked = [by_key[key] for key in sorted(by_key) if key not in there]
+    objects = {(one.event.tenant_id, one.event.external_id or "") for one in asked}
+    of_objects = await _of_objects(connection, objects) if objects else {}
+    for one in asked:
+        event = one.event
+        rows = of_objects.get((event.tenant_id, event.external_id or "", event.source), [])
+        if not rows:
+            found.waiting.append(one)
+            continue
+        corrected = min(rows, key=_first)
+        if corrected.completeness == Completeness.REPORTED:
+            found.moot.append(one)
+            continue
+        correction = _correction(one, corrected, rows)
+        rows.append(correction.fact.event)
+        found.corrections.append(correction)
+    booked = {*there, *((one.fact.event.tenant_id, one.fact.event.dedupe_key) for one in found.corrections)}
+    # Whether it is the same once more, or a contradiction, the ledger tells.
+    found.known.extend(one for key, one in again if key in booked)
+    return found
+
+
+async def _of_objects(
+    connection: AsyncConnection, objects: set[tuple[str, str]]
+) -> dict[tuple[str, str, str], list[Any]]:
+    """The events of some objects, those that correct others included. Of two writers that correct the same event, the
+    second waits here for the first, and then sees what it has booked."""
+    pending = pending_events.c
+    this = tuple_(pending.tenant_id, pending.external_id).in_(sorted(objects))
+    order = (pending.tenant_id, pending.external_id, pending.event_id)
+    await connection.execute(select(pending.event_id).where(this).order_by(*order).with_for_update())
+    at = usage_events.c
+    question = select(usage_events).where(
+        tuple_(at.tenant_id, at.external_id).in_(sorted(objects)),
+        at.kind.in_((Kind.USAGE.value, Kind.BACKFILL.value, Kind.CORRECTION.value)),
+    )
+    found: dict[tuple[str, str, str], list[Any]] = {}
+    for row in await connection.execute(question):
+        found.setdefault((row.tenant_id, row.external_id, row.source), []).append(row)
+    return found
+
+
+def _first(row: Any) -> tuple[object, ...]:
+    """Which of an object's events a late fact is about: the one that is pending, else the first. It may be a correction
+    itself, of a call whose outcome came late."""
+    return row.completeness != Completeness.PENDING, row.kind == Kind.CORRECTION, row.occurred_at, row.event_id
+
+
+def _correction(late: Fact, corrected: Any, rows: Sequence[Any]) -> Correction:
+    event = late.event
+    event_type, resource = event.event_type or corrected.event_type, event.resource or corrected.resource
+    held: dict[str, int] = {}
+    for row in rows:
+        if (row.event_type, row.resource) == (event_type, resource):
+            for dimension, amount in row.quantities.items():
+                held[dimension] = held.get(dimension, 0) + amount
+    added = {}
+    if event.completeness is not Completeness.UNKNOWN:
+        added = {name: event.quantities.get(name, 0) - held.get(name, 0) for name in {**event.quantities, **held}}
+    made = UsageEvent(
+        event_id=event.event_id,
+        tenant_id=event.tenant_id,
+        source=event.source,
+        event_type=event_type,
+        endpoint=corrected.endpoint,
+        occurred_at_ms=(corrected.occurred_at - EPOCH) // _MILLISECOND,
+        completeness=event.completeness,
+        quantities=added,
+        resource=resource,
+        external_id=event.external_id,
+        kind=Kind.CORRECTION,
+        corrects=corrected.corrects or corrected.event_id,
+        category=corrected.category,
+        metered=corrected.metered,
+        dedupe_key=event.dedupe_key,
+    )
+    made = msgspec.structs.replace(
+        made,
+        direction=corrected.direction,
+        tags=corrected.tags,
+        description=corrected.description,
+        metadata=event.metadata | {WAS: corrected.completeness},
+        key_id=corrected.key_id,
+        call_id=corrected.call_id,
+    )
+    # The digest stays that of what was found, so that finding it again is no contradiction.
+    return Correction(Fact(made, msgspec.json.encode(made), late.digest), held, corrected)
+
+
+_MILLISECOND = dt.timedelta(milliseconds=1)
+
+
+async def remember(connection: AsyncConnection, facts: Iterable[Fact], at: dt.datetime) -> None:
+    """Note those new events of which the provider will say more."""
+    rows = sorted(
+        (
+            event.tenant_id,
+            event.external_id,
+            event.event_id,
+            event.event_day,
+            event.source,
+            event.endpoint,
+            iso_ms(event.occurred_at_ms),
+            iso(at),
+        )
+        for event in (one.event for one in facts)
+        if event.completeness is Completeness.PENDING and event.external_id
+    )
+    if rows:
+        await rows_in(connection).insert(connection, pending_events, rows, "ON CONFLICT DO NOTHING")
+
+
+async def settle(connection: AsyncConnection, met: Met, at: dt.datetime) -> None:
+    """Keep the facts that wait, and let go of what does not wait any more."""
+    if met.waiting:
+        rows = [_waiting_row(one, iso(at)) for one in met.waiting]
+        await rows_in(connection).insert(connection, late_facts, rows, "ON CONFLICT DO NOTHING")
+    final = [one for one in met.corrections if one.fact.event.completeness is not Completeness.PENDING]
+    if final:
+        pending = pending_events.c
+        settled = sorted(
+            {(one.corrected.tenant_id, one.corrected.external_id, one.corrected.event_id) for one in final}
+        )
+        await connection.execute(
+            delete(pending_events).where(tuple_(pending.tenant_id, pending.external_id, pending.event_id).in_(settled))
+        )
+    ended = [*(one.fact for one in met.corrections), *met.known, *met.moot]
+    if ended:
+        keys = sorted({(one.event.tenant_id, one.event.dedupe_key or "") for one in ended})
+        await connection.execute(delete(late_facts).where(tuple_(late_facts.c.tenant_id, late_facts.c.key).in_(keys)))
+
+
+def _waiting_row(one: Fact, at: str) -> tuple[object, ...]:
+    event = one.event
+    said = one.said.decode()
+    return event.tenant_id, event.dedupe_key, event.source, event.external_id or "", said, one.digest, at
+
+
+async def ready(connection: AsyncConnection, facts_max: int) -> list[Fact]:
+    """Facts that wait and whose event is in the ledger by now."""
+    at, of_event = late_facts.c, usage_events.c
+    there = exists().where(
+        of_event.tenant_id == at.tenant_id, of_event.external_id == at.external_id, of_event.source == at.source
+    )
+    question = select(at.record, at.digest).where(there).order_by(at.tenant_id, at.key).limit(facts_max)
+    found = (await connection.execute(question)).all()
+    return [Fact(_as_event(row.record), row.record.encode(), row.digest) for row in found]
+
+
+_as_event = msgspec.json.Decoder(UsageEvent).decode
+
+
+async def let_go(connection: AsyncConnection, before: dt.datetime) -> int:
+    """Forget facts that have waited since before then; return how many there were."""
+    return (await connection.execute(delete(late_facts).where(late_facts.c.found_at < before))).rowcount
