@@ -1,0 +1,250 @@
+"""Facts that come later: booked once as the correction of their event, whoever finds them and whatever comes first."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from itertools import permutations
+
+import pytest
+from sqlalchemy import select
+
+from metering.late import late_fact, let_go, ready
+from metering.tables import dedupe, late_facts, pending_events, quarantine, usage_events
+from metering.usage import Completeness
+from pricing.ledger import book
+from pricing.tables import charges, rollups
+from tests.builders import DAY_MS, NOON, NOON_MS, call_id, fact, usage_event
+
+LATER = NOON + dt.timedelta(seconds=1)
+USED = {"input_tokens": 73, "input_tokens_cached": 44, "output_tokens": 46}
+PENDING = {"completeness": Completeness.PENDING, "quantities": {}, "external_id": "resp_1", "endpoint": "responses"}
+
+
+def pending(number=1, **changes):
+    return usage_event(event_id=call_id(number), **PENDING | changes)
+
+
+def final(external_id="resp_1", phase="final", quantities=USED, **changes):
+    values = {
+        "tenant_id": "acme",
+        "source": "openai",
+        "completeness": Completeness.REPORTED,
+        "resource": "gpt-4o-2024-08-06",
+    }
+    return late_fact(external_id=external_id, phase=phase, quantities=quantities, **values | changes)
+
+
+@pytest.fixture
+def booked(database, books):
+    """Book events in one transaction."""
+
+    async def booked(*events, at=LATER):
+        async with database.transaction() as connection:
+            return await book(connection, [fact(event) for event in events], books, at)
+
+    return booked
+
+
+@pytest.fixture
+def swept(database, books):
+    """Book the facts that waited and can be booked now."""
+
+    async def swept(at=LATER):
+        async with database.reading() as connection:
+            facts = await ready(connection, 100)
+        async with database.transaction() as connection:
+            return await book(connection, facts, books, at)
+
+    return swept
+
+
+async def rows(database, table):
+    async with database.reading() as connection:
+        return (await connection.execute(select(table).order_by(*table.primary_key.columns))).all()
+
+
+async def everything(database):
+    """All that booking writes, but for when it was written."""
+    tables = usage_events, charges, rollups, quarantine, dedupe, pending_events, late_facts
+    unseen = {"recorded_at": None, "ask_at": None}
+    return [[row._asdict() | unseen for row in await rows(database, table)] for table in tables]
+
+
+async def sums(database):
+    """Events and charge over all days."""
+    found = await rows(database, rollups)
+    return sum(row.events for row in found), sum(row.charge_nano or 0 for row in found)
+
+
+async def test_a_late_fact_is_the_correction_of_its_event_and_charged_as_a_call_that_was_told_at_once(database, booked):
+    await booked(usage_event(event_id=call_id(9)))
+    at_once = await sums(database)
+    its = {"category": "search", "tags": {"team": "a"}, "key_id": "k7", "occurred_at_ms": NOON_MS - DAY_MS}
+    await booked(pending(**its))
+    assert await sums(database) == (2, at_once[1])
+
+    found = await booked(final())
+
+    (correction,) = [row for row in await rows(database, usage_events) if row.kind == "correction"]
+    assert [one.event.event_id for one in found.new] == [correction.event_id]
+    assert (correction.corrects, correction.quantities, correction.completeness) == (call_id(1), USED, "reported")
+    assert (correction.category, correction.tags, correction.key_id) == ("search", {"team": "a"}, "k7")
+    assert (correction.event_day, correction.endpoint, correction.call_id) == ("2026-11-19", "responses", call_id(1))
+    assert correction.metadata == {"was": "pending"}
+    assert await sums(database) == (2, 2 * at_once[1])
+    assert await rows(database, pending_events) == []
+
+
+async def test_a_late_fact_that_is_found_a_hundred_times_is_booked_once(database, booked):
+    """Guards money: a response that is polled 50 times, streamed again and asked for by us has one correction."""
+    await booked(pending())
+
+    first = await booked(*[final()] * 50)
+    again = [await booked(final()) for _ in range(50)]
+
+    assert (len(first.new), first.repeated) == (1, 49)
+    assert {(len(one.new), one.repeated, one.waiting) for one in again} == {(0, 1, 0)}
+    assert len(await rows(database, usage_events)) == 2
+    assert await rows(database, quarantine) == []
+
+
+async def test_two_that_book_the_same_fact_at_once_book_it_once(database, booked):
+    """Guards money: two back offices ask the provider, and both get an answer."""
+    await booked(pending())
+
+    both = await asyncio.gather(*[booked(final()) for _ in range(8)])
+
+    assert sorted(len(one.new) for one in both) == [0] * 7 + [1]
+    assert len(await rows(database, usage_events)) == 2
+
+
+async def test_two_phases_that_are_booked_at_once_do_not_both_carry_the_whole_difference(database, booked):
+    """Guards money: each writer must see what the one before it has booked, or 2 segments become 3."""
+    await booked(pending(quantities={"segments": 1}, resource="x"))
+    said = {"quantities": {"segments": 2}, "resource": "x"}
+
+    await asyncio.gather(booked(final(phase="sent", completeness=Completeness.PENDING, **said)), booked(final(**said)))
+
+    amounts = [row.quantities["segments"] for row in await rows(database, usage_events)]
+    assert sorted(amounts) == [0, 1, 1]
+    assert await rows(database, pending_events) == []
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+async def test_the_tables_are_the_same_whatever_comes_first(ledgers, books, order):
+    """Guards what was used: the call may be in another worker's spool when its end is heard of."""
+    facts = [pending(), final(), final(phase="final:1", resource="gpt-4o-mini", quantities={"input_tokens": 9})]
+    tables = []
+    for taken in (range(3), order):
+        async with ledgers.reused() as database:
+            for index in taken:
+                for _ in range(2):
+                    async with database.transaction() as connection:
+                        await book(connection, [fact(facts[index])], books, LATER)
+                async with database.reading() as connection:
+                    there = await ready(connection, 100)
+                async with database.transaction() as connection:
+                    await book(connection, there, books, LATER)
+            tables.append(await everything(database))
+
+    assert len(tables[0][0]) == 3
+    assert tables[0] == tables[1]
+
+
+async def test_a_fact_about_something_made_around_the_gateway_waits_is_never_billed_and_let_go_of(
+    database, booked, swept
+):
+    """Guards that reading back never bills: also another tenant's call of the same id is not its call."""
+    await booked(pending(tenant_id="other"))
+
+    found = await booked(final(), final())
+    await swept()
+
+    assert (found.new, found.waiting) == ([], 1)
+    assert await sums(database) == (1, 0)
+    (waits,) = await rows(database, late_facts)
+    assert (waits.key, waits.found_at) == ("openai:resp_1:final", LATER)
+    async with database.transaction() as connection:
+        assert await let_go(connection, LATER) == 0
+        assert await let_go(connection, LATER + dt.timedelta(seconds=1)) == 1
+    assert await rows(database, late_facts) == []
+
+
+async def test_a_fact_about_a_call_whose_use_is_known_adds_nothing(database, booked):
+    """A background response that was streamed to its end has said it all: reading it back adds nothing."""
+    await booked(usage_event(event_id=call_id(1), external_id="resp_1"))
+    before = await sums(database)
+
+    found = await booked(final())
+
+    assert (found.new, found.repeated) == ([], 1)
+    assert await sums(database) == before
+    assert await rows(database, late_facts) == []
+
+
+async def test_the_same_phase_with_another_content_is_set_aside(database, booked):
+    await booked(pending())
+    await booked(final())
+
+    found = await booked(final(quantities={"input_tokens": 74}))
+
+    assert (found.new, len(found.conflicting)) == ([], 1)
+    assert len(await rows(database, quarantine)) == 1
+
+
+async def test_a_correction_is_rated_on_top_of_what_its_event_held(database, booked):
+    """Guards money: a call of 61 seconds that was 59 in the end gives back the minute that it had begun."""
+    said = {"event_type": "call_minutes", "external_id": "CA1", "source": "twilio", "resource": "US"}
+    await booked(pending(**said, quantities={"seconds": 61}))
+
+    await booked(late_fact("acme", "twilio", "CA1", "final", Completeness.REPORTED, {"seconds": 59}, resource="US"))
+
+    events = {row.event_id: row for row in await rows(database, usage_events)}
+    (line,) = next(row.lines for row in await rows(database, charges) if events[row.event_id].kind == "correction")
+    assert (line["quantity"], line["rated_from"]) == (-2, 61)
+
+
+async def test_what_the_provider_does_not_say_in_the_end_is_unknown_and_can_still_be_said(database, booked):
+    await booked(pending())
+    await booked(final(phase="ended", completeness=Completeness.UNKNOWN, quantities={}))
+    assert await rows(database, pending_events) == []
+
+    await booked(final())
+
+    kinds = sorted((row.kind, row.completeness) for row in await rows(database, usage_events))
+    assert kinds == [("correction", "reported"), ("correction", "unknown"), ("usage", "pending")]
+    assert (await sums(database))[1] > 0
+
+
+async def test_a_call_whose_outcome_came_late_and_is_pending_is_settled_like_any_other(database, booked):
+    await booked(
+        usage_event(
+            event_id=call_id(1),
+            completeness=Completeness.UNKNOWN,
+            quantities={},
+            external_id=None,
+            endpoint="responses",
+        )
+    )
+    await booked(pending())
+
+    await booked(final())
+
+    corrections = [row for row in await rows(database, usage_events) if row.kind == "correction"]
+    assert {row.corrects for row in corrections} == {call_id(1)}
+    assert {row.completeness for row in corrections} == {"pending", "reported"}
+    assert await rows(database, pending_events) == []
+
+
+async def test_a_batch_of_small_requests_does_not_pay_the_price_of_a_large_context(database, booked):
+    """Guards money: what one request of it read decides the price, not what all of them read together."""
+    batch = {"event_type": "batch", "resource": None, "endpoint": "batches", "external_id": "batch_1"}
+    used = {"input_tokens": 10_000_000}
+    asked = {"event_type": "batch", "resource": "gpt-5.4", "quantities": used}
+    for number, largest in ((1, 1000), (2, 300_000)):
+        await booked(pending(number, **batch | {"external_id": f"batch_{number}"}))
+        await booked(final(f"batch_{number}", metadata={"context_tokens": largest}, **asked))
+
+    small, large = sorted(row.charge_nano for row in await rows(database, charges) if row.charge_nano)
+    assert large == 2 * small
