@@ -19,7 +19,7 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -36,12 +36,14 @@ from gateway.call_ids import new_call_id
 from gateway.callers import Callers
 from gateway.counters import WRITE_S, Counters
 from gateway.idempotency import Claims
-from gateway.keys import Secrets, reference
+from gateway.keys import NotSealedHere, Secrets, reference
 from gateway.listener import CUT_S, Listener, bound
 from gateway.monitor import Monitor
 from gateway.objects import BOOKED_S, LedgerObjects
 from gateway.open_files import granted
+from gateway.poller import Poller, Source
 from gateway.providers import PROVIDERS
+from gateway.providers.api import Provider
 from gateway.proxy import Proxy, Rules
 from gateway.recorder import Recorder
 from gateway.routing import Routes
@@ -62,6 +64,7 @@ from gateway.upstream import Origin, Upstream
 from metering import spool_reader
 from metering.database import Database, DatabaseInUse, DatabaseUnavailable
 from metering.database_sqlite import SqliteDatabase
+from metering.facts import Fact
 from metering.spool import Spool, SpoolFull
 from pricing.catalogue import load_books
 
@@ -448,7 +451,52 @@ async def _shipping(office: Office, life: Life, pace: Pace = BESIDE_CALLS) -> As
 
 
 @asynccontextmanager
-async def _monitoring(office: Office, shipper: Shipper, *, expects_workers: bool) -> AsyncIterator[Monitor]:
+async def _polling(office: Office, shipper: Shipper) -> AsyncIterator[Poller]:
+    """Asks providers what became of what is pending."""
+
+    async def book(facts: Sequence[Fact]) -> None:
+        await shipper.book(facts, [])
+
+    poller = Poller(office.database, book, _sources(office), now)
+    task = asyncio.create_task(poller.run())
+    try:
+        yield poller
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
+
+
+def _sources(office: Office) -> dict[str, Source]:
+    """The providers that say later what was used, and how each is asked on behalf of a tenant."""
+    found = {}
+    for provider in PROVIDERS:
+        settles = {one.name: one.settles for one in provider.endpoints if one.settles is not None}
+        if settles:
+            base_url = office.settings.providers[provider.name].base_url.replace("{product}", provider.products[0])
+            found[provider.name] = Source(base_url.rstrip("/"), settles, partial(_credential_headers, office, provider))
+    return found
+
+
+def _credential_headers(office: Office, provider: Provider, tenant_id: str) -> Mapping[str, str] | None:
+    tenant = office.snapshot.current.tenants.get(tenant_id)
+    sealed = None if tenant is None else tenant.credentials.get(provider.name)
+    platform = office.settings.providers[provider.name].credential
+    if sealed is not None:
+        try:
+            credential = office.secrets.unseal(sealed, owner=tenant_id)
+        except NotSealedHere:
+            return None
+    elif platform is not None:
+        credential = {field: secret.get_secret_value() for field, secret in platform.items()}
+    else:
+        return None
+    return {name.decode(): value.decode() for name, value in provider.authorize(credential)}
+
+
+@asynccontextmanager
+async def _monitoring(
+    office: Office, shipper: Shipper, poller: Poller, *, expects_workers: bool
+) -> AsyncIterator[Monitor]:
     """Watches over how far the ledger is behind, and answers who asks."""
     spool_directory, _ = installation.paths(office.settings)
     # There before the first worker is: how much room is left can be asked at once.
@@ -456,6 +504,7 @@ async def _monitoring(office: Office, shipper: Shipper, *, expects_workers: bool
     directory = installation.counters_directory(office.settings)
     monitor = Monitor(
         shipper,
+        poller.polls,
         office.database,
         spool_directory,
         directory,
@@ -576,7 +625,8 @@ async def running(settings: Settings, read: Read | None = None) -> AsyncIterator
         spool = stack.enter_context(_spool(settings, 0))
         counters = await stack.enter_async_context(_counting(settings, 0))
         await stack.enter_async_context(_watching(office.snapshot))
-        monitor = await stack.enter_async_context(_monitoring(office, shipper, expects_workers=True))
+        poller = await stack.enter_async_context(_polling(office, shipper))
+        monitor = await stack.enter_async_context(_monitoring(office, shipper, poller, expects_workers=True))
         health = _health(shipper, life)
         await stack.enter_async_context(_control(office, shipper, health, monitor, sockets["control"]))
         front = _Front(office, spool, counters)
@@ -633,7 +683,9 @@ async def _backoffice(settings: Settings, control: socket.socket, proxy: socket.
         office = await stack.enter_async_context(_office(settings))
         await _first_admin(office)
         shipper = await stack.enter_async_context(_shipping(office, life, APART))
-        monitor = await stack.enter_async_context(_monitoring(office, shipper, expects_workers=proxy is not None))
+        poller = await stack.enter_async_context(_polling(office, shipper))
+        expects_workers = proxy is not None
+        monitor = await stack.enter_async_context(_monitoring(office, shipper, poller, expects_workers=expects_workers))
         await stack.enter_async_context(_control(office, shipper, _health(shipper, life), monitor, control))
         settle()
         life.ready()

@@ -23,7 +23,7 @@ from gateway.shipper import Backlog, Shipped, Shipper
 from gateway.telemetry import log
 from metering import spool_reader
 from metering.database import Database, DatabaseUnavailable
-from metering.tables import quarantine
+from metering.tables import late_facts, pending_events, quarantine
 
 LEDGER_S_MAX = 2.0
 """So long the ledger is waited for; who asks for metrics commonly gives up after 10 s."""
@@ -48,8 +48,21 @@ class Seen(NamedTuple):
     shipped: Shipped
     failing: bool
     """True while the ledger can not be written."""
-    quarantined: Mapping[str, int] | None
-    """Records that are set aside in the ledger, by reason; None where it does not answer."""
+    polls: Mapping[str, int]
+    """Questions that providers were asked about what is pending, by what became of them."""
+    in_ledger: InLedger | None
+    """None where the ledger does not answer."""
+
+
+class InLedger(NamedTuple):
+    """What is in the ledger and not done with."""
+
+    quarantined: Mapping[str, int]
+    """Records that are set aside, by reason."""
+    pending: Mapping[str, int]
+    """Events of which the provider will say more, by provider."""
+    late_facts: int
+    """What providers said of calls that are not in the ledger."""
 
 
 class Monitor:
@@ -58,6 +71,7 @@ class Monitor:
     def __init__(
         self,
         shipper: Shipper,
+        polls: Mapping[str, int],
         database: Database,
         spool_directory: Path,
         counters_directory: Path,
@@ -70,6 +84,7 @@ class Monitor:
         installation is not ready: a back office that runs alone is."""
         self.expects_workers = expects_workers
         self._shipper = shipper
+        self._polls = polls
         self._database = database
         self._spool_directory = spool_directory
         self._counters_directory = counters_directory
@@ -77,15 +92,15 @@ class Monitor:
         self._behind_s_max = behind_s_max
         self._behind = False
         self._looking: asyncio.Future[OnDisk] | None = None
-        self._asking: asyncio.Future[Mapping[str, int] | None] | None = None
+        self._asking: asyncio.Future[InLedger | None] | None = None
 
     async def seen(self) -> Seen:
         """Everything. Raises OSError where the data directory can not be read."""
-        on_disk, quarantined = await self.on_disk(), await self._quarantined()
+        on_disk, in_ledger = await self.on_disk(), await self._in_ledger()
         shipped = self._shipper.shipped
         # A copy, since it is shown in a thread while more is shipped.
         shipped = replace(shipped, set_aside=shipped.set_aside.copy())
-        return Seen(on_disk, shipped, self._shipper.failing is not None, quarantined)
+        return Seen(on_disk, shipped, self._shipper.failing is not None, dict(self._polls), in_ledger)
 
     async def on_disk(self) -> OnDisk:
         """What files say. Raises OSError."""
@@ -100,23 +115,26 @@ class Monitor:
             spool_reader.room_bytes(self._spool_directory),
         )
 
-    async def _quarantined(self) -> Mapping[str, int] | None:
+    async def _in_ledger(self) -> InLedger | None:
         if self._asking is None or self._asking.done():
             self._asking = asyncio.ensure_future(self._ask())
         # Not stopped when it takes longer: it ends by the database's own limits, and until then it is the only one.
         done, _ = await asyncio.wait({self._asking}, timeout=LEDGER_S_MAX)
         return self._asking.result() if done else None
 
-    async def _ask(self) -> Mapping[str, int] | None:
+    async def _ask(self) -> InLedger | None:
         question = select(quarantine.c.reason, func.count()).group_by(quarantine.c.reason)
+        of_source = select(pending_events.c.source, func.count().label("events")).group_by(pending_events.c.source)
         found = Counter(dict.fromkeys(self._shipper.shipped.set_aside, 0))
         try:
             async with self._database.reading() as connection:
                 for reason, records in await connection.execute(question):
                     found[reason.partition(":")[0]] += records
+                pending = {row.source: row.events for row in await connection.execute(of_source)}
+                waiting = (await connection.execute(select(func.count()).select_from(late_facts))).scalar_one()
         except DatabaseUnavailable:
             return None
-        return found
+        return InLedger(found, pending, waiting)
 
     async def watch(self) -> None:
         """Look at how old the backlog is, for ever."""

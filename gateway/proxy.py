@@ -458,6 +458,8 @@ class Proxy:
             call.event = self._recorder.outcome(call.recording, usage, status)
             if self._recorder.syncs:
                 await self._recorder.durable()
+        elif usage.late:
+            self._recorder.late(call.recording, usage.late)
         if restoring is not None:
             try:
                 rest = restoring.feed(rest) + restoring.finish()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -11,10 +11,11 @@ from gateway.callers import Caller
 from gateway.counters import Counters
 from gateway.errors import NotRecordable
 from gateway.objects import Objects
-from gateway.providers.api import Billed, Prepared, Usage
+from gateway.providers.api import Billed, Late, Prepared, Usage
 from gateway.routing import Route
 from gateway.telemetry import log
 from metering.intents import Closed, Intent
+from metering.late import late_fact
 from metering.spool import Spool, SpoolFailed, SpoolFull
 from metering.spool_records import PAYLOAD_BYTES_MAX, RecordKind
 from metering.usage import EVENT_TYPES, OTHER, UsageEvent, event_id_of
@@ -122,6 +123,16 @@ class Recorder:
         sitting = Sitting(self, self._spool, self._now_ms, call, status)
         sitting.expect(())
         return sitting
+
+    def late(self, call: Recording, found: Sequence[Late]) -> None:
+        """Record what the answer of this call says of others before it. That may fail: it will be asked for."""
+        for one in found:
+            fact = late_event(call.caller.tenant.tenant_id, call.route.provider.name, one)
+            try:
+                self._spool.note(_encode(fact))
+            except (SpoolFailed, SpoolFull) as error:
+                log.warning("late_fact_not_recorded", call_id=call.call_id, reason=str(error))
+                return
 
     def _event(self, call: Recording, usage: Usage, status: int, event_id: str) -> tuple[UsageEvent, bytes]:
         """An event of a call, and how it is recorded."""
@@ -268,3 +279,19 @@ class Sitting:
         for _ in range(rooms):
             self._spool.give_back_room()
         self._rooms -= rooms
+
+
+def late_event(tenant_id: str, source: str, late: Late) -> UsageEvent:
+    """What a provider says of a call that is over, as it is recorded: the same whoever found it."""
+    usage = late.usage
+    return late_fact(
+        tenant_id,
+        source,
+        late.external_id,
+        late.phase,
+        usage.completeness,
+        usage.quantities,
+        usage.resource,
+        usage.event_type or "",
+        usage.metadata,
+    )

@@ -38,6 +38,7 @@ DIMENSIONS = (
     "file_searches",
     "containers",
     "requests",
+    "trained_tokens",
 )
 """Every dimension a quantity may have, in base units. They never overlap, so that each can be priced and all summed.
 
@@ -71,6 +72,7 @@ EVENT_TYPES: Mapping[str, EventType] = {
     "moderation": EventType("ai", ("requests",)),
     "realtime": EventType("ai", TOKENS),
     "batch": EventType("ai", TOKENS),
+    "fine_tuning": EventType("ai", ("trained_tokens",)),
     "sms_outbound": EventType("sms", ("segments",), "outbound"),
     "sms_inbound": EventType("sms", ("segments",), "inbound"),
     "mms_outbound": EventType("sms", ("messages",), "outbound"),

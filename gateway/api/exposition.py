@@ -58,12 +58,29 @@ def _of_the_back_office(seen: Seen, version: str) -> Iterator[Family]:
         {(reason,): records for reason, records in shipped.set_aside.items()},
         "reason",
     )
-    if seen.quarantined is not None:
+    yield _counter(
+        "tollkeeper_polls_total",
+        "Questions to providers about events that are pending, by outcome.",
+        {(outcome,): polls for outcome, polls in seen.polls.items()},
+        "outcome",
+    )
+    if seen.in_ledger is not None:
         yield _gauge(
             "tollkeeper_ledger_quarantined_records",
             "Records that are set aside in the ledger. Absent while it does not answer.",
-            {(reason,): records for reason, records in seen.quarantined.items()},
+            {(reason,): records for reason, records in seen.in_ledger.quarantined.items()},
             "reason",
+        )
+        yield _gauge(
+            "tollkeeper_pending_events",
+            "Events of which the provider will say more. Absent while the ledger does not answer.",
+            {(source,): events for source, events in seen.in_ledger.pending.items()},
+            "provider",
+        )
+        yield _gauge(
+            "tollkeeper_late_facts",
+            "What providers said of calls that are not in the ledger. Absent while it does not answer.",
+            {(): seen.in_ledger.late_facts},
         )
 
 

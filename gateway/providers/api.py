@@ -36,6 +36,18 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """What else the call used that is an event of its own: what a tool used at another model's price."""
     unseen: tuple[str, ...] = ()
     """The fields of the provider's usage object that nobody here knows: named, and not counted."""
+    late: tuple[Late, ...] = ()
+    """What the answer says in the end of what a call of before has made."""
+
+
+class Late(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of something that a call has made. It is the same whichever answer says it."""
+
+    external_id: str
+    phase: str = "final"
+    """Each is booked once: `final`; `ended` where it is over and nobody says what it used; `final:<part>` of several."""
+    usage: Usage
+    """What it used in all. Without a resource or an event type, those of the call that made it."""
 
 
 class Billed(NamedTuple):
@@ -118,6 +130,45 @@ def as_it_came(body: bytes) -> Prepared:
     return Prepared(body=body)
 
 
+class Pending(NamedTuple):
+    """Something that a call has made and that is not over, as far as the ledger knows."""
+
+    external_id: str
+    metadata: Mapping[str, object]
+    """That of the call's event."""
+
+
+class Lines(Protocol):
+    """Reads a file of what many requests used, line by line; it never raises."""
+
+    def feed(self, line: bytes | None) -> None:
+        """See the next line, without its end; None for one that was too long to be held."""
+
+    def finish(self) -> tuple[Late, ...]:
+        """The file is over: what all of it says."""
+
+
+class ReadOn(NamedTuple):
+    """It is over, and what it used stands in a file."""
+
+    path: str
+    lines: Callable[[], Lines]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settles:
+    """How a provider is asked what became of what an endpoint has made, if nobody else asks."""
+
+    path: Callable[[Pending], str | None]
+    """Where to GET it, on the provider's first host; None where the event does not say it."""
+    read: Callable[[bytes], tuple[Late, ...] | ReadOn]
+    """Reads the answer, whatever it holds; empty while it is not over."""
+    first_s: float
+    """So long after the call it is asked for first, and then at intervals that grow with its age."""
+    days_max: float
+    """So old it is given up: what it used is unknown."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """One thing that a provider can be asked to do."""
@@ -141,6 +192,8 @@ class Endpoint:
     """False where success costs nothing, whatever the answer repeats: reading something back, deleting it."""
     session: Callable[[ResponseHead, Prepared], SessionMeter] | None = None
     """Makes the meter of a session, where the connection may go on as a WebSocket. On a shared account it then must."""
+    settles: Settles | None = None
+    """Where what was used is known only after the call: how to find it out."""
     lists: bool = False
     """True where the answer shows what everybody on the account made: never on a shared one."""
 

@@ -1,6 +1,7 @@
 """The events that a provider will say more of, and what it said of events that are not there yet.
 
-What is pending already is asked for from now on like what comes.
+Fine-tuning is counted in a dimension of its own, since no price of a token that is read or written is its price. What is
+pending already is asked for from now on like what comes.
 
 Revises 0005.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from metering.columns import Moment, Text
+from metering.columns import BigInt, Moment, Text
 
 revision = "0006"
 down_revision = "0005"
@@ -49,6 +50,7 @@ def upgrade() -> None:
         sqlite_strict=True,
     )
     op.create_index(op.f("ix_late_facts_found_at"), "late_facts", ["found_at"], unique=False)
+    op.add_column("rollups", sa.Column("trained_tokens", BigInt))
     op.execute(
         "INSERT INTO pending_events "
         "(tenant_id, external_id, event_id, event_day, source, endpoint, occurred_at, ask_at) "
@@ -58,5 +60,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.drop_column("rollups", "trained_tokens")
     op.drop_table("late_facts")
     op.drop_table("pending_events")

@@ -68,7 +68,16 @@ def shipper(tmp_path, database, clock):
 
 @pytest.fixture
 def monitor(tmp_path, line, shipper, clock):
-    return Monitor(shipper, line, tmp_path / "spool", tmp_path / "counters", clock, BEHIND_S_MAX, expects_workers=False)
+    return Monitor(
+        shipper,
+        {"open": 3},
+        line,
+        tmp_path / "spool",
+        tmp_path / "counters",
+        clock,
+        BEHIND_S_MAX,
+        expects_workers=False,
+    )
 
 
 async def set_aside(database, *reasons):
@@ -103,7 +112,7 @@ async def test_nothing_that_is_set_aside_is_none_and_not_absent(monitor, shipper
     """Guards alerts: what was never shown has no first increase."""
     seen = await monitor.seen()
 
-    assert seen.quarantined == dict.fromkeys(shipper.shipped.set_aside, 0)
+    assert seen.in_ledger.quarantined == dict.fromkeys(shipper.shipped.set_aside, 0)
     assert len(seen.quarantined) == 5
 
 
@@ -111,7 +120,7 @@ async def test_a_ledger_that_can_not_be_reached_leaves_its_part_out(monitor, lin
     """Guards what else there is to know: it matters most while the ledger is away."""
     line.cut = True
 
-    assert (await monitor.seen()).quarantined is None
+    assert (await monitor.seen()).in_ledger is None
 
 
 async def test_a_ledger_that_does_not_answer_is_not_waited_for_and_asked_no_second_time(monitor, line, monkeypatch):

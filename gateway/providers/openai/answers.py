@@ -88,7 +88,8 @@ class _Findings:
         if found:
             completeness = _REPORTED
         else:
-            completeness = Completeness.PENDING if self.background and whole else Completeness.UNKNOWN
+            # One that is made in the background goes on though its stream broke off.
+            completeness = Completeness.PENDING if self.background and self.external_id else Completeness.UNKNOWN
         usage = Usage(
             quantities=found,
             completeness=completeness,

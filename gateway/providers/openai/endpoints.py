@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from gateway.providers.api import Endpoint
 from gateway.providers.free import free, makes, reads_back
-from gateway.providers.openai import media
+from gateway.providers.openai import late, media
 from gateway.providers.openai.administration import ADMINISTRATION
 from gateway.providers.openai.answers import meter
 from gateway.providers.openai.kept import kept
@@ -50,6 +50,7 @@ MODELS = (
         describes="response",
         meter=meter,
         prepare=read_model_request,
+        settles=late.RESPONSE,
     ),
     Endpoint(
         name="responses.compact",
@@ -158,37 +159,23 @@ MODELS = (
             ("remix", "/v1/videos/{video_id}/remix"),
         )
     ),
-    *(
-        Endpoint(
-            name=f"beta.threads.{verb}",
-            method="POST",
-            path=path,
-            event_type="llm_call",
-            describes="run",
-            meter=media.run,
-            prepare=read_model_request,
-        )
-        for verb, path in (
-            ("create_and_run", "/v1/threads/runs"),
-            ("runs.create", "/v1/threads/{thread_id}/runs"),
-            ("runs.submit_tool_outputs", "/v1/threads/{thread_id}/runs/{part}/submit_tool_outputs"),
-        )
+    Endpoint(
+        name="beta.threads.runs.submit_tool_outputs",
+        method="POST",
+        path="/v1/threads/{thread_id}/runs/{part}/submit_tool_outputs",
+        event_type="llm_call",
+        describes="run",
+        meter=media.run,
+        prepare=read_model_request,
     ),
-    *(
-        Endpoint(
-            name=name,
-            method="POST",
-            path=path,
-            event_type="job",
-            describes=describes,
-            meter=media.job,
-            prepare=read_model_request,
-        )
-        for name, path, describes in (
-            ("batches.create", "/v1/batches", "batch"),
-            ("fine_tuning.jobs.create", "/v1/fine_tuning/jobs", "fine-tuning"),
-            ("evals.runs.create", "/v1/evals/{eval_id}/runs", "evaluation"),
-        )
+    Endpoint(
+        name="evals.runs.create",
+        method="POST",
+        path="/v1/evals/{eval_id}/runs",
+        event_type="job",
+        describes="evaluation",
+        meter=media.job,
+        prepare=read_model_request,
     ),
     Endpoint(
         name="fine_tuning.alpha.graders.run",
@@ -306,10 +293,7 @@ FREE = (
     reads_back("chat.completions.update", "POST", "/v1/chat/completions/{id}"),
     reads_back("chat.completions.delete", "DELETE", "/v1/chat/completions/{id}"),
     reads_back("chat.completions.messages", "GET", "/v1/chat/completions/{id}/messages"),
-    # Also with `stream=true`, which sends once more what was streamed before.
-    reads_back("responses.retrieve", "GET", "/v1/responses/{id}"),
     reads_back("responses.delete", "DELETE", "/v1/responses/{id}"),
-    reads_back("responses.cancel", "POST", "/v1/responses/{id}/cancel"),
     reads_back("responses.input_items", "GET", "/v1/responses/{id}/input_items"),
     # Says how many tokens a request would have, and is no use of them.
     reads_back("responses.input_tokens.count", "POST", "/v1/responses/input_tokens"),
@@ -322,8 +306,8 @@ FREE = (
     *kept("uploads", "/v1/uploads/{upload_id}", "create cancel"),
     Endpoint(name="uploads.complete", method="POST", path="/v1/uploads/{upload_id}/complete", event_type="api_call", meter=media.upload),
     makes("uploads.parts.create", "/v1/uploads/{upload_id}/parts"),
-    *kept("batches", "/v1/batches/{batch_id}", "list retrieve cancel"),
-    *kept("fine_tuning.jobs", "/v1/fine_tuning/jobs/{fine_tuning_job_id}", "list retrieve cancel pause resume"),
+    *kept("batches", "/v1/batches/{batch_id}", "list"),
+    *kept("fine_tuning.jobs", "/v1/fine_tuning/jobs/{fine_tuning_job_id}", "list pause resume"),
     reads_back("fine_tuning.jobs.list_events", "GET", "/v1/fine_tuning/jobs/{fine_tuning_job_id}/events"),
     reads_back("fine_tuning.jobs.checkpoints.list", "GET", "/v1/fine_tuning/jobs/{fine_tuning_job_id}/checkpoints"),
     *kept("fine_tuning.checkpoints.permissions", "/v1/fine_tuning/checkpoints/{model}/permissions/{part}", "create list delete"),
@@ -349,7 +333,7 @@ FREE = (
     *kept("beta.assistants", "/v1/assistants/{assistant_id}", "create list retrieve update delete"),
     *kept("beta.threads", "/v1/threads/{thread_id}", "create retrieve update delete"),
     *kept("beta.threads.messages", "/v1/threads/{thread_id}/messages/{part}", "create list retrieve update delete"),
-    *kept("beta.threads.runs", "/v1/threads/{thread_id}/runs/{part}", "list retrieve update cancel"),
+    *kept("beta.threads.runs", "/v1/threads/{thread_id}/runs/{part}", "list update"),
     *kept("beta.threads.runs.steps", "/v1/threads/{thread_id}/runs/{part}/steps/{part}", "list retrieve"),
     # Agents, their sessions and what they may use.
     *kept("beta.agents", "/v1/agents/{agent_id}", "create list retrieve update delete"),
@@ -382,4 +366,4 @@ FREE = (
     *ADMINISTRATION,
 )  # fmt: skip
 
-ENDPOINTS = MODELS + TOOLS + SESSIONS + FREE
+ENDPOINTS = MODELS + TOOLS + SESSIONS + FREE + late.ENDPOINTS

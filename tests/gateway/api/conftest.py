@@ -132,7 +132,7 @@ async def api(database, tmp_path, books):
     spool, counters = tmp_path / "spool", tmp_path / "counters"
     spool.mkdir()
     shipper = Shipper(spool, database, books, clock)
-    monitor = Monitor(shipper, database, spool, counters, clock, BEHIND_S_MAX, expects_workers=False)
+    monitor = Monitor(shipper, {}, database, spool, counters, clock, BEHIND_S_MAX, expects_workers=False)
     runner = ControlRunner(
         application(
             accounts=accounts,

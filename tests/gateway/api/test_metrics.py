@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.api.exposition import exposition
 from gateway.counters import LAYOUT, Counted, Counters, living
-from gateway.monitor import OnDisk, Seen
+from gateway.monitor import InLedger, OnDisk, Seen
 from gateway.providers import PROVIDERS
 from gateway.shipper import Backlog, Shipped
 from metering import ledger
@@ -21,7 +21,7 @@ from tests.builders import NOON
 
 README = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
 
-LABELS = {"worker", "provider", "class", "error", "completeness", "le", "reason", "version"}
+LABELS = {"worker", "provider", "class", "error", "completeness", "le", "reason", "version", "outcome"}
 
 
 def counted(**changes):
@@ -35,7 +35,8 @@ SEEN = Seen(
     OnDisk({"0": counted(), "1": counted()}, Backlog(4711, 1.5), 1 << 40),
     Shipped(batches=3, booked=5, repeated=7, set_aside=Counter({ledger.CONFLICT: 2, "unreadable bytes": 0})),
     failing=True,
-    quarantined={ledger.CONFLICT: 9},
+    polls={"settled": 11},
+    in_ledger=InLedger({ledger.CONFLICT: 9}, {"openai": 13}, 17),
 )
 
 
@@ -70,6 +71,9 @@ def test_what_was_seen_is_what_is_shown():
     assert shown["tollkeeper_ledger_repeated_total",] == 7
     assert shown["tollkeeper_set_aside_total", ledger.CONFLICT] == 2
     assert shown["tollkeeper_ledger_quarantined_records", ledger.CONFLICT] == 9
+    assert shown["tollkeeper_polls_total", "settled"] == 11
+    assert shown["tollkeeper_pending_events", "openai"] == 13
+    assert shown["tollkeeper_late_facts",] == 17
     assert shown["tollkeeper_worker_written_timestamp_seconds",] == 2 * 1_800_000_000.5
 
 
@@ -118,7 +122,7 @@ def test_no_label_is_of_a_tenant_a_key_or_a_call():
 
 
 def test_a_ledger_that_does_not_answer_has_no_set_aside_records_rather_than_none():
-    assert names() - names(SEEN._replace(quarantined=None)) == {"tollkeeper_ledger_quarantined_records"}
+    assert names() - names(SEEN._replace(in_ledger=None)) == {"tollkeeper_ledger_quarantined_records"}
 
 
 def test_a_worker_of_another_release_is_alive_and_its_counts_are_absent():

@@ -1,0 +1,376 @@
+"""What OpenAI says after the call: of background responses, batches, fine-tuning jobs and runs of assistants. Pure.
+
+Facts from the API reference: a background response is polled by GET /v1/responses/{id}, and holds its usage when its
+status is final; a batch names the file with an answer per line, each with its own usage, and takes at most 24 hours; a
+fine-tuning job says how many tokens it trained; a run has its usage once it is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from urllib.parse import quote
+
+import msgspec
+
+from gateway.messages import ResponseHead
+from gateway.providers import decoding, sse
+from gateway.providers.api import Endpoint, Late, Meter, Pending, Prepared, ReadOn, Settles, Usage
+from gateway.providers.body import Gathered
+from gateway.providers.free import reads_back
+from gateway.providers.openai.answers import CONCLUDING, JsonMeter, meter
+from gateway.providers.openai.requests import read_model_request, text
+from gateway.providers.openai.usage import count
+from metering.usage import CONTEXT_TOKENS, INPUT_TOKENS, Completeness
+
+BODY_BYTES_MAX = 4 << 20
+"""A larger answer that passes by is left to whoever asks for it in the end."""
+
+LARGE_CONTEXT_TOKENS = 272_000
+"""Requests that read more than this have prices of their own (OpenAI's price list): in a batch they are counted apart."""
+
+MODELS_MAX = 200
+"""A batch is of one model, by OpenAI's rules. Should one name more than this, those beyond are counted without a name."""
+
+RESPONSE_ENDED = frozenset({"completed", "incomplete", "failed", "cancelled"})
+BATCH_ENDED = frozenset({"completed", "expired", "cancelled", "failed"})
+JOB_ENDED = frozenset({"succeeded", "failed", "cancelled"})
+RUN_ENDED = frozenset({"completed", "incomplete", "failed", "cancelled", "expired"})
+
+
+class _Object(msgspec.Struct):
+    """What is read of an object that goes on after the call that made it."""
+
+    id: object = None
+    kind: object = msgspec.field(name="object", default=None)
+    status: object = None
+    background: object = None
+    thread_id: object = None
+    model: object = None
+    output_file_id: object = None
+    request_counts: object = None
+    trained_tokens: object = None
+
+
+class _Event(msgspec.Struct):
+    type: object = None
+    response: msgspec.Raw = msgspec.Raw(b"")
+
+
+_read_object = msgspec.json.Decoder(_Object).decode
+_read_event = msgspec.json.Decoder(_Event).decode
+
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def _object(body: bytes) -> _Object:
+    try:
+        return _read_object(body)
+    except _UNREADABLE:
+        return _Object()
+
+
+def _used(body: bytes) -> Usage:
+    """What an answer says was used, as its meter reads it."""
+    reading = JsonMeter(Prepared(body=b""))
+    reading.feed(body)
+    return reading.finish(whole=True)[1]
+
+
+def _ended(external_id: str, status: object, used: Usage) -> tuple[Late, ...]:
+    """What is over: with what it used, or without a word of that."""
+    usage = msgspec.structs.replace(
+        used, metadata={"status": text(status)} | used.metadata, external_id=None, further=()
+    )
+    if not used.quantities:
+        usage = msgspec.structs.replace(usage, completeness=Completeness.UNKNOWN)
+        return (Late(external_id=external_id, phase="ended", usage=usage),)
+    further = [
+        Late(external_id=external_id, phase=f"final:{number}", usage=one) for number, one in enumerate(used.further)
+    ]
+    return (Late(external_id=external_id, usage=usage), *further)
+
+
+def response(body: bytes) -> tuple[Late, ...]:
+    """A response that was made in the background, once it is over. Of any other its call has said what it used."""
+    found = _object(body)
+    external_id = text(found.id)
+    if external_id is None or found.background is not True or found.status not in RESPONSE_ENDED:
+        return ()
+    return _ended(external_id, found.status, _used(body))
+
+
+def run(body: bytes) -> tuple[Late, ...]:
+    """An assistant's run, once it is over."""
+    found = _object(body)
+    external_id = text(found.id)
+    if external_id is None or found.kind != "thread.run" or found.status not in RUN_ENDED:
+        return ()
+    return _ended(external_id, found.status, _used(body))
+
+
+def job(body: bytes) -> tuple[Late, ...]:
+    """A fine-tuning job, once it is over."""
+    found = _object(body)
+    external_id = text(found.id)
+    if external_id is None or found.kind != "fine_tuning.job" or found.status not in JOB_ENDED:
+        return ()
+    tokens = count({"trained_tokens": found.trained_tokens}, "trained_tokens")
+    usage = Usage(
+        quantities={} if tokens is None else {"trained_tokens": tokens},
+        completeness=Completeness.REPORTED,
+        resource=text(found.model),
+    )
+    return _ended(external_id, found.status, usage)
+
+
+class BatchLines:
+    """Sums the output file of a batch: by model, and requests of a large context apart from the others."""
+
+    def __init__(self, external_id: str, answers: int) -> None:
+        """`answers` is how many the batch says there are: a file that holds fewer is not whole."""
+        self._external_id = external_id
+        self._answers = answers
+        self._read = 0
+        self._sums: dict[tuple[str, bool], dict[str, int]] = {}
+        self._largest: dict[tuple[str, bool], int] = {}
+        self._requests: dict[tuple[str, bool], int] = {}
+        self._unknown = 0
+        """Answers that do not say what they used."""
+
+    def feed(self, line: bytes | None) -> None:
+        if line is not None and not line.strip():
+            return
+        try:
+            answer = None if line is None else _read_line(line)
+        except _UNREADABLE:
+            answer = None
+        if answer is not None and answer.response is not None and answer.response.status_code != SUCCESS:
+            return
+        self._read += 1
+        usage = _used(bytes(answer.response.body)) if answer is not None and answer.response is not None else None
+        if usage is None or not usage.quantities:
+            self._unknown += 1
+            return
+        for one in (usage, *usage.further):
+            self._add(one)
+
+    def _add(self, usage: Usage) -> None:
+        context = sum(usage.quantities.get(name, 0) for name in INPUT_TOKENS)
+        group = usage.resource or "", context > LARGE_CONTEXT_TOKENS
+        if group not in self._sums and len(self._sums) >= MODELS_MAX:
+            group = "", group[1]
+        sums = self._sums.setdefault(group, {})
+        for name, amount in usage.quantities.items():
+            sums[name] = sums.get(name, 0) + amount
+        self._largest[group] = max(context, self._largest.get(group, 0))
+        self._requests[group] = self._requests.get(group, 0) + 1
+
+    def finish(self) -> tuple[Late, ...]:
+        if self._read < self._answers:
+            return ()
+        found = [self._late(*group) for group in sorted(self._sums)]
+        if self._unknown:
+            usage = Usage(quantities={}, completeness=Completeness.UNKNOWN, metadata={"answers": self._unknown})
+            found.append(Late(external_id=self._external_id, phase="ended", usage=usage))
+        return tuple(found) or (_nothing(self._external_id),)
+
+    def _late(self, model: str, large: bool) -> Late:  # noqa: FBT001 - what groups are told by
+        group = model, large
+        usage = Usage(
+            quantities=self._sums[group],
+            completeness=Completeness.REPORTED,
+            resource=model or None,
+            event_type="batch",
+            metadata={"answers": self._requests[group], CONTEXT_TOKENS: self._largest[group]},
+        )
+        phase = f"final:{model}:large" if large else f"final:{model}"
+        return Late(external_id=self._external_id, phase=phase, usage=usage)
+
+
+class _LineResponse(msgspec.Struct):
+    status_code: object = None
+    body: msgspec.Raw = msgspec.Raw(b"")
+
+
+class _Line(msgspec.Struct):
+    response: _LineResponse | None = None
+
+
+_read_line = msgspec.json.Decoder(_Line).decode
+SUCCESS = 200
+
+
+def _nothing(external_id: str) -> Late:
+    """A batch of which no request succeeded: those that fail cost nothing."""
+    return Late(external_id=external_id, usage=Usage(quantities={}, completeness=Completeness.REPORTED))
+
+
+def batch(body: bytes) -> tuple[Late, ...] | ReadOn:
+    """A batch, once it is over: one that was cancelled or has expired has answers, too."""
+    found = _object(body)
+    external_id = text(found.id)
+    if external_id is None or found.kind != "batch" or found.status not in BATCH_ENDED:
+        return ()
+    file_id = text(found.output_file_id)
+    if file_id is None:
+        return (_nothing(external_id),)
+    answers = count(found.request_counts if isinstance(found.request_counts, dict) else {}, "completed") or 0
+    return ReadOn(f"/v1/files/{quote(file_id, safe='')}/content", lambda: BatchLines(external_id, answers))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Passing by
+
+
+class PassingBy:
+    """The meter of what is read back: it costs nothing, and may say what became of a call of before."""
+
+    concluded = False
+
+    def __init__(self, head: ResponseHead, read: Callable[[bytes], tuple[Late, ...]]) -> None:
+        self._read = read
+        self._late: tuple[Late, ...] = ()
+        self._body = Gathered(BODY_BYTES_MAX)
+        self._frames = sse.Frames() if head.media_type == "text/event-stream" else None
+
+    def feed(self, chunk: bytes) -> bytes:
+        if self._frames is None:
+            self._body.feed(chunk)
+        else:
+            self._see(self._frames.feed(chunk))
+        return chunk
+
+    def _see(self, events: Iterable[bytes]) -> None:
+        for event in events:
+            # The bytes that each of the events that end a stream holds, and few others.
+            if event.find(b'"response.') >= 0 and event.find(b'"usage"') >= 0:
+                try:
+                    told = _read_event(sse.data(event))
+                except _UNREADABLE:
+                    continue
+                if isinstance(told.type, str) and told.type in CONCLUDING:
+                    self._late = self._read(bytes(told.response))
+
+    def finish(self, *, whole: bool) -> tuple[bytes, Usage]:
+        if self._frames is not None:
+            self._see((bytes(self._frames.rest),))
+        elif whole and (body := self._body.known):
+            self._late = self._read(body)
+        return b"", Usage(quantities={}, completeness=Completeness.REPORTED, late=self._late)
+
+
+def reads_final(name: str, method: str, path: str, read: Callable[[bytes], tuple[Late, ...]]) -> Endpoint:
+    """An endpoint that reads or stops what a call of before has made: free, but its answer may be the last word on it."""
+
+    def passing_by(head: ResponseHead, prepared: Prepared) -> Meter:
+        return decoding.plain_for(PassingBy(head, read), head)
+
+    return replace(reads_back(name, method, path), meter=passing_by)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is over only after its call
+
+
+class Begun:
+    """The meter of a call that makes something which goes on by itself: what it uses is said when that is over."""
+
+    concluded = False
+
+    def __init__(self, prepared: Prepared) -> None:
+        self._asked = prepared.resource
+        self._body = Gathered(BODY_BYTES_MAX)
+
+    def feed(self, chunk: bytes) -> bytes:
+        self._body.feed(chunk)
+        return chunk
+
+    def finish(self, *, whole: bool) -> tuple[bytes, Usage]:
+        made = _object((self._body.known or b"") if whole else b"")
+        external_id, thread_id = text(made.id), text(made.thread_id)
+        metadata: dict[str, object] = {} if self._asked is None else {"model": self._asked}
+        if thread_id is not None:
+            metadata["thread_id"] = thread_id
+        return b"", Usage(
+            quantities={},
+            completeness=Completeness.UNKNOWN if external_id is None else Completeness.PENDING,
+            resource=text(made.model) or self._asked,
+            external_id=external_id,
+            metadata=metadata,
+        )
+
+
+def begun(head: ResponseHead, prepared: Prepared) -> Meter:
+    """A stream tells how it ends, and anything else only how it began."""
+    return (
+        meter(head, prepared) if head.media_type == "text/event-stream" else decoding.plain_for(Begun(prepared), head)
+    )
+
+
+def _at(path: str) -> Callable[[Pending], str]:
+    return lambda pending: path.format(quote(pending.external_id, safe=""))
+
+
+def _run_at(pending: Pending) -> str | None:
+    thread_id = pending.metadata.get("thread_id")
+    if not isinstance(thread_id, str):
+        return None
+    return f"/v1/threads/{quote(thread_id, safe='')}/runs/{quote(pending.external_id, safe='')}"
+
+
+RESPONSE = Settles(path=_at("/v1/responses/{}"), read=response, first_s=2, days_max=1)
+BATCH = Settles(path=_at("/v1/batches/{}"), read=batch, first_s=5, days_max=3)
+JOB = Settles(path=_at("/v1/fine_tuning/jobs/{}"), read=job, first_s=30, days_max=30)
+RUN = Settles(path=_run_at, read=run, first_s=2, days_max=1)
+
+ENDPOINTS = (
+    Endpoint(
+        name="batches",
+        method="POST",
+        path="/v1/batches",
+        event_type="batch",
+        describes="batch",
+        meter=begun,
+        settles=BATCH,
+    ),
+    Endpoint(
+        name="fine_tuning.jobs",
+        method="POST",
+        path="/v1/fine_tuning/jobs",
+        event_type="fine_tuning",
+        describes="fine-tuning job",
+        meter=begun,
+        prepare=read_model_request,
+        settles=JOB,
+    ),
+    Endpoint(
+        name="threads.runs",
+        method="POST",
+        path="/v1/threads/{id}/runs",
+        event_type="llm_call",
+        describes="run",
+        meter=begun,
+        prepare=read_model_request,
+        settles=RUN,
+    ),
+    Endpoint(
+        name="threads.create_and_run",
+        method="POST",
+        path="/v1/threads/runs",
+        event_type="llm_call",
+        describes="run",
+        meter=begun,
+        prepare=read_model_request,
+        settles=RUN,
+    ),
+    reads_final("responses.retrieve", "GET", "/v1/responses/{id}", response),
+    reads_final("responses.cancel", "POST", "/v1/responses/{id}/cancel", response),
+    reads_final("fine_tuning.jobs.retrieve", "GET", "/v1/fine_tuning/jobs/{id}", job),
+    reads_final("fine_tuning.jobs.cancel", "POST", "/v1/fine_tuning/jobs/{id}/cancel", job),
+    reads_final("threads.runs.retrieve", "GET", "/v1/threads/{id}/runs/{part}", run),
+    reads_final("threads.runs.cancel", "POST", "/v1/threads/{id}/runs/{part}/cancel", run),
+    reads_back("batches.retrieve", "GET", "/v1/batches/{id}"),
+    reads_back("batches.cancel", "POST", "/v1/batches/{id}/cancel"),
+    reads_back("files.content", "GET", "/v1/files/{id}/content"),
+)
