@@ -1,4 +1,5 @@
-"""OpenAI, simulated: chat, responses, realtime, completions, embeddings, pictures and speech, and what an account has besides. No I/O.
+"""OpenAI, simulated: chat, responses, realtime, completions, embeddings, pictures, speech, batches, and what an account has
+besides. No I/O.
 
 The shapes are the API's own, so that the official SDKs work against it. The words mean nothing; how many there are, and
 what is said to have been used, follows from the request alone.
@@ -16,7 +17,7 @@ from urllib.parse import parse_qs, unquote
 
 import msgspec
 
-from gateway.simulator import openai_media, prose
+from gateway.simulator import openai_later, openai_media, prose
 from gateway.simulator.api import Answer, Asked, Setup
 from gateway.simulator.controls import Fault
 from gateway.simulator.openai_asked import (
@@ -126,6 +127,8 @@ class OpenAI:
         self._responses = Newest[Remembered](lambda stored: len(stored.body) + len(stored.items))
         self._chats = Newest[bytes](len)
         self._files = Newest[bytes](len)
+        self._contents = Newest[bytes](len)
+        self._goes = Newest[openai_later.Goes](lambda one: len(one.final) + len(one.under_way))
 
     def credential(self, headers: Mapping[str, str]) -> str | None:
         scheme, _, key = headers.get("Authorization", "").partition(" ")
@@ -486,13 +489,18 @@ class OpenAI:
         purpose = upload.fields.get("purpose")
         if purpose is None:
             raise ApiError("Missing required parameter: 'purpose'.", param="purpose", code="missing_required_parameter")
+        body = self._filed(upload.filename, purpose, upload.size, upload.content)
+        return Answer(body=body, object_id=decode(body)["id"])
+
+    def _filed(self, filename: str, purpose: str, size: int, content: bytes) -> bytes:
+        """Keep a file, and say what it is."""
         file_id = f"file-{self._token(22)}"
         stored = {
             "object": "file",
             "id": file_id,
             "purpose": purpose,
-            "filename": upload.filename,
-            "bytes": upload.size,
+            "filename": filename,
+            "bytes": size,
             "created_at": int(self._now()),
             "expires_at": None,
             "status": "processed",
@@ -500,7 +508,12 @@ class OpenAI:
         }
         body = encode(stored)
         self._files.put(file_id, body)
-        return Answer(body=body, object_id=file_id)
+        self._contents.put(file_id, content)
+        return body
+
+    def file_content(self, _asked: Asked, file_id: str) -> Answer:
+        content = known(self._contents.get(file_id), "file", file_id)
+        return Answer(body=content, content_type="application/octet-stream", object_id=file_id)
 
     def file_list(self, asked: Asked) -> Answer:
         return page([decode(stored) for stored in self._files], asked.query)
@@ -510,7 +523,54 @@ class OpenAI:
 
     def file_delete(self, _asked: Asked, file_id: str) -> Answer:
         known(self._files.pop(file_id), "file", file_id)
+        self._contents.pop(file_id)
         return deleted(file_id, "file")
+
+    # What goes on after it was answered.
+
+    def batch_create(self, asked: Asked) -> Answer:
+        body = json_object(asked)
+        file_id, endpoint = required(body, "input_file_id"), required(body, "endpoint")
+        content = known(self._contents.get(str(file_id)), "file", str(file_id))
+
+        def answered(path: str, line: bytes) -> Answer:
+            try:
+                return self._answer(openai_later.inner(asked, path, line))
+            except ApiError as error:
+                return error.answer
+
+        worked = openai_later.worked_off(content, str(endpoint), answered, lambda: self._hex(32))
+        files = [
+            decode(self._filed(f"{name}.jsonl", "batch_output", len(held), held))["id"] if held else None
+            for name, held in (("output", worked.output), ("errors", worked.errors))
+        ]
+        batch_id = f"batch_{self._hex(32)}"
+        goes = openai_later.batch(batch_id, body, worked, (files[0], files[1]), int(self._now()))
+        self._goes.put(batch_id, goes)
+        return Answer(body=goes.now, object_id=batch_id, usage={"kind": "batch", "models": worked.models})
+
+    def batch_retrieve(self, _asked: Asked, batch_id: str) -> Answer:
+        return self._gone_on("batch", batch_id)
+
+    def job_create(self, asked: Asked) -> Answer:
+        body = json_object(asked)
+        model = model_for(body, CHAT)
+        file_id = str(required(body, "training_file"))
+        content = known(self._contents.get(file_id), "file", file_id)
+        job_id = f"ftjob-{self._token(24)}"
+        goes = openai_later.job(job_id, body, model, content, int(self._now()))
+        self._goes.put(job_id, goes)
+        trained = {"kind": "job", "trained_tokens": openai_later.trained_tokens(content)}
+        return Answer(body=goes.now, object_id=job_id, model=model, usage=trained)
+
+    def job_retrieve(self, _asked: Asked, job_id: str) -> Answer:
+        return self._gone_on("fine-tuning job", job_id)
+
+    def _gone_on(self, what: str, object_id: str) -> Answer:
+        goes = known(self._goes.get(object_id), what, object_id)
+        goes = goes._replace(asked=goes.asked + 1)
+        self._goes.put(object_id, goes)
+        return Answer(body=goes.now, object_id=object_id)
 
     def projects(self, asked: Asked) -> Answer:
         project = {"id": PROJECT, "object": "organization.project", "name": "Simulated"}
@@ -591,6 +651,11 @@ ROUTES: tuple[tuple[str, re.Pattern[str], Callable[..., Answer]], ...] = (
     ("GET", route("/v1/files"), OpenAI.file_list),
     ("GET", route("/v1/files/{id}"), OpenAI.file_retrieve),
     ("DELETE", route("/v1/files/{id}"), OpenAI.file_delete),
+    ("GET", route("/v1/files/{id}/content"), OpenAI.file_content),
+    ("POST", route("/v1/batches"), OpenAI.batch_create),
+    ("GET", route("/v1/batches/{id}"), OpenAI.batch_retrieve),
+    ("POST", route("/v1/fine_tuning/jobs"), OpenAI.job_create),
+    ("GET", route("/v1/fine_tuning/jobs/{id}"), OpenAI.job_retrieve),
     ("GET", route("/v1/organization/projects"), OpenAI.projects),
 )
 """Every endpoint there is; all other paths are answered as the API answers an invalid URL."""

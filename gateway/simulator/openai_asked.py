@@ -237,9 +237,11 @@ def seed_of(model: str, said: object) -> int:
 
 class Form(NamedTuple):
     fields: dict[str, str]
-    filename: str | None
+    filename: str
     size: int
     """Bytes of the file."""
+    content: bytes
+    """What was kept of it."""
 
 
 def read_form(asked: Asked) -> Form:
@@ -250,7 +252,7 @@ def read_form(asked: Asked) -> Form:
     delimiter = b"\r\n--" + found[1].encode("latin-1")
     closing_bytes = len(delimiter) + len(b"--\r\n")
     fields: dict[str, str] = {}
-    filename, size = None, 0
+    filename, size, file = None, 0, b""
     # The first delimiter has nothing before it; with a line end in front it is one like all others.
     begin = -len(b"\r\n")
     for part in (b"\r\n" + asked.body).split(delimiter):
@@ -259,10 +261,10 @@ def read_form(asked: Asked) -> Form:
         disposition = head.decode("utf-8", "replace")
         if name := re.search(r'filename="([^"]*)"', disposition):
             rest = asked.body_bytes - begin - len(head) - len(b"\r\n\r\n") - closing_bytes
-            filename, size = name[1], rest if is_cut else len(content)
+            filename, size, file = name[1], rest if is_cut else len(content), content
         elif name := re.search(r' name="([^"]*)"', disposition):
             fields[name[1]] = content.decode("utf-8", "replace")
         begin += len(part) + len(delimiter)
     if filename is None:
         raise ApiError("Missing required parameter: 'file'.", param="file", code="missing_required_parameter")
-    return Form(fields, filename, size)
+    return Form(fields, filename, size, file)

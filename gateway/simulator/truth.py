@@ -62,7 +62,9 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
     """What the answer says, if it arrives whole; None where it says nothing.
 
     OpenAI's is the usage object of the answer; a read-back repeats it. Of pictures by the piece and speech by the
-    character, whose answers say nothing, it is what is billed: `images` or `characters`. Twilio's is a dictionary with a `kind`:
+    character, whose answers say nothing, it is what is billed: `images` or `characters`. That of a batch or a fine-tuning
+    job, which says nothing itself, is what it will have used: a dictionary with the `kind` `batch` and, under `models`,
+    the sums of each, or `job` and its `trained_tokens`. Twilio's is a dictionary with a `kind`:
 
     `message`
         Of one that was created or cancelled: `channel` (sms, mms, whatsapp …), `to`, `from`, `messaging_service_sid`,

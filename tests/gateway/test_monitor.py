@@ -102,7 +102,7 @@ async def test_it_sees_workers_backlog_room_and_what_is_set_aside(tmp_path, data
     assert seen.on_disk.backlog.size_bytes > 4
     assert seen.on_disk.backlog.age_s == 5
     assert seen.on_disk.room_bytes > 0
-    assert {reason: records for reason, records in seen.quarantined.items() if records} == {
+    assert {reason: records for reason, records in seen.in_ledger.quarantined.items() if records} == {
         ledger.CONFLICT: 2,
         "an event that can not be booked": 1,
     }
@@ -113,7 +113,7 @@ async def test_nothing_that_is_set_aside_is_none_and_not_absent(monitor, shipper
     seen = await monitor.seen()
 
     assert seen.in_ledger.quarantined == dict.fromkeys(shipper.shipped.set_aside, 0)
-    assert len(seen.quarantined) == 5
+    assert len(seen.in_ledger.quarantined) == 5
 
 
 async def test_a_ledger_that_can_not_be_reached_leaves_its_part_out(monitor, line):
@@ -127,7 +127,7 @@ async def test_a_ledger_that_does_not_answer_is_not_waited_for_and_asked_no_seco
     """Guards the database: whoever asks for metrics every second must not take all of its connections."""
     monkeypatch.setattr(monitor_module, "LEDGER_S_MAX", 0.05)
     line.answers.clear()
-    hung = [(await monitor.seen()).quarantined for _ in range(3)]
+    hung = [(await monitor.seen()).in_ledger for _ in range(3)]
     asked_while_hung = line.asked
     line.answers.set()
     await asyncio.sleep(0)
@@ -135,7 +135,7 @@ async def test_a_ledger_that_does_not_answer_is_not_waited_for_and_asked_no_seco
 
     assert hung == [None, None, None]
     assert asked_while_hung == 1
-    assert (await monitor.seen()).quarantined is not None
+    assert (await monitor.seen()).in_ledger is not None
 
 
 async def test_who_asks_at_the_same_time_shares_one_look(monitor, monkeypatch):

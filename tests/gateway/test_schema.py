@@ -195,6 +195,8 @@ async def test_the_service_role_may_do_what_the_product_does_and_no_more(postgre
         "gateway_keys": "INSERT SELECT UPDATE",
         "idempotent_answers": "DELETE INSERT SELECT",
         "idempotent_calls": "DELETE INSERT SELECT",
+        "late_facts": "DELETE INSERT SELECT",
+        "pending_events": "DELETE INSERT SELECT UPDATE",
         "rollups": "INSERT SELECT UPDATE",
         "spool_positions": "INSERT SELECT UPDATE",
         "tenants": "INSERT SELECT UPDATE",

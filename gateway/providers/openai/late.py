@@ -48,6 +48,7 @@ class _Object(msgspec.Struct):
     thread_id: object = None
     model: object = None
     output_file_id: object = None
+    error_file_id: object = None
     request_counts: object = None
     trained_tokens: object = None
 
@@ -308,6 +309,29 @@ def begun(head: ResponseHead, prepared: Prepared) -> Meter:
     )
 
 
+class OfBatch:
+    """The meter of a batch that is read: free, but the file that it names is from then on this tenant's to fetch. Where
+    several share an account, nobody else's event says whose that is."""
+
+    concluded = False
+
+    def __init__(self) -> None:
+        self._body = Gathered(BODY_BYTES_MAX)
+
+    def feed(self, chunk: bytes) -> bytes:
+        self._body.feed(chunk)
+        return chunk
+
+    def finish(self, *, whole: bool) -> tuple[bytes, Usage]:
+        read = _object((self._body.known or b"") if whole else b"")
+        file_id = text(read.output_file_id) or text(read.error_file_id)
+        return b"", Usage(quantities={}, completeness=Completeness.REPORTED, external_id=file_id)
+
+
+def of_batch(head: ResponseHead, prepared: Prepared) -> Meter:
+    return decoding.plain_for(OfBatch(), head)
+
+
 def _at(path: str) -> Callable[[Pending], str]:
     return lambda pending: path.format(quote(pending.external_id, safe=""))
 
@@ -370,7 +394,14 @@ ENDPOINTS = (
     reads_final("fine_tuning.jobs.cancel", "POST", "/v1/fine_tuning/jobs/{id}/cancel", job),
     reads_final("threads.runs.retrieve", "GET", "/v1/threads/{id}/runs/{part}", run),
     reads_final("threads.runs.cancel", "POST", "/v1/threads/{id}/runs/{part}/cancel", run),
-    reads_back("batches.retrieve", "GET", "/v1/batches/{id}"),
+    Endpoint(
+        name="batches.retrieve",
+        method="GET",
+        path="/v1/batches/{id}",
+        event_type="api_call",
+        describes="batch, read",
+        meter=of_batch,
+    ),
     reads_back("batches.cancel", "POST", "/v1/batches/{id}/cancel"),
     reads_back("files.content", "GET", "/v1/files/{id}/content"),
 )
