@@ -237,7 +237,8 @@ class Poller:
             raise Unanswered("unreadable" if path is None else "no_credential")
         try:
             async with _answer(session, source.base_url + path, headers) as chunks:
-                found = settles.read(await _held(chunks))
+                body = await _held(chunks)
+            found = settles.read(body)
             if isinstance(found, ReadOn):
                 async with _answer(session, source.base_url + found.path, headers) as chunks:
                     found = await _read_lines(chunks, found.lines())

@@ -1,0 +1,430 @@
+"""Asking a provider what became of what is pending: over sockets, to one that answers what the test wants."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections import Counter
+from functools import partial
+from itertools import pairwise
+
+import msgspec
+import pytest
+from aiohttp import web
+from sqlalchemy import select
+
+from gateway.poller import GONE_S, LINE_BYTES_MAX, PAUSE_S, Poller, Source, _read_lines, _session
+from gateway.providers.api import Late, ReadOn, Settles, Usage
+from gateway.recorder import late_event
+from metering.database import DatabaseUnavailable
+from metering.tables import late_facts, pending_events, usage_events
+from metering.usage import Completeness
+from pricing.ledger import book
+from tests.builders import NOON, call_id, fact, usage_event
+
+REPORTED = Completeness.REPORTED
+
+
+def used(external_id, phase="final", **quantities):
+    usage = Usage(quantities=quantities, completeness=REPORTED, resource="gpt-4o")
+    return Late(external_id=external_id, phase=phase, usage=usage)
+
+
+class Sums:
+    """A file whose lines are numbers."""
+
+    def __init__(self, external_id):
+        self.external_id = external_id
+        self.tokens, self.lines, self.too_long = 0, 0, 0
+
+    def feed(self, line):
+        self.lines += 1
+        if line is None:
+            self.too_long += 1
+        else:
+            self.tokens += int(line)
+
+    def finish(self):
+        return (used(self.external_id, input_tokens=self.tokens),)
+
+
+def read(body):
+    """`{"id": …}` is under way, `tokens` say that it is over, `file` that it is over and where that stands."""
+    said = msgspec.json.decode(body)
+    if "file" in said:
+        return ReadOn(said["file"], partial(Sums, said["id"]))
+    return (used(said["id"], input_tokens=said["tokens"]),) if "tokens" in said else ()
+
+
+SETTLES = Settles(path=lambda pending: f"/things/{pending.external_id}", read=read, first_s=2, days_max=1)
+
+
+class Clock:
+    def __init__(self):
+        self.now = NOON + dt.timedelta(seconds=5)
+
+    def __call__(self):
+        return self.now
+
+    def passes(self, seconds):
+        self.now += dt.timedelta(seconds=seconds)
+
+
+class Provider:
+    """Answers what it is told to, and remembers what it was asked."""
+
+    def __init__(self):
+        self.answers = {}
+        self.asked = []
+        self.base_url = ""
+
+    async def answer(self, request):
+        self.asked.append((request.path, request.headers.get("Authorization")))
+        said = self.answers.get(request.path, {"status": 404})
+        if callable(said):
+            return await said(request)
+        status = said.get("status", 200)
+        return web.Response(status=status, headers=said.get("headers", {}), body=said.get("body", b""))
+
+    def is_over(self, external_id, **fields):
+        self.answers[f"/things/{external_id}"] = {"body": msgspec.json.encode({"id": external_id} | fields)}
+
+
+@pytest.fixture
+async def provider():
+    made = Provider()
+    application = web.Application()
+    application.router.add_get("/{path:.*}", made.answer)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    made.base_url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
+    yield made
+    await runner.cleanup()
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+class Booked:
+    """Books for pollers; fails where it is told to."""
+
+    def __init__(self, database, books, clock):
+        self._database, self._books, self._clock = database, books, clock
+        self.fails = False
+        self.transactions = []
+
+    async def __call__(self, facts):
+        if self.fails:
+            raise DatabaseUnavailable("cut")
+        async with self._database.transaction() as connection:
+            appended = await book(connection, facts, self._books, self._clock())
+        self.transactions.append(appended)
+        return appended
+
+
+@pytest.fixture
+def booked(database, books, clock):
+    return Booked(database, books, clock)
+
+
+@pytest.fixture
+def new_poller(database, booked, provider, clock):
+    """A poller that remembers nothing; tenants have keys of their own, but one has none."""
+
+    def new():
+        def headers(tenant_id):
+            return None if tenant_id == "without" else {"Authorization": f"Bearer {tenant_id}"}
+
+        sources = {"openai": Source(provider.base_url, {"responses": SETTLES}, headers)}
+        return Poller(database, booked, sources, clock)
+
+    return new
+
+
+@pytest.fixture
+def poller(new_poller):
+    return new_poller()
+
+
+@pytest.fixture
+async def session():
+    async with _session() as session:
+        yield session
+
+
+async def looks(poller, session):
+    await poller.look(session)
+    await poller.quiet()
+
+
+def pending(number=1, **changes):
+    values = {"completeness": Completeness.PENDING, "quantities": {}, "external_id": f"thing-{number}"}
+    return fact(usage_event(event_id=call_id(number), endpoint="responses", **values | changes))
+
+
+async def rows(database, table):
+    async with database.reading() as connection:
+        return (await connection.execute(select(table).order_by(*table.primary_key.columns))).all()
+
+
+async def corrections(database):
+    found = [row for row in await rows(database, usage_events) if row.kind == "correction"]
+    return [(row.external_id, row.completeness, row.quantities) for row in found]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Asking
+
+
+async def test_what_is_pending_is_asked_for_with_the_tenants_credential_until_it_is_over(
+    database, booked, poller, provider, session, clock
+):
+    await booked([pending()])
+    provider.is_over("thing-1")
+    await looks(poller, session)
+    assert await corrections(database) == []
+    provider.is_over("thing-1", tokens=7)
+    clock.passes(3)
+
+    await looks(poller, session)
+    clock.passes(3600)
+    await looks(poller, session)
+
+    assert await corrections(database) == [("thing-1", "reported", {"input_tokens": 7})]
+    assert provider.asked == [("/things/thing-1", "Bearer acme")] * 2
+    assert (poller.polls["open"], poller.polls["settled"]) == (1, 1)
+    assert await rows(database, pending_events) == []
+
+
+async def test_the_older_it_is_the_less_often_it_is_asked_for(booked, poller, provider, session, clock):
+    await booked([pending()])
+    provider.is_over("thing-1")
+    asked = []
+    for second in range(5, 3605, 20):
+        before = len(provider.asked)
+        await looks(poller, session)
+        if len(provider.asked) > before:
+            asked.append(second)
+        clock.passes(20)
+
+    gaps = [later - earlier for earlier, later in pairwise(asked)]
+    assert gaps[:3] == [20, 20, 20]
+    assert gaps == sorted(gaps)
+    assert gaps[-1] == 300
+    assert len(asked) < 50
+
+
+async def test_nothing_is_asked_before_it_can_be_over(booked, poller, provider, session, clock):
+    clock.now = NOON
+    await booked([pending()])
+    await looks(poller, session)
+    assert provider.asked == []
+
+    clock.passes(2)
+    await looks(poller, session)
+
+    assert len(provider.asked) == 1
+
+
+async def test_a_file_is_summed_line_by_line_and_a_line_that_no_memory_holds_is_said(
+    database, booked, poller, provider, session
+):
+    async def file(request):
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        for piece in (b"1\n2\n3", b"0\n", b"4"):
+            await answer.write(piece)
+        return answer
+
+    await booked([pending()])
+    provider.is_over("thing-1", file="/file")
+    provider.answers["/file"] = file
+
+    await looks(poller, session)
+
+    assert await corrections(database) == [("thing-1", "reported", {"input_tokens": 37})]
+
+
+async def test_of_a_line_no_more_is_held_than_the_bound(monkeypatch):
+    assert LINE_BYTES_MAX == 16 << 20
+    monkeypatch.setattr("gateway.poller.LINE_BYTES_MAX", 10)
+
+    async def chunks():
+        for piece in (b"1\n" + b"9" * 11, b"9" * 30, b"\n2\n", b"9" * 11):
+            yield piece
+
+    lines = Sums("x")
+    await _read_lines(chunks(), lines)
+
+    assert (lines.tokens, lines.lines, lines.too_long) == (3, 4, 2)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Once
+
+
+async def test_a_crash_between_the_answer_and_its_booking_costs_an_interval_and_nothing_else(
+    database, booked, new_poller, provider, session, clock
+):
+    """Guards what was used: all that a poller knows is in the ledger's database, so another goes on."""
+    await booked([pending()])
+    provider.is_over("thing-1", tokens=7)
+    booked.fails = True
+    await looks(new_poller(), session)
+    assert await corrections(database) == []
+    booked.fails = False
+    clock.passes(3)
+
+    await looks(new_poller(), session)
+
+    assert await corrections(database) == [("thing-1", "reported", {"input_tokens": 7})]
+
+
+async def test_two_back_offices_at_once_book_it_once(database, booked, new_poller, provider, session):
+    """Guards money: both are answered before either has booked."""
+    for number in range(1, 6):
+        provider.is_over(f"thing-{number}", tokens=number)
+    await booked([pending(number) for number in range(1, 6)])
+
+    await asyncio.gather(*[looks(new_poller(), session) for _ in range(2)])
+
+    assert sorted(found[2]["input_tokens"] for found in await corrections(database)) == [1, 2, 3, 4, 5]
+    assert await rows(database, pending_events) == []
+
+
+async def test_a_fact_that_came_before_its_call_is_booked_at_a_look_after_it(
+    database, booked, poller, provider, session
+):
+    found = late_event("acme", "openai", used("thing-1", input_tokens=7))
+    await booked([fact(found)])
+    await looks(poller, session)
+    assert len(await rows(database, late_facts)) == 1
+    await booked([pending()])
+
+    await looks(poller, session)
+
+    assert await corrections(database) == [("thing-1", "reported", {"input_tokens": 7})]
+    assert await rows(database, late_facts) == []
+
+
+async def test_a_fact_about_something_made_around_the_gateway_is_let_go_of_after_a_week(
+    database, booked, new_poller, session, clock
+):
+    await booked([fact(late_event("acme", "openai", used("thing-9", input_tokens=7)))])
+    clock.passes(6 * 86_400)
+    await looks(new_poller(), session)
+    assert len(await rows(database, late_facts)) == 1
+    clock.passes(86_401)
+
+    await looks(new_poller(), session)
+
+    assert await rows(database, late_facts) == []
+    assert await rows(database, usage_events) == []
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# No answer
+
+
+@pytest.mark.parametrize(
+    ("said", "outcome"),
+    [
+        ({"status": 500}, "refused"),
+        ({"status": 401}, "refused"),
+        ({"status": 404}, "refused"),
+        ({"status": 302, "headers": {"Location": "/things/other"}}, "refused"),
+        ({"headers": {"Content-Encoding": "gzip"}, "body": b""}, "unreadable"),
+        ({"body": b"{"}, "unreadable"),
+        ({"body": b'{"id": "thing-2", "tokens": 3}'}, "open"),
+    ],
+)
+async def test_what_is_no_answer_is_counted_and_asked_again(
+    database, booked, poller, provider, session, clock, said, outcome
+):
+    """Guards also that nobody is followed to another place, and that what is said of something else counts for nothing."""
+    await booked([pending()])
+    provider.answers["/things/thing-1"] = said
+    await looks(poller, session)
+    assert +poller.polls == Counter({outcome: 1})
+    assert provider.asked == [("/things/thing-1", "Bearer acme")]
+    provider.is_over("thing-1", tokens=7)
+    clock.passes(3)
+
+    await looks(poller, session)
+
+    assert await corrections(database) == [("thing-1", "reported", {"input_tokens": 7})]
+
+
+async def test_a_provider_that_can_not_be_reached_is_asked_again(
+    database, booked, new_poller, provider, session, clock
+):
+    await booked([pending()])
+    reachable, provider.base_url = provider.base_url, "http://127.0.0.1:1"
+    poller = new_poller()
+    await looks(poller, session)
+    assert poller.polls["unreachable"] == 1
+    provider.base_url = reachable
+    provider.is_over("thing-1", tokens=7)
+    clock.passes(3)
+
+    await looks(new_poller(), session)
+
+    assert len(await corrections(database)) == 1
+
+
+async def test_a_tenant_without_a_credential_keeps_nobody_waiting(database, booked, poller, provider, session):
+    await booked([pending(1, tenant_id="without"), pending(2)])
+    provider.is_over("thing-2", tokens=7)
+
+    await looks(poller, session)
+
+    assert poller.polls["no_credential"] == 1
+    assert await corrections(database) == [("thing-2", "reported", {"input_tokens": 7})]
+
+
+async def test_a_provider_that_is_asked_too_often_is_left_alone_for_a_while(
+    booked, poller, provider, session, clock, monkeypatch
+):
+    await booked([pending()])
+    provider.answers["/things/thing-1"] = {"status": 429}
+    await looks(poller, session)
+    clock.passes(3)
+    await looks(poller, session)
+    assert len(provider.asked) == 1
+
+    assert PAUSE_S == 30
+    monkeypatch.setattr(poller, "_paused", {"openai": asyncio.get_running_loop().time()})
+    await looks(poller, session)
+
+    assert len(provider.asked) == 2
+
+
+async def test_what_no_provider_says_in_a_day_is_unknown_and_not_asked_for_again(
+    database, booked, new_poller, provider, session, clock
+):
+    await booked([pending()])
+    provider.is_over("thing-1")
+    clock.passes(86_400)
+
+    poller = new_poller()
+    await looks(poller, session)
+    clock.passes(86_400)
+    await looks(poller, session)
+
+    assert provider.asked == []
+    assert await corrections(database) == [("thing-1", "unknown", {})]
+    assert poller.polls["given_up"] == 1
+
+
+async def test_what_the_provider_does_not_know_is_given_up_after_some_minutes(database, booked, poller, session, clock):
+    await booked([pending()])
+    clock.passes(GONE_S)
+
+    await looks(poller, session)
+
+    assert await corrections(database) == [("thing-1", "unknown", {})]
+    assert await rows(database, pending_events) == []
