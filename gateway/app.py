@@ -51,6 +51,7 @@ from gateway.settings import (
     ControlSettings,
     LogFormat,
     OnDisconnect,
+    ProviderSettings,
     ProxySettings,
     Settings,
     Unlisted,
@@ -457,7 +458,7 @@ async def _polling(office: Office, shipper: Shipper) -> AsyncIterator[Poller]:
     async def book(facts: Sequence[Fact]) -> None:
         await shipper.book(facts, [])
 
-    poller = Poller(office.database, book, _sources(office), now)
+    poller = Poller(office.database, book, _sources(office, office.settings), now)
     task = asyncio.create_task(poller.run())
     try:
         yield poller
@@ -466,28 +467,32 @@ async def _polling(office: Office, shipper: Shipper) -> AsyncIterator[Poller]:
         await asyncio.wait((task,))
 
 
-def _sources(office: Office) -> dict[str, Source]:
+def _sources(office: Office, settings: Settings) -> dict[str, Source]:
     """The providers that say later what was used, and how each is asked on behalf of a tenant."""
     found = {}
     for provider in PROVIDERS:
         settles = {one.name: one.settles for one in provider.endpoints if one.settles is not None}
         if settles:
-            base_url = office.settings.providers[provider.name].base_url.replace("{product}", provider.products[0])
-            found[provider.name] = Source(base_url.rstrip("/"), settles, partial(_credential_headers, office, provider))
+            configured = settings.providers[provider.name]
+            base_url = configured.base_url.replace("{product}", provider.products[0]).rstrip("/")
+            headers = partial(_credential_headers, office, provider, configured)
+            found[provider.name] = Source(base_url, settles, headers)
     return found
 
 
-def _credential_headers(office: Office, provider: Provider, tenant_id: str) -> Mapping[str, str] | None:
+def _credential_headers(
+    office: Office, provider: Provider, configured: ProviderSettings, tenant_id: str
+) -> Mapping[str, str] | None:
+    """What carries the tenant's own credential, or else the platform's."""
     tenant = office.snapshot.current.tenants.get(tenant_id)
     sealed = None if tenant is None else tenant.credentials.get(provider.name)
-    platform = office.settings.providers[provider.name].credential
     if sealed is not None:
         try:
             credential = office.secrets.unseal(sealed, owner=tenant_id)
         except NotSealedHere:
             return None
-    elif platform is not None:
-        credential = {field: secret.get_secret_value() for field, secret in platform.items()}
+    elif configured.credential is not None:
+        credential = {field: secret.get_secret_value() for field, secret in configured.credential.items()}
     else:
         return None
     return {name.decode(): value.decode() for name, value in provider.authorize(credential)}
@@ -635,7 +640,7 @@ async def running(settings: Settings, read: Read | None = None) -> AsyncIterator
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _told_to_stop, life)
         if read is not None:
-            await stack.enter_async_context(_reloading(front, read, sockets))
+            await stack.enter_async_context(_reloading(office, front, poller, read, sockets))
         _say_serving("serving", settings, sockets, workers=1)
         ports = {name: one.getsockname()[1] for name, one in sockets.items()}
         yield Gateway(office, ports["proxy"], ports["control"], life)
@@ -647,7 +652,9 @@ async def running(settings: Settings, read: Read | None = None) -> AsyncIterator
 
 
 @asynccontextmanager
-async def _reloading(front: _Front, read: Read, sockets: Mapping[str, socket.socket]) -> AsyncIterator[None]:
+async def _reloading(
+    office: Office, front: _Front, poller: Poller, read: Read, sockets: Mapping[str, socket.socket]
+) -> AsyncIterator[None]:
     asked = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
 
@@ -659,6 +666,7 @@ async def _reloading(front: _Front, read: Read, sockets: Mapping[str, socket.soc
             try:
                 settings = _reread(front.settings, read, processes=False)
                 front.change(settings)
+                poller.sources = _sources(office, settings)
             except (ReloadRefused, StartRefused) as refused:
                 log.error("reload_refused", reasons=str(refused).splitlines())
             else:

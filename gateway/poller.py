@@ -106,7 +106,7 @@ class Poller:
         """`book` books facts in one transaction and raises DatabaseUnavailable."""
         self._database = database
         self._book = book
-        self._sources = sources
+        self.sources = sources
         self._now = now
         self._asking: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._paused: dict[str, float] = {}
@@ -167,7 +167,7 @@ class Poller:
         now, time_s = self._now(), asyncio.get_running_loop().time()
         asked = [
             (name, endpoint)
-            for name, source in self._sources.items()
+            for name, source in self.sources.items()
             if self._paused.get(name, time_s) <= time_s
             for endpoint in source.settles
         ]
@@ -197,7 +197,7 @@ class Poller:
         return [row for row in found if _age_s(row, now) >= self._settles(row).first_s]
 
     def _settles(self, row: Any) -> Settles:
-        return self._sources[row.source].settles[row.endpoint]
+        return self.sources[row.source].settles[row.endpoint]
 
     def _after(self, row: Any, now: dt.datetime) -> dt.datetime:
         """When to ask for what is asked for now, or too early."""
@@ -228,7 +228,7 @@ class Poller:
 
     async def _found(self, session: ClientSession, row: Any) -> tuple[Late, ...]:
         """What became of one thing; empty while it is not over. Raises Unanswered."""
-        source, settles, age_s = self._sources[row.source], self._settles(row), _age_s(row, self._now())
+        source, settles, age_s = self.sources[row.source], self._settles(row), _age_s(row, self._now())
         if age_s > settles.days_max * 86_400:
             return (lost(row.external_id),)
         path = settles.path(Pending(row.external_id, row.metadata))

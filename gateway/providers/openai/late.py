@@ -96,7 +96,7 @@ def response(body: bytes) -> tuple[Late, ...]:
     """A response that was made in the background, once it is over. Of any other its call has said what it used."""
     found = _object(body)
     external_id = text(found.id)
-    if external_id is None or found.background is not True or found.status not in RESPONSE_ENDED:
+    if external_id is None or found.background is not True or text(found.status) not in RESPONSE_ENDED:
         return ()
     return _ended(external_id, found.status, _used(body))
 
@@ -105,7 +105,7 @@ def run(body: bytes) -> tuple[Late, ...]:
     """An assistant's run, once it is over."""
     found = _object(body)
     external_id = text(found.id)
-    if external_id is None or found.kind != "thread.run" or found.status not in RUN_ENDED:
+    if external_id is None or found.kind != "thread.run" or text(found.status) not in RUN_ENDED:
         return ()
     return _ended(external_id, found.status, _used(body))
 
@@ -114,7 +114,7 @@ def job(body: bytes) -> tuple[Late, ...]:
     """A fine-tuning job, once it is over."""
     found = _object(body)
     external_id = text(found.id)
-    if external_id is None or found.kind != "fine_tuning.job" or found.status not in JOB_ENDED:
+    if external_id is None or found.kind != "fine_tuning.job" or text(found.status) not in JOB_ENDED:
         return ()
     tokens = count({"trained_tokens": found.trained_tokens}, "trained_tokens")
     usage = Usage(
@@ -211,7 +211,7 @@ def batch(body: bytes) -> tuple[Late, ...] | ReadOn:
     """A batch, once it is over: one that was cancelled or has expired has answers, too."""
     found = _object(body)
     external_id = text(found.id)
-    if external_id is None or found.kind != "batch" or found.status not in BATCH_ENDED:
+    if external_id is None or found.kind != "batch" or text(found.status) not in BATCH_ENDED:
         return ()
     file_id = text(found.output_file_id)
     if file_id is None:
