@@ -12,6 +12,7 @@ One call, and the module of each step:
 7. `proxy`      relays the answer past the endpoint's meter, or what is said in a session past that session's
 8. `recorder`   the outcome is in the spool before the client can conclude success
 9. `shipper`    spools → ledger: event, charge and daily sums in one transaction; `replay` does it once more on demand
+                what is known only later comes past in another call's answer, or `poller` asks the provider for it
 10. `api`       answers questions from ledger and sums; `commands` ask them on the command line
 
 `counters` count all of that in the worker, and `monitor` looks at all workers, spools and the ledger for who asks.

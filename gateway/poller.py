@@ -15,7 +15,7 @@ import asyncio
 import datetime as dt
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import msgspec
@@ -121,8 +121,12 @@ class Poller:
         try:
             async with _session() as session:
                 while True:
-                    with suppress(DatabaseUnavailable):  # Whoever books says it.
+                    try:
                         await self.look(session)
+                    except DatabaseUnavailable:
+                        pass  # Whoever books says it.
+                    except Exception as error:  # noqa: BLE001  Two that forget the same may get in each other's way.
+                        log.error("poller_failed", error=type(error).__name__)
                     await asyncio.sleep(LOOK_S)
         finally:
             for task in self._asking.values():
