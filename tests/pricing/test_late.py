@@ -119,12 +119,18 @@ async def test_two_that_book_the_same_fact_at_once_book_it_once(database, booked
     assert len(await rows(database, usage_events)) == 2
 
 
-async def test_two_phases_that_are_booked_at_once_do_not_both_carry_the_whole_difference(database, booked):
+async def test_two_phases_that_are_booked_at_once_do_not_both_carry_the_whole_difference(database, booked, books):
     """Guards money: each writer must see what the one before it has booked, or 2 segments become 3."""
     await booked(pending(quantities={"segments": 1}, resource="x"))
     said = {"quantities": {"segments": 2}, "resource": "x"}
+    sent = final(phase="sent", completeness=Completeness.PENDING, **said)
 
-    await asyncio.gather(booked(final(phase="sent", completeness=Completeness.PENDING, **said)), booked(final(**said)))
+    async with database.transaction() as connection:
+        await book(connection, [fact(sent)], books, LATER)
+        # By now it would have read what the event held, if it did not wait for this transaction.
+        second = asyncio.create_task(booked(final(**said)))
+        await asyncio.sleep(0.2)
+    await second
 
     amounts = [row.quantities["segments"] for row in await rows(database, usage_events)]
     assert sorted(amounts) == [0, 1, 1]
