@@ -25,6 +25,9 @@ _encode = msgspec.json.Encoder().encode
 UNSEEN_FIELDS_MAX = 256
 """So many unknown fields of providers' usage are said once each; of any further one only the counter tells."""
 
+TOO_LARGE: dict[str, object] = {"dropped": "larger than a record"}
+"""Stands for metadata that no record takes."""
+
 _OUTCOME = RecordKind.OUTCOME  # Looking it up in the enumeration is a call.
 
 
@@ -171,7 +174,7 @@ class Recorder:
         payload = _encode(event)
         if len(payload) > PAYLOAD_BYTES_MAX:
             # Only the provider's own objects can be this large; the quantities that were read from them stay.
-            event = msgspec.structs.replace(event, metadata={"dropped": "larger than a record"})
+            event = msgspec.structs.replace(event, metadata=TOO_LARGE)
             payload = _encode(event)
         return event, payload
 
@@ -284,7 +287,7 @@ class Sitting:
 def late_event(tenant_id: str, source: str, late: Late) -> UsageEvent:
     """What a provider says of a call that is over, as it is recorded: the same whoever found it."""
     usage = late.usage
-    return late_fact(
+    event = late_fact(
         tenant_id,
         source,
         late.external_id,
@@ -295,3 +298,4 @@ def late_event(tenant_id: str, source: str, late: Late) -> UsageEvent:
         usage.event_type or "",
         usage.metadata,
     )
+    return event if len(_encode(event)) <= PAYLOAD_BYTES_MAX else msgspec.structs.replace(event, metadata=TOO_LARGE)

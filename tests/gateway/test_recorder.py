@@ -8,13 +8,13 @@ from gateway.callers import Caller
 from gateway.counters import Counters, living
 from gateway.errors import NotRecordable
 from gateway.providers import PROVIDERS
-from gateway.providers.api import Billed, Prepared, Usage
-from gateway.recorder import UNSEEN_FIELDS_MAX, Recorder, Recording
+from gateway.providers.api import Billed, Late, Prepared, Usage
+from gateway.recorder import UNSEEN_FIELDS_MAX, Recorder, Recording, late_event
 from gateway.routing import Routes
 from gateway.snapshot import KeyRecord, TenantRecord
 from metering.intents import Closed, Intent
 from metering.spool import Spool, SpoolFailed, SpoolFull, segment_path
-from metering.spool_records import RECORD_BYTES_MAX, RecordKind, scan, seed_of
+from metering.spool_records import PAYLOAD_BYTES_MAX, RECORD_BYTES_MAX, RecordKind, scan, seed_of
 from metering.usage import Completeness, UsageEvent, validated
 
 ROUTES = Routes(PROVIDERS)
@@ -537,3 +537,43 @@ async def test_a_session_for_whose_records_there_is_no_room_does_not_begin_and_t
     recorded.recorder.sitting(call, 101).close()
 
     assert recorded.spool._under_way == 2
+
+
+FINAL = Late(external_id="resp_1", usage=msgspec.structs.replace(USAGE, external_id=None))
+
+
+def test_what_an_answer_says_of_another_call_is_the_same_whichever_call_and_worker_recorded_it(made):
+    """Guards that it is booked once: the ledger tells a repetition from a contradiction by the content."""
+    found = []
+    for call_id in ("c1", "c2"):
+        recorded = made()
+        reading = recording(call_id, "GET", "/openai/v1/responses/resp_1", resource=None)
+        recorded.recorder.late(reading, [FINAL])
+        found += recorded.records
+
+    assert found == [late_event("acme", "openai", FINAL)] * 2
+    fact = validated(found[0])
+    assert (fact.kind, fact.corrects, fact.dedupe_key) == ("correction", None, "openai:resp_1:final")
+    assert (fact.tenant_id, fact.call_id, fact.key_id, fact.quantities) == ("acme", None, None, {"input_tokens": 3})
+
+
+def test_a_late_fact_that_the_disk_does_not_take_breaks_no_answer(made, monkeypatch):
+    recorded = made()
+
+    def full(payload):
+        raise SpoolFull("no space left on device")
+
+    monkeypatch.setattr(recorded.spool, "note", full)
+
+    recorded.recorder.late(recording("c1", "GET", "/openai/v1/responses/resp_1"), [FINAL])
+
+    assert recorded.records == []
+
+
+def test_a_late_fact_fits_into_a_record_whatever_the_provider_says():
+    usage = msgspec.structs.replace(USAGE, metadata={"usage": {f"n{number}": number for number in range(100_000)}})
+
+    fact = late_event("acme", "openai", msgspec.structs.replace(FINAL, usage=usage))
+
+    assert len(msgspec.json.encode(fact)) <= PAYLOAD_BYTES_MAX
+    assert fact.quantities == USAGE.quantities

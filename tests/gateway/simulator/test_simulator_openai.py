@@ -304,6 +304,54 @@ def test_a_background_response_can_be_cancelled_while_it_is_queued(client: OpenA
         client.responses.cancel(foreground.id)
 
 
+def test_a_batch_is_worked_off_line_by_line_and_says_so_at_the_second_question(
+    client: OpenAI, simulated: Simulated
+) -> None:
+    requests = [
+        {"custom_id": f"{number}", "method": "POST", "url": "/v1/chat/completions", "body": body}
+        for number, body in enumerate(
+            (
+                {"model": "gpt-4o", "messages": [{"role": "user", "content": "one"}]},
+                {"model": "gpt-none", "messages": []},
+                {"model": "gpt-4o", "messages": [{"role": "user", "content": "three"}]},
+            )
+        )
+    ]
+    content = b"".join(json.dumps(request).encode() + b"\n" for request in requests)
+    file = client.files.create(file=("in.jsonl", content), purpose="batch")
+    assert client.files.content(file.id).content == content
+
+    made = client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h")
+    statuses = [made.status, *(client.batches.retrieve(made.id).status for _ in range(3))]
+
+    assert statuses == ["in_progress", "in_progress", "completed", "completed"]
+    done = client.batches.retrieve(made.id)
+    assert done.request_counts is not None
+    assert (done.request_counts.completed, done.request_counts.failed) == (2, 1)
+    assert done.output_file_id is not None
+    assert done.error_file_id is not None
+    answers = [json.loads(line) for line in client.files.content(done.output_file_id).content.splitlines()]
+    refused = [json.loads(line) for line in client.files.content(done.error_file_id).content.splitlines()]
+    assert [answer["custom_id"] for answer in answers + refused] == ["0", "2", "1"]
+    created = next(exchange for exchange in simulated.truth() if exchange.object_id == made.id)
+    (said,) = created.usage["models"].values()
+    assert said["total_tokens"] == sum(answer["response"]["body"]["usage"]["total_tokens"] for answer in answers)
+
+
+def test_a_fine_tuning_job_says_what_it_trained_once_it_is_over(client: OpenAI, simulated: Simulated) -> None:
+    file = client.files.create(file=("train.jsonl", b"{}\n" * 400), purpose="fine-tune")
+
+    made = client.fine_tuning.jobs.create(model="gpt-4o-mini", training_file=file.id)
+    jobs = [made, *(client.fine_tuning.jobs.retrieve(made.id) for _ in range(2))]
+
+    assert [(job.status, job.trained_tokens) for job in jobs] == [
+        ("running", None),
+        ("running", None),
+        ("succeeded", 900),
+    ]
+    assert simulated.truth()[1].usage == {"kind": "job", "trained_tokens": 900}
+
+
 def test_a_response_that_is_told_to_fail_fails_in_the_api_s_own_way(client: OpenAI) -> None:
     fail = {"x-simulator-fault": "response-failed"}
     made = client.responses.create(model="gpt-4o", input="hello", extra_headers=fail)
