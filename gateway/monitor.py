@@ -19,6 +19,7 @@ from sqlalchemy import func, select
 
 from gateway import counters
 from gateway.counters import Counted
+from gateway.providers import PROVIDERS
 from gateway.shipper import Backlog, Shipped, Shipper
 from gateway.telemetry import log
 from metering import spool_reader
@@ -130,7 +131,8 @@ class Monitor:
             async with self._database.reading() as connection:
                 for reason, records in await connection.execute(question):
                     found[reason.partition(":")[0]] += records
-                pending = {row.source: row.events for row in await connection.execute(of_source)}
+                pending = dict.fromkeys((provider.name for provider in PROVIDERS), 0)
+                pending |= {row.source: row.events for row in await connection.execute(of_source)}
                 waiting = (await connection.execute(select(func.count()).select_from(late_facts))).scalar_one()
         except DatabaseUnavailable:
             return None

@@ -30,7 +30,7 @@ from metering.database import Database, DatabaseUnavailable
 from metering.facts import Fact, fact
 from metering.late import let_go, ready
 from metering.tables import pending_events, usage_events
-from metering.usage import Completeness
+from metering.usage import Completeness, UsageEvent, validated
 
 LOOK_S = 1.0
 """Between two looks at what is to be asked."""
@@ -213,6 +213,7 @@ class Poller:
         """Ask for one thing, and book what is said. Whatever fails, it is asked again."""
         try:
             found, outcome = await self._found(session, row), "open"
+            facts = [_as_fact(late_event(row.tenant_id, row.source, one)) for one in found]
         except Unanswered as unanswered:
             found, outcome = (), unanswered.outcome
             self._say(row, outcome, unanswered.status)
@@ -223,7 +224,6 @@ class Poller:
             self._said.pop((row.source, row.tenant_id), None)
         if found:
             outcome = "given_up" if found == (lost(row.external_id),) else "settled"
-            facts = [_as_fact(late_event(row.tenant_id, row.source, one)) for one in found]
             try:
                 await self._book(facts)
             except DatabaseUnavailable:
@@ -280,8 +280,9 @@ def lost(external_id: str) -> Late:
     return Late(external_id=external_id, phase="lost", usage=usage)
 
 
-def _as_fact(event: Any) -> Fact:
-    return fact(event, msgspec.json.encode(event))
+def _as_fact(event: UsageEvent) -> Fact:
+    """Raises ValueError for what no provider can have meant."""
+    return fact(validated(event), msgspec.json.encode(event))
 
 
 def _age_s(row: Any, now: dt.datetime) -> float:

@@ -339,6 +339,7 @@ async def test_a_fact_about_something_made_around_the_gateway_is_let_go_of_after
         ({"status": 302, "headers": {"Location": "/things/other"}}, "refused"),
         ({"headers": {"Content-Encoding": "gzip"}, "body": b""}, "unreadable"),
         ({"body": b"{"}, "unreadable"),
+        ({"body": b'{"id": "thing-1", "tokens": 99999999999999999}'}, "unreadable"),
         ({"body": b'{"id": "thing-2", "tokens": 3}'}, "open"),
     ],
 )

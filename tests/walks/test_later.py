@@ -126,6 +126,18 @@ def test_a_fine_tuning_job_is_counted_in_trained_tokens_and_has_no_price_of_its_
     assert said_of(gateway, made.id)["trained_tokens"] == read.trained_tokens > 0
 
 
+def test_what_is_pending_when_the_gateway_is_killed_is_settled_by_the_next_one(gateway, client):
+    """Guards what was used: nothing of what has to be asked for is known to a process alone."""
+    made = client.responses.create(model="gpt-4o", input="Hello", background=True)
+    gateway.gateway.kill()
+    gateway.start_gateway()
+
+    (correction,) = settled(gateway, client.tenant_id)
+
+    assert tokens(correction) == said_of(gateway, made.id)["total_tokens"]
+    assert [event["kind"] for event in gateway.events(client.tenant_id)].count("usage") == 1
+
+
 def test_what_waits_and_what_was_asked_is_seen_in_the_metrics(gateway, client):
     client.responses.create(model="gpt-4o", input="Hello", background=True)
     settled(gateway, client.tenant_id)
@@ -134,3 +146,4 @@ def test_what_waits_and_what_was_asked_is_seen_in_the_metrics(gateway, client):
         text = answer.read().decode()
     assert 'tollkeeper_polls_total{outcome="settled"}' in text
     assert "tollkeeper_late_facts 0.0" in text
+    assert 'tollkeeper_pending_events{provider="openai"}' in text
