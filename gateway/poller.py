@@ -59,6 +59,9 @@ LINE_BYTES_MAX = 16 << 20
 CONNECT_S, SILENCE_S = 10, 30
 """How long a connection may take, and how long a provider may say nothing."""
 
+ASK_S_MAX = 900
+"""So long one question may take with all that is read of its answer: no slow one keeps the others waiting for ever."""
+
 WAIT_DAYS = 7
 """A fact whose call has not come for so long is about something that was made around the gateway."""
 
@@ -212,11 +215,14 @@ class Poller:
     async def _settle(self, session: ClientSession, row: Any) -> None:
         """Ask for one thing, and book what is said. Whatever fails, it is asked again."""
         try:
-            found, outcome = await self._found(session, row), "open"
+            async with asyncio.timeout(ASK_S_MAX):
+                found, outcome = await self._found(session, row), "open"
             facts = [_as_fact(late_event(row.tenant_id, row.source, one)) for one in found]
         except Unanswered as unanswered:
             found, outcome = (), unanswered.outcome
             self._say(row, outcome, unanswered.status)
+        except TimeoutError:
+            found, outcome = (), "unreachable"
         except Exception as error:  # noqa: BLE001  The last line of defence: no answer may stop the others.
             log.error("poll_failed", source=row.source, endpoint=row.endpoint, error=type(error).__name__)
             found, outcome = (), "unreadable"

@@ -377,6 +377,32 @@ async def test_a_provider_that_can_not_be_reached_is_asked_again(
     assert len(await corrections(database)) == 1
 
 
+async def test_a_provider_that_never_ends_its_answer_is_left_and_asked_again(
+    database, booked, poller, provider, session, clock, monkeypatch
+):
+    """Guards the others: a few that drip would take all the places there are."""
+    monkeypatch.setattr("gateway.poller.ASK_S_MAX", 0.2)
+    left = asyncio.Event()
+
+    async def drips(request):
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        await left.wait()
+        return answer
+
+    await booked([pending()])
+    provider.answers["/things/thing-1"] = drips
+    await looks(poller, session)
+    assert poller.polls["unreachable"] == 1
+    left.set()
+    provider.is_over("thing-1", tokens=7)
+    clock.passes(3)
+
+    await looks(poller, session)
+
+    assert len(await corrections(database)) == 1
+
+
 async def test_a_tenant_without_a_credential_keeps_nobody_waiting(database, booked, poller, provider, session):
     await booked([pending(1, tenant_id="without"), pending(2)])
     provider.is_over("thing-2", tokens=7)
