@@ -110,7 +110,7 @@ def test_a_batch_of_ten_thousand_requests_is_billed_once_at_the_batch_price_whoe
     cost = read_tokens * 0.075 + quantities["output_tokens"] * 0.3
     assert float(correction["cost"]["amount"]) == pytest.approx(cost / 1e6)
     kinds = Counter((event["endpoint"], event["kind"]) for event in gateway.events(client.tenant_id))
-    assert kinds["batches", "usage"] == kinds["batches", "correction"] == 1
+    assert kinds["batches.create", "usage"] == kinds["batches.create", "correction"] == 1
 
 
 def test_a_fine_tuning_job_is_counted_in_trained_tokens_and_has_no_price_of_its_own_yet(gateway, client):

@@ -350,7 +350,7 @@ RUN = Settles(path=_run_at, read=run, first_s=2, days_max=1)
 
 ENDPOINTS = (
     Endpoint(
-        name="batches",
+        name="batches.create",
         method="POST",
         path="/v1/batches",
         event_type="batch",
@@ -359,7 +359,7 @@ ENDPOINTS = (
         settles=BATCH,
     ),
     Endpoint(
-        name="fine_tuning.jobs",
+        name="fine_tuning.jobs.create",
         method="POST",
         path="/v1/fine_tuning/jobs",
         event_type="fine_tuning",
@@ -369,7 +369,7 @@ ENDPOINTS = (
         settles=JOB,
     ),
     Endpoint(
-        name="threads.runs",
+        name="beta.threads.runs.create",
         method="POST",
         path="/v1/threads/{id}/runs",
         event_type="llm_call",
@@ -379,7 +379,7 @@ ENDPOINTS = (
         settles=RUN,
     ),
     Endpoint(
-        name="threads.create_and_run",
+        name="beta.threads.create_and_run",
         method="POST",
         path="/v1/threads/runs",
         event_type="llm_call",
@@ -392,8 +392,8 @@ ENDPOINTS = (
     reads_final("responses.cancel", "POST", "/v1/responses/{id}/cancel", response),
     reads_final("fine_tuning.jobs.retrieve", "GET", "/v1/fine_tuning/jobs/{id}", job),
     reads_final("fine_tuning.jobs.cancel", "POST", "/v1/fine_tuning/jobs/{id}/cancel", job),
-    reads_final("threads.runs.retrieve", "GET", "/v1/threads/{id}/runs/{part}", run),
-    reads_final("threads.runs.cancel", "POST", "/v1/threads/{id}/runs/{part}/cancel", run),
+    reads_final("beta.threads.runs.retrieve", "GET", "/v1/threads/{id}/runs/{part}", run),
+    reads_final("beta.threads.runs.cancel", "POST", "/v1/threads/{id}/runs/{part}/cancel", run),
     Endpoint(
         name="batches.retrieve",
         method="GET",

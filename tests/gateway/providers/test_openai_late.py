@@ -242,7 +242,9 @@ def test_a_run_that_is_over_says_what_it_used_and_is_asked_for_where_its_thread_
     assert RUN.path(Pending("run_1", {})) is None
 
 
-@pytest.mark.parametrize("endpoint", ["batches", "fine_tuning.jobs", "threads.runs", "threads.create_and_run"])
+@pytest.mark.parametrize(
+    "endpoint", ["batches.create", "fine_tuning.jobs.create", "beta.threads.runs.create", "beta.threads.create_and_run"]
+)
 def test_what_goes_on_after_its_call_is_pending_under_the_name_that_it_was_given(endpoint):
     listed = next(one for one in PROVIDER.endpoints if one.name == endpoint)
     meter = listed.meter(answer_head(), listed.prepare(b'{"model": "gpt-4o"}') if listed.prepare else as_it_came(b""))
