@@ -10,7 +10,8 @@ One call, and the module of each step:
 5. `recorder`   the intent goes into the spool before the first byte leaves
 6. `upstream`   one attempt at the provider; `http1` makes an answer of its bytes
 7. `proxy`      relays the answer past the endpoint's meter, or what is said in a session past that session's
-8. `recorder`   the outcome is in the spool before the client can conclude success
+8. `recorder`   the outcome is in the spool before the client can conclude success; where the answer does not
+                say it, `estimator` and its `estimator_process` count it
 9. `shipper`    spools → ledger: event, charge and daily sums in one transaction; `replay` does it once more on demand
                 what is known only later comes past in another call's answer, or `poller` asks the provider for it
 10. `api`       answers questions from ledger and sums; `commands` ask them on the command line

@@ -35,6 +35,7 @@ from gateway.api.server import ControlRunner
 from gateway.call_ids import new_call_id
 from gateway.callers import Callers
 from gateway.counters import WRITE_S, Counters
+from gateway.estimator import Estimator
 from gateway.idempotency import Claims
 from gateway.keys import NotSealedHere, Secrets, reference
 from gateway.listener import CUT_S, Listener, bound
@@ -336,6 +337,7 @@ class _Front:
         self._objects = LedgerObjects(office.database, BOOKED_S if settings.postgres_url is not None else 0)
         self._recorder = Recorder(spool, self._objects, now_ms, partial(reference, office.secrets.reference), counters)
         self._upstream = Upstream()
+        self._estimator = Estimator()
         self._tls = _tls(settings)
         self._listener = Listener(self._proxy(settings), granted(settings.client_limits, settings.upstream_limits))
         self._refused: str | None = None
@@ -388,6 +390,7 @@ class _Front:
             ),
             access_log=self._access_log,
             counters=self._counters,
+            estimator=self._estimator,
         )
 
     async def _create_tenant(self, tenant_id: str) -> None:
@@ -424,7 +427,9 @@ class _Front:
                 log.warning("calls_cut", reason=f"still under way after {grace_s:g} s")
         finally:
             await self._upstream.close()
-            # What they were cut off from is still to be recorded.
+            # What they were cut off from is still to be recorded: as estimated, or where that takes too long as unknown.
+            await self._listener.quiet(CUT_S)
+            await self._estimator.close()
             await self._listener.quiet(CUT_S)
             self._access_log.flush()
 

@@ -32,12 +32,13 @@ from gateway.account_alias import AccountAlias, Restoring, hidden
 from gateway.call_ids import new_call_id
 from gateway.callers import Caller, Callers
 from gateway.counters import Counters
+from gateway.estimator import Estimator, Kept
 from gateway.idempotency import Claims
 from gateway.keys import NotSealedHere, Secrets, key_id_of
 from gateway.listener import ClientGone, Exchange
 from gateway.messages import RequestHead, ResponseHead
 from gateway.objects import Objects
-from gateway.providers.api import Meter, Prepared, Provider, SessionMeter, as_it_came
+from gateway.providers.api import Meter, Prepared, Provider, SessionMeter, Usage, as_it_came
 from gateway.providers.decoding import UndecodableAnswer
 from gateway.recorder import Recorder, Recording, Sitting
 from gateway.request_body import LOOK_BYTES, RequestBody, codings_of
@@ -50,7 +51,7 @@ from gateway.upstream import Connection, Origin, Pool, Upstream
 from metering.columns import iso_ms
 from metering.database import DatabaseUnavailable
 from metering.spool import SpoolFailed, SpoolFull
-from metering.usage import UsageEvent
+from metering.usage import Completeness, UsageEvent
 
 BODY_BYTES_MAX = 8 << 20
 """A request body up to this size is held where it must be read or changed; a larger one is forwarded as it comes."""
@@ -58,6 +59,13 @@ BODY_BYTES_MAX = 8 << 20
 DRAIN_BYTES_MAX = 64 << 20
 DRAIN_S = 600
 """A call whose client has left is followed so far for its usage, then given up."""
+
+ESTIMATE_S = 5
+"""A client waits no longer for the estimate of an answer that does not say what was used: it is then unknown."""
+ESTIMATE_ALONE_S = 30
+"""For that of an answer that broke off nobody waits, and it may stand in line for a while."""
+
+_UNKNOWN = Completeness.UNKNOWN  # Looking it up in the enumeration is a call.
 
 PLANS_MAX = 1024
 """So many plans are kept, for heads that are remembered; others are made for each call."""
@@ -119,6 +127,8 @@ class Call:
     """As its records name it, once it is known who calls for what."""
     data: bytes
     """The request as it goes to the provider, or its beginning; let go of once it is sent."""
+    kept: Kept | None = None
+    """What there is to estimate its use from, should the answer not say it; None where that is not estimated."""
 
     def __init__(self) -> None:
         self.arrived_ms = time.time_ns() // 1_000_000
@@ -143,6 +153,7 @@ class Proxy:
         rules: Rules,
         access_log: AccessLog,
         counters: Counters,
+        estimator: Estimator,
     ) -> None:
         self._routes = routes
         self._callers = callers
@@ -155,6 +166,7 @@ class Proxy:
         self._rules = rules
         self._access_log = access_log
         self._counters = counters
+        self._estimator = estimator
         self._plans: dict[RequestHead, Plan] = {}
 
     async def __call__(self, exchange: Exchange) -> None:
@@ -224,6 +236,8 @@ class Proxy:
         call.data = _request(plan, exchange, prepared, whole=whole)
         learnt = incoming.learnt or _without_body(prepared)
         recording = call.recording = Recording(call.call_id, call.arrived_ms, plan.caller, route, learnt)
+        if endpoint.estimate is not None and whole and not plan.codings:
+            call.kept = Kept(prepared.body, self._estimator.allowance)
         del body, prepared
         try:
             await self._recorder.begin(recording)
@@ -241,6 +255,8 @@ class Proxy:
         except (upstream.NoAnswer, upstream.BrokenAnswer, UndecodableAnswer) as error:
             raise errors.UpstreamBroke(f"{route.provider.name} broke the connection off. It may have acted.") from error
         finally:
+            if call.kept is not None:
+                call.kept.drop()
             call.event = self._recorder.lost(recording) or call.event
 
     async def _claim(self, plan: Plan, key: str, call: Call, head: RequestHead, body: bytes, *, whole: bool) -> None:
@@ -407,9 +423,10 @@ class Proxy:
         restoring = None if plan.alias is None else Restoring((plan.alias,), head.encoding)
         meter = endpoint.meter(head, call.recording.prepared)
         streamed = head.media_type == "text/event-stream"
+        kept = call.kept
         if not endpoint.billable:
             # Nothing in the body matters, and its end may look like success to a client before it is over.
-            await self._outcome(call, meter, status)
+            await self._outcome(call, meter, head)
         kept_length = not (streamed and call.recording.prepared.usage_injected) and (
             restoring is None or restoring.keeps_length
         )
@@ -426,11 +443,14 @@ class Proxy:
                     await connection.arrival()
                     call.upstream_s += time.perf_counter() - began
                 chunk = connection.take()
+                if kept is not None:
+                    kept.feed(chunk)
                 passed = meter.feed(chunk)
                 if restoring is not None:
                     passed = restoring.feed(passed)
                 if call.event is None and meter.concluded:
-                    await self._outcome(call, meter, status)
+                    await self._outcome(call, meter, head)
+                    kept = None
                 if passed and (not streamed or length is not None):
                     # At most one chunk is held: the last one must not leave before the usage is recorded. What ends the
                     # body without a byte of it is none.
@@ -446,15 +466,19 @@ class Proxy:
                         await exchange.writable()
         except (upstream.BrokenAnswer, UndecodableAnswer):
             call.error = "client_gone" if exchange.gone else "upstream_broke"
-            if call.event is None:
-                _, usage = meter.finish(whole=False)
-                call.event = self._recorder.outcome(call.recording, usage, status)
             if held:
                 exchange.send(held)
             exchange.abort()
+            if call.event is None:
+                _, usage = meter.finish(whole=False)
+                if kept is not None and usage.completeness is _UNKNOWN:
+                    usage = await self._estimated(call, kept, usage, head, ESTIMATE_ALONE_S)
+                call.event = self._recorder.outcome(call.recording, usage, status)
             return
         rest, usage = meter.finish(whole=True)
         if call.event is None:
+            if kept is not None and usage.completeness is _UNKNOWN:
+                usage = await self._estimated(call, kept, usage, head, ESTIMATE_S)
             call.event = self._recorder.outcome(call.recording, usage, status)
             if self._recorder.syncs:
                 await self._recorder.durable()
@@ -471,12 +495,38 @@ class Proxy:
             call.error = "client_gone"
         exchange.finish(held + rest if rest else held)
 
-    async def _outcome(self, call: Call, meter: Meter, status: int) -> None:
+    async def _outcome(self, call: Call, meter: Meter, head: ResponseHead) -> None:
         """Record the outcome of an answer that has concluded and is not over yet."""
         _, usage = meter.finish(whole=True)
-        call.event = self._recorder.outcome(call.recording, usage, status)
+        if call.kept is not None and usage.completeness is _UNKNOWN:
+            usage = await self._estimated(call, call.kept, usage, head, ESTIMATE_S)
+        call.event = self._recorder.outcome(call.recording, usage, head.status)
         if self._recorder.syncs:
             await self._recorder.durable()
+
+    async def _estimated(self, call: Call, kept: Kept, usage: Usage, head: ResponseHead, within_s: float) -> Usage:
+        """What is unknown, as it is estimated to be; or as it is, where that can not be had in time."""
+        estimating = call.recording.route.endpoint.estimate
+        assert estimating is not None
+        estimate = await asyncio.ensure_future(
+            self._estimator.estimate(
+                estimating,
+                kept,
+                coding=head.encoding,
+                streamed=head.media_type == "text/event-stream",
+                model=usage.resource,
+                within_s=within_s,
+            )
+        )
+        if estimate is None:
+            return usage
+        counted_with = f"{estimate.encoding} (fallback)" if estimate.fallback else estimate.encoding
+        metadata: dict[str, object] = usage.metadata | {"estimated_with": counted_with}
+        if estimate.missing:
+            metadata["estimated_without"] = list(estimate.missing)
+        return msgspec.structs.replace(
+            usage, quantities=estimate.quantities, completeness=Completeness.ESTIMATED, metadata=metadata
+        )
 
     async def _relay_failure(
         self, exchange: Exchange, call: Call, plan: Plan, connection: Connection, head: ResponseHead

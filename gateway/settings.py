@@ -361,7 +361,7 @@ class Settings:
     on_disconnect: OnDisconnect = setting(
         values_of.one_of(OnDisconnect),
         OnDisconnect.DRAIN,
-        "What becomes of an answer whose client has left: drain reads it to its end, cancel stops the call.",
+        "What becomes of an answer whose client has left: drain reads it to its end, cancel stops the call, whose use is then estimated.",
     )
     auto_create_tenants: bool = setting(
         values_of.switch, False, "Whether a service key that names a tenant which does not exist creates it."

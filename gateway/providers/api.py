@@ -115,6 +115,39 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     """What else the request says that decides the price: the size and the quality of an image."""
 
 
+class Exchanged(msgspec.Struct, frozen=True, kw_only=True):
+    """What was sent and what came, where the answer has not said what was used."""
+
+    request: bytes
+    """The body, whole."""
+    answer: bytes
+    """The body, or as much of its beginning as was kept."""
+    answer_bytes: int
+    """How much of it came."""
+    coding: str
+    """What the answer is coded with; empty where it is plain."""
+    streamed: bool
+    """True for server-sent events."""
+    model: str | None
+    """The model that answered, where it was named."""
+
+
+class Estimate(msgspec.Struct, frozen=True, kw_only=True):
+    """What a call is thought to have used."""
+
+    quantities: dict[str, int]
+    encoding: str
+    """The tokenizer that texts were counted with."""
+    fallback: bool
+    """True where it is not known to be the model's own."""
+    missing: tuple[str, ...]
+    """What is not counted, or not exactly."""
+
+
+class CanNotCount(Exception):
+    """Nothing can be estimated in this installation; the message says why."""
+
+
 class Watch(Protocol):
     """Reads a request body as it goes by, whatever its size, in its plain form, cut anywhere. It never raises."""
 
@@ -194,6 +227,9 @@ class Endpoint:
     """Makes the meter of a session, where the connection may go on as a WebSocket. On a shared account it then must."""
     settles: Settles | None = None
     """Where what was used is known only after the call: how to find it out."""
+    estimate: Callable[[Exchanged], Estimate | None] | None = None
+    """Counts what a call used whose answer does not say it; None where it can not. Raises CanNotCount. It is called in
+    another process, which finds it by its name: a function of a module."""
     lists: bool = False
     """True where the answer shows what everybody on the account made: never on a shared one."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
 import brotli
@@ -58,6 +59,16 @@ class Decoded:
 
     def finish(self, *, whole: bool) -> tuple[bytes, Usage]:
         return b"", self._meter.finish(whole=whole and self._decompress is not None)[1]
+
+
+def readable(body: bytes, encoding: str) -> bytes:
+    """The plain form of a body, or of as much of it as can be read: it may break off, and may not be coded as it says."""
+    if encoding not in _DECODERS:
+        return body
+    pieces: list[bytes] = []
+    with suppress(zlib.error, brotli.error, zstd.ZstdError, EOFError):
+        pieces = _DECODERS[encoding]().decompress(body, PLAIN_BYTES_MAX)
+    return b"".join(pieces)
 
 
 def gunzip(step_bytes: int) -> Callable[[bytes], Iterator[bytes]]:

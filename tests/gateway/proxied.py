@@ -17,6 +17,7 @@ import msgspec
 from gateway import keys, snapshot
 from gateway.callers import Callers
 from gateway.counters import Counters
+from gateway.estimator import Estimator
 from gateway.keys import Secrets
 from gateway.limits import ClientLimits, UpstreamLimits
 from gateway.listener import Listener, bound
@@ -285,8 +286,9 @@ async def proxied(
     port: int | None = None,
     client_limits: ClientLimits | None = None,
     upstream_limits: UpstreamLimits | None = None,
+    estimator: Estimator | None = None,
 ) -> AsyncIterator[Proxied]:
-    """A proxy before the provider; or before a port on which nobody listens."""
+    """A proxy before the provider; or before a port on which nobody listens. Without an estimator nothing is estimated."""
     made = Proxied(provider, directory / "spool")
     spool = Spool(made.directory, "test", fsync=False, segment_bytes=segment_bytes)
     spool.open()
@@ -298,6 +300,9 @@ async def proxied(
         return 1_800_000_000_000
 
     counters = Counters()
+    if estimator is None:
+        estimator = Estimator()
+        await estimator.close()
     made.proxy = Proxy(
         routes=Routes(PROVIDERS),
         callers=Callers(snapshot_in(directory), SECRETS, None),
@@ -321,6 +326,7 @@ async def proxied(
         rules=Rules(unlisted_forwarded=unlisted, drain_on_disconnect=drain, shared_reads=shared_reads),
         access_log=made,  # type: ignore[arg-type]
         counters=counters,
+        estimator=estimator,
     )
     made.listener = Listener(made.proxy, client_limits or UNHURRIED)
     listening = bound("127.0.0.1", 0)

@@ -64,7 +64,7 @@ def test_a_client_that_hangs_up_before_the_answer_is_still_metered(gateway):
 
 
 @pytest.mark.parametrize("fault", ["cut-stream", "cut-body", "cut-chunked"])
-def test_an_answer_that_the_provider_broke_off_is_a_break_to_the_client_and_an_unknown_in_the_ledger(gateway, fault):
+def test_an_answer_that_the_provider_broke_off_is_a_break_to_the_client_and_an_estimate_in_the_ledger(gateway, fault):
     tenant = f"sees-{fault}"
     key = gateway.tenant(tenant)
 
@@ -77,9 +77,12 @@ def test_an_answer_that_the_provider_broke_off_is_a_break_to_the_client_and_an_u
     if b"Content-Length" in head:
         assert len(body) < int(head.partition(b"Content-Length: ")[2].split(b"\r\n")[0])
     (event,) = gateway.events_of(tenant, 1)
-    assert event["completeness"] == "unknown"
-    assert event["priced"] is False
-    assert event["charge"]["amount"] is None
+    assert event["completeness"] == "estimated"
+    assert event["quantities"]["input_tokens"] == (3 + 1 + 1) + 3
+    # The provider says a word at a time, few of which are more than a token or two; half of them have come.
+    assert 20 <= event["quantities"]["output_tokens"] <= 60
+    assert event["metadata"]["estimated_with"] == "o200k_base"
+    assert event["priced"] is True
 
 
 def test_a_call_that_the_provider_never_answered_is_an_unknown_and_is_not_sent_twice(gateway):
@@ -101,13 +104,76 @@ def test_with_cancel_a_client_that_leaves_ends_the_call_at_the_provider(tmp_path
         key = gateway.tenant("acme")
 
         connection = raw_call(gateway, key, stream=True, words="4000", chunk_ms="5")
-        connection.recv(200)
+        received = b""
+        while received.count(b'"content":') < 10:
+            received += connection.recv(65536)
         connection.close()
 
         (event,) = gateway.events_of("acme", 1)
         (truth,) = eventually(lambda: [e for e in gateway.truth() if e.completed is not None], "the end of the answer")
-        assert event["completeness"] == "unknown"
         assert truth.completed is False
+        assert event["completeness"] == "estimated"
+        assert event["resource"] == truth.model
+        # What came is a small part of what the provider would have said and billed to somebody who stays.
+        assert 8 <= event["quantities"]["output_tokens"] < truth.usage["completion_tokens"] / 2
+
+
+def test_what_a_model_hides_is_said_to_be_missing_from_an_estimate(gateway):
+    key = gateway.tenant("thinks")
+    with (
+        openai.OpenAI(base_url=gateway.openai, api_key=key, max_retries=0) as client,
+        pytest.raises(openai.APIError),
+        client.responses.create(
+            model="gpt-5", input="Hi", stream=True, extra_headers={"x-simulator-fault": "cut-stream"}
+        ) as stream,
+    ):
+        list(stream)
+
+    (event,) = gateway.events_of("thinks", 1)
+    assert event["completeness"] == "estimated"
+    assert event["metadata"]["estimated_without"] == ["reasoning"]
+    assert "output_tokens_reasoning" not in event["quantities"]
+
+
+def test_an_answer_that_does_not_say_what_was_used_is_estimated_before_its_end_is_passed_on(gateway):
+    """Guards upstreams that report no usage: nobody would ever be billed for them."""
+    key = gateway.tenant("is-not-told")
+    with openai.OpenAI(
+        base_url=gateway.openai, api_key=key, max_retries=0, default_headers={"x-simulator-usage": "none"}
+    ) as client:
+        chat = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi"}]}
+        client.chat.completions.create(**chat)
+        list(client.chat.completions.create(**chat, stream=True))
+        client.responses.create(model="gpt-4o", input="Hi")
+        list(client.responses.create(model="gpt-4o", input="Hi", stream=True))
+        client.embeddings.create(model="text-embedding-3-small", input="hello world")
+        client.completions.create(model="davinci-002", prompt="hello world")
+
+    events = gateway.events_of("is-not-told", 6)
+    assert [event["completeness"] for event in events] == ["estimated"] * 6
+    assert [event["quantities"]["input_tokens"] for event in events] == [8, 8, 8, 8, 2, 2]
+    assert all(event["quantities"]["output_tokens"] > 10 for event in events if event["endpoint"] != "embeddings")
+
+
+def test_an_estimate_leaves_no_trace_of_what_was_said(gateway):
+    key = gateway.tenant("is-discreet")
+    url = urlsplit(gateway.openai)
+    secret = "a-word-that-nobody-else-says"
+    body = json.dumps({"model": "gpt-4o", "stream": True, "messages": [{"role": "user", "content": secret}]})
+    with socket.create_connection((url.hostname, url.port), timeout=30) as connection:
+        connection.sendall(
+            f"POST {url.path}/chat/completions HTTP/1.1\r\nHost: {url.netloc}\r\nAuthorization: Bearer {key}\r\n"
+            f"x-simulator-fault: cut-stream\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+        )
+        read_all(connection)
+    (event,) = gateway.events_of("is-discreet", 1)
+
+    assert event["completeness"] == "estimated"
+    assert secret not in json.dumps(event)
+    assert not any(secret in line for line in gateway.gateway.lines)
+    for path in gateway.data_dir.rglob("*"):
+        if path.is_file():
+            assert secret.encode() not in path.read_bytes(), path
 
 
 def test_told_to_stop_it_lets_calls_end_and_loses_none(tmp_path):

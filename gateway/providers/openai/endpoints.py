@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from gateway.providers.api import Endpoint
 from gateway.providers.free import free, makes, reads_back
-from gateway.providers.openai import late, media
+from gateway.providers.openai import estimates, late, media
 from gateway.providers.openai.administration import ADMINISTRATION
 from gateway.providers.openai.answers import meter
 from gateway.providers.openai.kept import kept
@@ -32,6 +32,7 @@ MODELS = (
         describes="chat completion",
         meter=meter,
         prepare=ask_for_usage,
+        estimate=estimates.chat,
     ),
     Endpoint(
         name="completions",
@@ -41,6 +42,7 @@ MODELS = (
         describes="completion",
         meter=meter,
         prepare=ask_for_usage,
+        estimate=estimates.completions,
     ),
     Endpoint(
         name="responses",
@@ -51,6 +53,7 @@ MODELS = (
         meter=meter,
         prepare=read_model_request,
         settles=late.RESPONSE,
+        estimate=estimates.responses,
     ),
     Endpoint(
         name="responses.compact",
@@ -78,6 +81,7 @@ MODELS = (
         describes="embedding",
         meter=meter,
         prepare=read_model_request,
+        estimate=estimates.embeddings,
     ),
     Endpoint(
         name="moderations",

@@ -403,5 +403,4 @@ ENDPOINTS = (
         meter=of_batch,
     ),
     reads_back("batches.cancel", "POST", "/v1/batches/{id}/cancel"),
-    reads_back("files.content", "GET", "/v1/files/{id}/content"),
 )
