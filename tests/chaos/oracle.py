@@ -101,7 +101,7 @@ def _of_call(call: Call, asked: Sequence[Exchange], booked: Sequence[Event]) -> 
             found.append(f"LOST: the client saw {call.seen} succeed, and the ledger does not have it")
         elif up:
             found.append("LOST: the provider did it, and the ledger does not say so")
-    elif event["completeness"] == "unknown":
+    elif event["completeness"] in ("unknown", "estimated"):
         if call.seen is not None:
             found.append(f"the client saw {call.seen} succeed, and the ledger says that nobody knows")
         elif not up and call.status not in MAY_HAVE_ACTED:

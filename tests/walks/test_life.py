@@ -171,7 +171,8 @@ def test_what_has_not_ended_in_time_is_cut_and_recorded(tmp_path, engine, client
                 answer.read()
         gateway.start_gateway()
         events = gateway.events_of("acme", 5)
-        assert {event["completeness"] for event in events} == {"unknown"}
+        # Estimated, where the process for that has begun before the end; none is waited for longer.
+        assert {event["completeness"] for event in events} <= {"estimated", "unknown"}
         # Recorded by whoever was cut off, and not found open in a dead worker's spool.
         assert {event["status"] for event in events} == {200}
 

@@ -94,7 +94,7 @@ def test_openais_sdk_returns_what_it_returns_directly_and_every_token_is_in_the_
         for event in events
         if event["channel"] == "ai" and event["completeness"] == "reported"
     ] == made
-    assert [event["endpoint"] for event in events if event["completeness"] == "unknown"] == ["chat.completions"]
+    assert [event["endpoint"] for event in events if event["completeness"] == "estimated"] == ["chat.completions"]
 
 
 def test_twilios_sdk_returns_what_it_returns_directly_and_every_message_is_in_the_ledger(gateway):
