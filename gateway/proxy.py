@@ -450,7 +450,6 @@ class Proxy:
                     passed = restoring.feed(passed)
                 if call.event is None and meter.concluded:
                     await self._outcome(call, meter, head)
-                    kept = None
                 if passed and (not streamed or length is not None):
                     # At most one chunk is held: the last one must not leave before the usage is recorded. What ends the
                     # body without a byte of it is none.
@@ -498,8 +497,10 @@ class Proxy:
     async def _outcome(self, call: Call, meter: Meter, head: ResponseHead) -> None:
         """Record the outcome of an answer that has concluded and is not over yet."""
         _, usage = meter.finish(whole=True)
-        if call.kept is not None and usage.completeness is _UNKNOWN:
-            usage = await self._estimated(call, call.kept, usage, head, ESTIMATE_S)
+        if call.kept is not None:
+            if usage.completeness is _UNKNOWN:
+                usage = await self._estimated(call, call.kept, usage, head, ESTIMATE_S)
+            call.kept.drop()
         call.event = self._recorder.outcome(call.recording, usage, head.status)
         if self._recorder.syncs:
             await self._recorder.durable()
