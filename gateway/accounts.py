@@ -26,7 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.callers import CATEGORY, TAG, TAGS_MAX
 from gateway.keys import DEFAULT_SCOPES, SCOPES, Secrets, key_id_of, new_account_sid, new_admin_key, new_gateway_key
-from gateway.providers import PROVIDERS
+from gateway.providers import PROVIDERS, Provider
 from gateway.snapshot import VERSION, KeyRecord, Snapshot, TenantRecord, write
 from gateway.tables import (
     admin_keys,
@@ -211,8 +211,15 @@ class Accounts:
     """Everything that is known of who may do what."""
 
     def __init__(
-        self, database: Database, secrets: Secrets, snapshot_path: Path, now: Callable[[], dt.datetime]
+        self,
+        database: Database,
+        secrets: Secrets,
+        snapshot_path: Path,
+        now: Callable[[], dt.datetime],
+        providers: Sequence[Provider] = PROVIDERS,
     ) -> None:
+        self.providers = providers
+        """With whom a tenant can have a credential, and a key a scope."""
         self._database = database
         self._secrets = secrets
         self._snapshot_path = snapshot_path
@@ -231,7 +238,7 @@ class Accounts:
         publishing again then puts it in force.
         """
         async with self._one_at_a_time() as connection:
-            yield Change(connection, self._secrets, to_the_millisecond(self._now()), actor)
+            yield Change(connection, self._secrets, to_the_millisecond(self._now()), actor, self.providers)
         await self.publish()
 
     @asynccontextmanager
@@ -439,7 +446,15 @@ class Accounts:
 class Change:
     """One actor's change, inside its transaction. Each thing it does leaves a row in the audit log."""
 
-    def __init__(self, connection: AsyncConnection, secrets: Secrets, now: dt.datetime, actor: str) -> None:
+    def __init__(
+        self,
+        connection: AsyncConnection,
+        secrets: Secrets,
+        now: dt.datetime,
+        actor: str,
+        providers: Sequence[Provider],
+    ) -> None:
+        self._providers = providers
         self._connection = connection
         self._secrets = secrets
         self._now = now
@@ -540,7 +555,7 @@ class Change:
     ) -> NewKey:
         """Make a key of a tenant, or, without one, a service key. Raises NoSuchTenant, TenantClosed, NotAcceptable."""
         await self._open_tenant(tenant_id)
-        known = (*SCOPES, *(f"proxy:{provider.name}" for provider in PROVIDERS))
+        known = (*SCOPES, *(f"proxy:{provider.name}" for provider in self._providers))
         if not scopes or not set(scopes) <= set(known):
             raise NotAcceptable("scopes", f"must be some of {', '.join(known)}")
         if expires_at is not None and not self._now < expires_at < self._now + EXPIRY_MAX:
@@ -610,9 +625,9 @@ class Change:
         """Give a tenant its own credential with a provider, in the place of one it has. Raises NoSuchTenant,
         TenantClosed and NotAcceptable."""
         await self._open_tenant(tenant_id)
-        fields = next((known.credential_fields for known in PROVIDERS if known.name == provider), None)
+        fields = next((known.credential_fields for known in self._providers if known.name == provider), None)
         if fields is None:
-            raise NotAcceptable("provider", f"must be one of {', '.join(known.name for known in PROVIDERS)}")
+            raise NotAcceptable("provider", f"must be one of {', '.join(known.name for known in self._providers)}")
         if set(values) != set(fields):
             raise NotAcceptable("provider", f"{provider} takes exactly these fields: {', '.join(fields)}")
         for name, value in values.items():

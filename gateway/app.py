@@ -32,6 +32,7 @@ from gateway import api, errors, http1, installation, schema
 from gateway.accounts import Accounts, NotAcceptable, NotPublished, SecretChanged
 from gateway.api.parts import Health
 from gateway.api.server import ControlRunner
+from gateway.books import books_of
 from gateway.call_ids import new_call_id
 from gateway.callers import Callers
 from gateway.counters import WRITE_S, Counters
@@ -68,7 +69,8 @@ from metering.database import Database, DatabaseInUse, DatabaseUnavailable
 from metering.database_sqlite import SqliteDatabase
 from metering.facts import Fact
 from metering.spool import Spool, SpoolFull
-from pricing.catalogue import load_books
+from pricing.book_files import BookError
+from pricing.catalogue import Books
 
 NICE = 10
 """The back office steps behind the workers where they share a processor (nice(2)): somebody waits for each call, and for
@@ -215,11 +217,19 @@ async def control_listener(settings: Settings) -> AsyncIterator[str]:
 async def _booked_what_is_left(office: Office) -> Shipper:
     """Book what a server that is gone has recorded, so that no question is answered without it."""
     spool_directory, _ = installation.paths(office.settings)
-    shipper = Shipper(spool_directory, office.database, await asyncio.to_thread(load_books), now)
+    shipper = Shipper(spool_directory, office.database, await _books(office.settings), now)
     if spool_reader.spools(spool_directory):
         shipper.stop()
         await shipper.run()
     return shipper
+
+
+async def _books(settings: Settings) -> Books:
+    """Raises StartRefused."""
+    try:
+        return await asyncio.to_thread(books_of, settings)
+    except BookError as error:
+        raise StartRefused("\n".join(error.problems)) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +293,7 @@ async def _office(settings: Settings, *, prepares: bool = True) -> AsyncIterator
     database = await _opened(settings)
     _, snapshot_path = installation.paths(settings)
     try:
-        accounts = Accounts(database, secrets, snapshot_path, now)
+        accounts = Accounts(database, secrets, snapshot_path, now, settings.known_providers)
         snapshot = SnapshotFile(snapshot_path)
         accounts.when_published = snapshot.refresh
         if prepares:
@@ -366,7 +376,7 @@ class _Front:
     def _proxy(self, settings: Settings) -> Proxy:
         self._upstream.limits = settings.upstream_limits
         return Proxy(
-            routes=Routes(PROVIDERS),
+            routes=Routes(settings.known_providers),
             callers=Callers(
                 self._office.snapshot,
                 self._office.secrets,
@@ -409,6 +419,7 @@ class _Front:
         if self._tls is not None:
             _load_certificate(self._tls, settings.proxy)
         self._listener.change(self._proxy(settings), limits)
+        self._office.accounts.providers = settings.known_providers
         self.settings = settings
 
     def leave(self) -> None:
@@ -438,7 +449,7 @@ class _Front:
 async def _shipping(office: Office, life: Life, pace: Pace = BESIDE_CALLS) -> AsyncIterator[Shipper]:
     """Books what the spools hold; at the end, all of it. Raises StartRefused if booking has failed for good."""
     spool_directory, _ = installation.paths(office.settings)
-    books = await asyncio.to_thread(load_books)
+    books = await _books(office.settings)
     shipper = Shipper(spool_directory, office.database, books, now, pace)
     task = asyncio.create_task(shipper.run())
     # Without its shipper the gateway would take calls and book none: it stops, and what it recorded waits.
@@ -803,7 +814,7 @@ def _origins(settings: Settings) -> dict[tuple[str, str], Origin]:
         (provider.name, product): Origin.parsed(
             settings.providers[provider.name].base_url.replace("{product}", product)
         )
-        for provider in PROVIDERS
+        for provider in settings.known_providers
         for product in provider.products
     }
 

@@ -39,6 +39,8 @@ NONE = "none"
 CLASSES = (NONE, "1xx", "2xx", "3xx", "4xx", "5xx")
 
 OTHER = "other"
+"""Stands for the providers that only the settings name, and for what no error of ours is."""
+
 ERRORS = (
     *sorted(
         {kind.code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.Refusal)}
@@ -71,7 +73,7 @@ CALLS = Metric(
     "tollkeeper_calls_total",
     "Calls, by provider and by the class of the status that the client got.",
     ("provider", "class"),
-    tuple(product((*(provider.name for provider in PROVIDERS), NONE), CLASSES)),
+    tuple(product((*(provider.name for provider in PROVIDERS), OTHER, NONE), CLASSES)),
 )
 CALL_ERRORS = Metric(
     "tollkeeper_call_errors_total",
@@ -123,7 +125,7 @@ _WORDS = sum(len(metric.series) for metric in LAYOUT)
 
 _CALLS: dict[str | None, int] = {
     name: _BEGINNINGS[CALLS.name] + at * len(CLASSES)
-    for at, name in enumerate((*(provider.name for provider in PROVIDERS), None))
+    for at, name in enumerate((*(provider.name for provider in PROVIDERS), OTHER, None))
 }
 _ERRORS = {error: _BEGINNINGS[CALL_ERRORS.name] + at for at, error in enumerate(ERRORS)}
 _OUTCOMES = {completeness: _BEGINNINGS[OUTCOMES.name] + at for at, completeness in enumerate(Completeness)}
@@ -181,7 +183,7 @@ class Counters:
     def called(self, provider: str | None, status: int, error: str | None, gateway_us: int, upstream_us: int) -> None:
         """A call is over; `status` is 0 where the client got no answer."""
         words = self._words
-        words[_CALLS[provider] + status // 100] += 1
+        words[_CALLS[provider if provider in _CALLS else OTHER] + status // 100] += 1
         words[_BUCKETS + bisect_left(GATEWAY_US_BOUNDS, gateway_us)] += 1
         words[_GATEWAY_US] += gateway_us
         words[_UPSTREAM_US] += upstream_us

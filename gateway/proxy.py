@@ -323,10 +323,7 @@ class Proxy:
                 ) from error
         credential = self._credentials.get(route.provider.name)
         if credential is None:
-            raise errors.NoCredential(
-                f"The gateway has no {route.provider.name} credential for this tenant. The operator can set one in the "
-                "settings or with `tollkeeper credential set`; an application can send its own beside X-Gateway-Key."
-            )
+            raise errors.NoCredential(_NO_CREDENTIAL.format(route.provider.name))
         return credential, not self._rules.shared_reads
 
     async def _own(self, tenant_id: str, source: str, names: Iterable[str]) -> None:
@@ -534,6 +531,8 @@ class Proxy:
     ) -> None:
         """Pass on an answer that is no success; it used nothing."""
         self._recorder.nothing(call.recording, f"status {head.status}")
+        if head.status == 401 and plan.credential == {}:
+            raise errors.NoCredential(_NO_CREDENTIAL.format(plan.route.provider.name))
         if head.status == 401 and not plan.caller.brings_credential:
             raise errors.UpstreamRefusedCredential(
                 f"{plan.route.provider.name} does not accept the credential that the gateway holds for this tenant. "
@@ -686,6 +685,12 @@ class Proxy:
                 call.error,
             )
         )
+
+
+_NO_CREDENTIAL = (
+    "The gateway has no {} credential for this tenant. The operator can set one in the settings or with "
+    "`tollkeeper credential set`; an application can send its own beside X-Gateway-Key."
+)
 
 
 def _lines(

@@ -156,6 +156,14 @@ class OnDisconnect(StrEnum):
     CANCEL = "cancel"
 
 
+class StreamUsage(StrEnum):
+    """Whether a stream whose client did not ask for its usage is asked for it."""
+
+    INJECT = "inject"
+    OFF = "off"
+    """The provider refuses to be asked, or says it anyway."""
+
+
 class LogFormat(StrEnum):
     """How log lines are written."""
 
@@ -297,7 +305,15 @@ class ProviderSettings:
     base_url: str
     """Without a slash at its end."""
     credential: Mapping[str, Secret] | None = None
-    """Every one of the provider's credential fields, or None where the platform has no account of its own there."""
+    """Every one of the provider's credential fields; none where it takes calls without; or None where the platform has no
+    account of its own there."""
+    kind: str | None = None
+    """Of a further provider, what it is compatible with; None for those that are built in."""
+    stream_usage: StreamUsage = StreamUsage.INJECT
+    list_prices: str | None = None
+    """Whose list in the catalogue of models says what a further provider charges."""
+    prices: Path | None = None
+    """The file that says so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -389,6 +405,17 @@ class Settings:
     """Every setting by itself, with the layer it came from."""
 
     @property
+    def known_providers(self) -> tuple[Provider, ...]:
+        """Every provider that calls can go to: those built in, and the further ones."""
+        from gateway.providers import PROVIDERS, Kind, compatible  # noqa: PLC0415 - as in `_or_all`
+
+        return PROVIDERS + tuple(
+            compatible(name, Kind(one.kind), asks_for_usage=one.stream_usage is StreamUsage.INJECT)
+            for name, one in self.providers.items()
+            if one.kind is not None
+        )
+
+    @property
     def client_limits(self) -> ClientLimits:
         """What one worker grants to its clients."""
         return ClientLimits(**{one.name: getattr(self.proxy, one.name) for one in fields(ClientLimits)})
@@ -419,10 +446,11 @@ class Settings:
         return self.postgres_url if owner is None else owner.get_secret_value()
 
 
-def described(providers: Sequence[Provider] | None = None) -> list[Described]:
-    """Every setting in the order of the documentation, after the name of the settings file."""
+def described(providers: Sequence[Provider] | None = None, further: Sequence[str] = ("NAME",)) -> list[Described]:
+    """Every setting in the order of the documentation, after the name of the settings file. `further` are the names of
+    further providers; without any providers there are none of these either."""
     rows = [Described(CONFIG_NAME, str(CONFIG_FILE), "Settings file (TOML); the default is read if it is there.")]
-    for known in _known(_or_all(providers)).values():
+    for known in _known(_or_all(providers), further if providers is None else ()).values():
         default = known.unset if known.default is None else written(_plain(known.default))
         rows.append(Described(environment_name(known.name), default, known.describes))
     return rows
@@ -436,6 +464,16 @@ def restart_needed(running: Settings, wanted: Settings, *, processes: bool) -> l
     names = [name for name in names if attrgetter(name)(running) != attrgetter(name)(wanted)]
     if not processes and (running.proxy.tls_cert is None) != (wanted.proxy.tls_cert is None):
         names += ["proxy.tls_cert", "proxy.tls_key"]
+    if not processes:
+        # Prices are compiled when the process that rates begins.
+        unknown = ProviderSettings(base_url="")
+        names += [
+            f"providers.{provider}.{name}"
+            for provider in {**running.providers, **wanted.providers}
+            for name in ("list_prices", "prices")
+            if getattr(running.providers.get(provider, unknown), name)
+            != getattr(wanted.providers.get(provider, unknown), name)
+        ]
     return [environment_name(name) for name in names]
 
 
@@ -456,14 +494,15 @@ def load_settings(
     the environment: that is what compose files make of a variable that is not set.
     """
     providers = _or_all(providers)
-    known = _known(providers)
     problems: list[Problem] = []
-    read_from, entries = _read_file(environment, config_file, known, problems)
+    read_from, entries = _read_file(environment, config_file, _known(providers), problems)
     layers = (
         _Layer(Origin.FILE, entries, spell=str, label=f"{{}} in {read_from}"),
         _Layer(Origin.ENVIRONMENT, _of_ours(environment), spell=environment_name, label="{}"),
         _Layer(Origin.FLAG, {name: value for name, value in flags.items() if value is not None}, spell=str, label="{}"),
     )
+    further = _further(layers, providers, problems)
+    known = _known(providers, further)
     given: dict[str, _Given] = {}
     for layer in layers:
         given |= layer.read(known, problems)
@@ -476,13 +515,14 @@ def load_settings(
             problems.append(Problem(given[name].label, error.wrong, error.cure))
         except OSError as error:
             problems.append(Problem(given[name].label, f"cannot be looked at ({error.strerror})", "give another path"))
-    problems.extend(_contradictions(values, given, providers))
+    problems.extend(_contradictions(values, given, providers, further))
     if problems:
         raise SettingsError(problems)
     return _built(
         Settings,
         values,
-        providers={provider.name: _provider_settings(provider, values) for provider in providers},
+        providers={provider.name: _provider_settings(provider, values) for provider in providers}
+        | {name: _further_settings(name, values) for name in further},
         config_file=read_from,
         resolved=tuple(
             Resolved(
@@ -514,7 +554,7 @@ class _Known:
     takes: Reload = Reload.CALL
 
 
-def _known(providers: Iterable[Provider]) -> dict[str, _Known]:
+def _known(providers: Iterable[Provider], further: Iterable[str] = ()) -> dict[str, _Known]:
     """Every setting by its dotted name: those declared above, and what each provider asks for."""
     found = list(_declared(Settings, ""))
     for provider in providers:
@@ -538,7 +578,88 @@ def _known(providers: Iterable[Provider]) -> dict[str, _Known]:
             )
             for credential_field in provider.credential_fields
         )
+    for name in further:
+        found.extend(_known_of_further(name))
     return {known.name: known for known in found}
+
+
+def _known_of_further(name: str) -> Iterator[_Known]:
+    from gateway.providers import Kind  # noqa: PLC0415 - as in `_or_all`
+
+    prefix = f"providers.{name}."
+    yield _Known(
+        name=prefix + "kind",
+        default=None,
+        read=values_of.one_of(Kind),
+        describes=f"Makes {name} a further provider, and says what it is compatible with: {' or '.join(Kind)}.",
+        unset="no such provider",
+    )
+    yield _Known(
+        name=prefix + "base_url",
+        default=None,
+        read=values_of.base_url,
+        describes=f"Where {name} is reached; without a version such as /v1.",
+        unset="needed beside its kind",
+    )
+    yield _Known(
+        name=prefix + "api_key",
+        default=None,
+        read=values_of.secret(1),
+        describes=f"The platform's own api_key at {name}.",
+        unset="none: calls go without, or tenants bring their own",
+        secret=True,
+    )
+    yield _Known(
+        name=prefix + "stream_usage",
+        default=StreamUsage.INJECT,
+        read=values_of.one_of(StreamUsage),
+        describes="Whether a streamed chat that does not ask for its usage is made to: inject, or off where the provider "
+        "refuses that or says it anyway.",
+    )
+    yield _Known(
+        name=prefix + "list_prices",
+        default=None,
+        read=values_of.text,
+        describes=f"What {name} charges: the list of this provider in genai-prices, such as groq, openrouter or azure.",
+        unset="none: the cost is not known",
+        takes=Reload.PROCESS,
+    )
+    yield _Known(
+        name=prefix + "prices",
+        default=None,
+        read=values_of.file,
+        describes=f"What {name} charges: a file of prices, which go before those of the list.",
+        unset="none",
+        takes=Reload.PROCESS,
+    )
+
+
+PROVIDER_NAME: Final = re.compile(r"(?=.{1,32}$)[a-z][a-z0-9]*(?:_[a-z0-9]+)*")
+"""What a further provider may be called: it stands in paths, in environment names, in scopes and in the ledger."""
+
+NAMES_TAKEN: Final = frozenset({"webhooks", "healthz", "system"})
+"""Routes and sources of the gateway's own."""
+
+
+def _further(layers: Iterable[_Layer], providers: Iterable[Provider], problems: list[Problem]) -> list[str]:
+    """The names of the further providers: those that any layer gives a kind."""
+    taken = NAMES_TAKEN | {provider.name for provider in providers}
+    found: dict[str, None] = {}
+    for layer in layers:
+        for entry in layer.entries:
+            dotted = entry.removeprefix(PREFIX).lower().replace("__", ".") if entry.startswith(PREFIX) else entry
+            named = re.fullmatch(r"providers\.(.+)\.kind", dotted, re.DOTALL)
+            if named is None or layer.spell(dotted) != entry or named[1] in found:
+                continue
+            name = named[1]
+            found[name] = None
+            label = layer.label.format(entry)
+            if not PROVIDER_NAME.fullmatch(name):
+                cure = "use up to 32 small letters and digits, with single underscores between them, a letter first"
+                problems.append(Problem(label, "gives a provider a name that can not stand in a path", cure))
+            elif name in taken:
+                problems.append(Problem(label, f"gives a provider a name that is taken: {name}", "choose another"))
+    return list(found)
 
 
 def _declared(section: type[Any], prefix: str) -> Iterator[_Known]:
@@ -565,6 +686,15 @@ def _provider_settings(provider: Provider, values: Mapping[str, Any]) -> Provide
     credential = {name: values[prefix + name] for name in provider.credential_fields}
     return ProviderSettings(
         base_url=values[prefix + "base_url"], credential=None if None in credential.values() else credential
+    )
+
+
+def _further_settings(name: str, values: Mapping[str, Any]) -> ProviderSettings:
+    prefix = f"providers.{name}."
+    key = values[prefix + "api_key"]
+    return ProviderSettings(
+        credential={} if key is None else {"api_key": key},
+        **{field: values[prefix + field] for field in ("base_url", "kind", "stream_usage", "list_prices", "prices")},
     )
 
 
@@ -632,6 +762,9 @@ class _Layer(NamedTuple):
         return given
 
 
+_PROVIDER_SECTION = re.compile(r"(?:TOLLKEEPER_PROVIDERS__|providers\.)(\w+?)(?:__|\.)")
+
+
 def _unknown(label: str, entry: str, names: Sequence[str]) -> Problem:
     inside = [name for name in names if name.startswith((f"{entry}.", f"{entry}__"))]
     if inside:
@@ -642,6 +775,12 @@ def _unknown(label: str, entry: str, names: Sequence[str]) -> Problem:
     # Compared without the prefix that all share, which would make every name near.
     tails = {name.removeprefix(PREFIX).lower(): name for name in names}
     near = get_close_matches(entry.removeprefix(PREFIX).lower(), tails, n=1, cutoff=0.8)
+    section = _PROVIDER_SECTION.match(entry)
+    if section is not None:
+        known = {found[1] for name in names if (found := _PROVIDER_SECTION.match(name))}
+        if not get_close_matches(section[1], known, n=1):
+            kind = section[0] + ("kind" if section[0].endswith(".") else "KIND")
+            return Problem(label, "is no setting", f"if it is of a further provider, give {kind} as well")
     cure = (
         f"perhaps {tails[near[0]]} was meant"
         if near
@@ -712,7 +851,7 @@ def _flattened(table: Mapping[str, object], prefix: str, sections: set[str]) -> 
 
 
 def _contradictions(
-    values: Mapping[str, Any], given: Mapping[str, _Given], providers: Iterable[Provider]
+    values: Mapping[str, Any], given: Mapping[str, _Given], providers: Iterable[Provider], further: Iterable[str]
 ) -> Iterator[Problem]:
     """What is wrong between settings that are each right by themselves; those that are not are not in `values`."""
     groups: list[tuple[str, ...]] = [("proxy.tls_cert", "proxy.tls_key")]
@@ -728,6 +867,12 @@ def _contradictions(
                 f"cannot be used without {' and '.join(missing)}",
                 "give them together, or not at all",
             )
+
+    for name in sorted(set(further) - {provider.name for provider in providers}):
+        base_url = f"providers.{name}.base_url"
+        if base_url not in given:
+            label = given[f"providers.{name}.kind"].label
+            yield Problem(label, "needs to be told where that is", f"give {environment_name(base_url)} as well")
 
     host, other_host = values.get("proxy.host"), values.get("control.host")
     port, other_port = values.get("proxy.port"), values.get("control.port")

@@ -136,6 +136,9 @@ WAS = "was"
 CONTEXT_TOKENS = "context_tokens"
 """In the metadata of an event that is the sum of many requests: the input tokens of the largest, which decide its price."""
 
+TOLD_COST = "provider_cost"
+"""In the metadata of an event: what it cost, where its provider said so; a plain decimal string."""
+
 COUNTED_KINDS = frozenset({Kind.USAGE, Kind.BACKFILL})
 """The kinds that count as events in totals; the others only move quantities or money."""
 

@@ -34,7 +34,10 @@ from typing import Any, NamedTuple
 from pricing.book import ALWAYS_MS, Book, Price, PriceList, instant_ms
 from pricing.list_prices import load_list
 from pricing.money import parse_amount
-from pricing.rates import RATES
+from pricing.rates import RATES, Markup
+
+COST_UNIT = "USD"
+"""What the shipped book of costs counts."""
 
 
 class BookError(ValueError):
@@ -70,6 +73,38 @@ def load_book(path: Path) -> Book:
     if problems:
         raise BookError(f"{path.name}: {problem}" for problem in problems)
     return book
+
+
+class OwnPrices:
+    """What somebody wrote down of a source's prices, and the list that holds where they wrote nothing."""
+
+    def __init__(self, book: Book, source: str, listed: PriceList | None) -> None:
+        self.edition = book.edition if listed is None else f"{book.edition}+{listed.edition}"
+        # They say more about this source than its list does, which names none: whatever else both say, they win.
+        self._prices = tuple(dataclasses.replace(price, source=source) for price in book.prices)
+        self._listed = listed
+
+    def prices(self, resource: str) -> tuple[Price, ...]:
+        return self._prices if self._listed is None else (*self._prices, *self._listed.prices(resource))
+
+
+def load_prices(path: Path, source: str, listed: PriceList | None) -> OwnPrices:
+    """Read a book of what one source charges. Raises BookError."""
+    book = load_book(path)
+    problems = [
+        f"{path.name}: {price.line}: is for {price.source}, and this file for {source}"
+        for price in book.prices
+        if price.source not in (None, source)
+    ]
+    if any(isinstance(price.rate, Markup) for price in book.prices):
+        problems.append(f"{path.name}: a cost cannot be a markup on itself")
+    if book.unit != COST_UNIT:
+        problems.append(f"{path.name}: unit: costs are in {COST_UNIT}, not in {book.unit}")
+    if book.lists:
+        problems.append(f"{path.name}: list: name the list in the settings, as list_prices")
+    if problems:
+        raise BookError(problems)
+    return OwnPrices(book, source, listed)
 
 
 def _price(table: Mapping[str, object], line: str, problems: list[str]) -> Price | None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
-from pricing.book import Book
+from pricing.book import Book, PriceList
 from pricing.book_files import BookError, load_book
 from pricing.plans import NO_PLAN, plans, resolve_plan
 from pricing.rates import Markup
@@ -28,8 +29,11 @@ class Books:
         return self.price_books[resolve_plan(plan).book]
 
 
-def load_books(directory: Path = BOOKS_DIRECTORY) -> Books:
-    """Read all books of a directory and check that they fit together. Raises BookError, with all there are."""
+def load_books(directory: Path = BOOKS_DIRECTORY, lists: Mapping[str, PriceList] = MappingProxyType({})) -> Books:
+    """Read all books of a directory and check that they fit together; `lists` say what further sources charge.
+
+    Raises BookError, with all there are.
+    """
     loaded: list[Book] = []
     problems: list[str] = []
     for path in sorted(directory.glob("*.toml")):
@@ -41,6 +45,8 @@ def load_books(directory: Path = BOOKS_DIRECTORY) -> Books:
     price_books = {book.edition: book for book in loaded if book.name != COSTS}
     if cost_book is None:
         raise BookError([*problems, f"{directory}: no readable book is named {COSTS}"])
+    if lists:
+        cost_book = replace(cost_book, lists={**cost_book.lists, **lists})
     problems.extend(_mismatches(price_books, cost_book))
     if problems:
         raise BookError(problems)

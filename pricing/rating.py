@@ -7,17 +7,20 @@ known.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
+from fractions import Fraction
 from functools import lru_cache
 from types import MappingProxyType
 from typing import NamedTuple
 
 import msgspec
 
-from metering.usage import CONTEXT_TOKENS, INPUT_TOKENS, WAS, Completeness, Kind, UsageEvent
-from pricing.book import BATCH, CREDITS, EVENT, TARIFFS_MAX, Book, Price, applicable
-from pricing.rates import Credits, Markup, Rate
+from metering.usage import CONTEXT_TOKENS, INPUT_TOKENS, TOLD_COST, WAS, Completeness, Kind, UsageEvent
+from pricing.book import ANY, BATCH, CREDITS, EVENT, TARIFFS_MAX, Book, Price, applicable
+from pricing.money import NANO, divide_half_even
+from pricing.rates import Credits, Flat, Markup, Rate
 
 NOTHING: Mapping[str, int] = MappingProxyType({})
 
@@ -82,14 +85,12 @@ def rate(event: UsageEvent, price_book: Book, cost_book: Book, rated_from: Mappi
         return _rated(price_book, cost_book, None, None, ())
 
     tier = BATCH if event.event_type == BATCH else event.metadata.get("service_tier")
-    terms = _terms(
-        price_book,
-        cost_book,
-        event.event_type,
-        event.source,
-        event.direction,
-        event.resource,
-        tier if isinstance(tier, str) else None,
+    alike = (event.event_type, event.source, event.direction, event.resource, tier if isinstance(tier, str) else None)
+    told_nano = _told_cost(event) if TOLD_COST in event.metadata else None
+    terms = (
+        _terms(price_book, cost_book, *alike)
+        if told_nano is None
+        else _told_terms(price_book, cost_book, alike, told_nano)
     )
     asked = terms.asked(event.occurred_at_ms, _context_tokens(event, rated_from) if terms.contexts else 0)
     whole = asked.get(EVENT, NOTHING_ASKED)
@@ -199,6 +200,25 @@ def _terms(
 ) -> Terms:
     alike = (event_type, source, direction, resource, tier)
     return Terms(price_book.tariff(*alike), cost_book.tariff(*alike), comparable=price_book.unit == cost_book.unit)
+
+
+def _told_terms(
+    price_book: Book, cost_book: Book, alike: tuple[str, str, str | None, str | None, str | None], told_nano: int
+) -> Terms:
+    """The provider has said what this one cost: that is its cost as a whole, whatever a list would have made of it."""
+    cost = Price(rate=Flat(told_nano), event_types=(ANY,))
+    return Terms(price_book.tariff(*alike), {EVENT: (cost,)}, comparable=price_book.unit == cost_book.unit)
+
+
+_TOLD = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,400})?")
+
+
+def _told_cost(event: UsageEvent) -> int | None:
+    told = event.metadata.get(TOLD_COST)
+    if not isinstance(told, str) or not _TOLD.fullmatch(told):
+        return None
+    exact = Fraction(told) * NANO
+    return divide_half_even(exact.numerator, exact.denominator)
 
 
 def _line(dimension: str, quantity: int, rated_from: int, asked: Asked) -> Line:

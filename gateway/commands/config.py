@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from gateway.commands import tty
-from gateway.commands.invocation import SECRETS_NOTE, Invocation, told
+from gateway.commands.invocation import SECRETS_NOTE, Invocation, Refused, told
 from gateway.settings import Origin, Settings, described, written
 
 
@@ -28,6 +28,8 @@ def config() -> None:
 def check(invocation: Invocation) -> None:
     """Check the settings, and report all problems with them at once."""
     settings = invocation.settings()
+    if any(provider.list_prices or provider.prices for provider in settings.providers.values()):
+        _check_prices(settings)
     document: dict[str, object] = {"ok": True, "config_file": _config_file(settings), "problems": []}
     invocation.answer(document, lambda: print(f"The settings are in order ({_sources(settings)})."))
 
@@ -43,7 +45,8 @@ def show(invocation: Invocation) -> None:
     }
 
     def table() -> None:
-        names = {row.environment_name: row.default for row in described()}
+        further = [name for name, provider in settings.providers.items() if provider.kind is not None]
+        names = {row.environment_name: row.default for row in described(further=further)}
         rows = [
             {
                 "name": row.environment_name,
@@ -55,6 +58,16 @@ def show(invocation: Invocation) -> None:
         tty.table({"name": "setting", "value": "value", "origin": "from"}, rows)
 
     invocation.answer(document, table)
+
+
+def _check_prices(settings: Settings) -> None:
+    from gateway.books import books_of  # noqa: PLC0415 - a large import, and most settings name no prices
+    from pricing.book_files import BookError  # noqa: PLC0415
+
+    try:
+        books_of(settings)
+    except BookError as error:
+        raise Refused("Wrong prices", "\n  ".join(["The prices can not be used:", *error.problems])) from error
 
 
 def _config_file(settings: Settings) -> str | None:

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from gateway.commands import tty
 from gateway.commands.invocation import Command, Invocation, Refused, at, told
 from gateway.setting_values import Wrong, secret, secret_in_file
+
+if TYPE_CHECKING:
+    from gateway.settings import Settings
 
 
 class CredentialCommand(Command):
@@ -23,7 +27,12 @@ class CredentialCommand(Command):
         from gateway.providers import PROVIDERS  # noqa: PLC0415 - only this help needs them
 
         with formatter.section("Providers"):
-            formatter.write_dl([(provider.name, ", ".join(provider.credential_fields)) for provider in PROVIDERS])
+            formatter.write_dl(
+                [
+                    *((provider.name, ", ".join(provider.credential_fields)) for provider in PROVIDERS),
+                    ("any further one", "api_key"),
+                ]
+            )
         super().format_epilog(ctx, formatter)
 
 
@@ -45,7 +54,7 @@ def credential() -> None:
 @told
 def set_(invocation: Invocation, tenant_id: str, provider: str, fields: tuple[str, ...]) -> None:
     """Store a tenant's credential at a provider, sealed, in place of an earlier one."""
-    values = _values(_fields_of(provider), fields)
+    values = _values(_fields_of(provider, invocation.settings()), fields)
     stored = invocation.ask(
         lambda api: api.post(at("v1", "tenants", tenant_id, "credentials"), {"provider": provider, **values})
     )
@@ -86,10 +95,8 @@ def remove(invocation: Invocation, tenant_id: str, provider: str) -> None:
         )
 
 
-def _fields_of(provider: str) -> tuple[str, ...]:
-    from gateway.providers import PROVIDERS  # noqa: PLC0415 - only setting a credential needs them
-
-    known = {one.name: one.credential_fields for one in PROVIDERS}
+def _fields_of(provider: str, settings: Settings) -> tuple[str, ...]:
+    known = {one.name: one.credential_fields for one in settings.known_providers}
     if provider not in known:
         raise Refused("Unknown provider", f"There is no provider {provider}; those there are: {', '.join(known)}.")
     return known[provider]

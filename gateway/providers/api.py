@@ -290,6 +290,8 @@ class Provider:
     """Reads what follows the provider's name in a target; None where it names a host that is not the provider's."""
     credential_fields: tuple[str, ...]
     """What one credential consists of, by the names of the settings and of the control API."""
+    credential_optional: bool = False
+    """True where calls go out without a credential if nobody gave one."""
     endpoints: tuple[Endpoint, ...]
     unlisted: Callable[[str], Endpoint]
     """The endpoint of a path that `endpoints` does not list, for a method."""

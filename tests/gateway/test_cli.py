@@ -319,7 +319,7 @@ def test_config_check_says_where_right_settings_came_from(tollkeeper):
     in_words = tollkeeper("config", "check", environment={"TOLLKEEPER_LOG_LEVEL": "debug"})
     in_json = tollkeeper("config", "check", "--json")
 
-    defaults = len(described()) - 3
+    defaults = len(described(further=())) - 3
     assert shown(in_words) == [
         f"The settings are in order (1 from tollkeeper.toml, 1 from the environment, {defaults} from defaults)."
     ]
@@ -348,9 +348,34 @@ def test_config_show_shows_each_setting_its_value_and_its_origin_and_no_secret(t
         "origin": "environment",
     } in document["settings"]
     assert [row["environment_name"] for row in document["settings"]] == [
-        row.environment_name for row in described()[1:]
+        row.environment_name for row in described(further=())[1:]
     ]
     assert "hunter2" not in in_words.output + in_json.output
+
+
+GROQ = {
+    "TOLLKEEPER_PROVIDERS__GROQ__KIND": "openai",
+    "TOLLKEEPER_PROVIDERS__GROQ__BASE_URL": "https://groq.test",
+    "TOLLKEEPER_PROVIDERS__GROQ__API_KEY": "hunter2",
+}
+
+
+def test_config_show_shows_a_further_provider(tollkeeper):
+    result = tollkeeper("config", "show", environment=GROQ)
+
+    assert "TOLLKEEPER_PROVIDERS__GROQ__KIND openai environment" in shown(result)
+    assert "TOLLKEEPER_PROVIDERS__GROQ__API_KEY *** environment" in shown(result)
+    assert "TOLLKEEPER_PROVIDERS__GROQ__PRICES (none) default" in shown(result)
+    assert "hunter2" not in result.output
+
+
+def test_config_check_looks_at_the_prices_of_further_providers(tollkeeper):
+    right = tollkeeper("config", "check", environment=GROQ | {"TOLLKEEPER_PROVIDERS__GROQ__LIST_PRICES": "groq"})
+    wrong = tollkeeper("config", "check", environment=GROQ | {"TOLLKEEPER_PROVIDERS__GROQ__LIST_PRICES": "grok"})
+
+    assert right.exit_code == 0
+    assert wrong.exit_code == 1
+    assert "TOLLKEEPER_PROVIDERS__GROQ__LIST_PRICES: no such provider in genai-prices: 'grok'" in wrong.stderr
 
 
 def test_a_settings_file_that_is_not_there_is_refused_wherever_it_is_named(tollkeeper):

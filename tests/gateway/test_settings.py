@@ -14,6 +14,7 @@ from gateway.settings import (
     Secret,
     Settings,
     SettingsError,
+    StreamUsage,
     Unlisted,
     described,
     environment_name,
@@ -83,6 +84,10 @@ def a_value_for(name, tmp_path):
     pem = tmp_path / "some.pem"
     pem.touch()
     return {
+        "TOLLKEEPER_PROVIDERS__VLLM__KIND": ("openai", "openai"),
+        "TOLLKEEPER_PROVIDERS__VLLM__STREAM_USAGE": ("off", StreamUsage.OFF),
+        "TOLLKEEPER_PROVIDERS__VLLM__LIST_PRICES": ("groq", "groq"),
+        "TOLLKEEPER_PROVIDERS__VLLM__PRICES": (str(pem), pem),
         "TOLLKEEPER_DATA_DIR": ("elsewhere", Path("elsewhere")),
         "TOLLKEEPER_DATABASE_URL": (SERVICE_URL, Secret(SERVICE_URL)),
         "TOLLKEEPER_DATABASE_MIGRATE_URL": (OWNER_URL, Secret(OWNER_URL)),
@@ -131,15 +136,20 @@ def value_in(settings, name):
     if first != "providers":
         return getattr(getattr(settings, first), rest[0]) if rest else getattr(settings, first)
     provider = settings.providers[rest[0]]
-    return provider.base_url if rest[1] == "base_url" else provider.credential[rest[1]]
+    return getattr(provider, rest[1]) if hasattr(provider, rest[1]) else provider.credential[rest[1]]
+
+
+def documented_rows():
+    """Every row of the documentation, with a further provider called `vllm` in it."""
+    return described(further=["vllm"])
 
 
 def test_every_documented_environment_name_works(tmp_path):
-    names = {environment_name(row.name): row.name for row in load_settings({}, {}, None).resolved}
-    documented = [row.environment_name for row in described()]
+    documented = [row.environment_name for row in documented_rows()]
     given = {name: a_value_for(name, tmp_path) for name in documented[1:]}
 
     settings = load_settings({name: text for name, (text, _) in given.items()}, {}, None)
+    names = {environment_name(row.name): row.name for row in settings.resolved}
 
     assert documented[0] == "TOLLKEEPER_CONFIG"
     assert documented[1:] == list(names)
@@ -537,6 +547,85 @@ def test_two_listeners_may_both_let_the_system_choose_their_port():
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Further providers
+
+GROQ = {
+    "TOLLKEEPER_PROVIDERS__GROQ__KIND": "openai",
+    "TOLLKEEPER_PROVIDERS__GROQ__BASE_URL": "https://api.groq.test",
+}
+
+
+def test_a_further_provider_is_named_by_the_environment_or_by_the_file():
+    Path("tollkeeper.toml").write_text(
+        '[providers.resource]\nkind = "azure-openai"\nbase_url = "https://resource.azure.test"\nstream_usage = "off"\n'
+    )
+    settings = load_settings({**GROQ, "TOLLKEEPER_PROVIDERS__GROQ__API_KEY": "gsk-hunter2"}, {}, None)
+
+    groq, resource = settings.providers["groq"], settings.providers["resource"]
+    assert [provider.name for provider in settings.known_providers[len(PROVIDERS) :]] == ["resource", "groq"]
+    assert (groq.kind, groq.base_url, groq.stream_usage) == ("openai", "https://api.groq.test", "inject")
+    assert groq.credential == {"api_key": Secret("gsk-hunter2")}
+    assert (resource.kind, resource.credential, resource.stream_usage) == ("azure-openai", {}, "off")
+    assert "hunter2" not in f"{settings!r} {settings.resolved}"
+
+
+@pytest.mark.parametrize("name", ["openai", "webhooks", "healthz", "system"])
+def test_a_further_provider_has_no_name_that_means_something_already(name):
+    given = {f"TOLLKEEPER_PROVIDERS__{name.upper()}__{field}": value for field, value in (("KIND", "openai"),)}
+
+    assert (
+        f"TOLLKEEPER_PROVIDERS__{name.upper()}__KIND gives a provider a name that is taken: {name}; choose another."
+        in (problems_of(given))
+    )
+
+
+@pytest.mark.parametrize("name", ["Groq", "my-llm", "a b", "7b", "x" * 33, "a__b", "_a", "a_"])
+def test_a_further_provider_has_a_name_that_can_stand_in_paths_and_environment_names(name):
+    Path("tollkeeper.toml").write_text(f'[providers."{name}"]\nkind = "openai"\nbase_url = "https://llm.test"\n')
+
+    assert problems_of() == [
+        (
+            f"providers.{name}.kind in tollkeeper.toml gives a provider a name that can not stand in a path; use up to 32 small "
+            "letters and digits, with single underscores between them, a letter first."
+        )
+    ]
+
+
+def test_everything_that_is_wrong_with_further_providers_is_said_at_once():
+    assert problems_of(
+        {
+            "TOLLKEEPER_PROVIDERS__GROQ__KIND": "groq",
+            "TOLLKEEPER_PROVIDERS__VLLM__KIND": "openai",
+            "TOLLKEEPER_PROVIDERS__VLLM__BASE_URL": "http://vllm.test/v1",
+            "TOLLKEEPER_PROVIDERS__VLLM__STREAM_USAGE": "maybe",
+            "TOLLKEEPER_PROVIDERS__VLLM__PRICES": "/no/such.toml",
+            "TOLLKEEPER_PROVIDERS__TOGETHER__BASE_URL": "http://together.test",
+            "TOLLKEEPER_PROVIDERS__VLLM__REGIONAL_ENDPOINT": "eu",
+        }
+    ) == [
+        (
+            "TOLLKEEPER_PROVIDERS__TOGETHER__BASE_URL is no setting; if it is of a further provider, give "
+            "TOLLKEEPER_PROVIDERS__TOGETHER__KIND as well."
+        ),
+        (
+            "TOLLKEEPER_PROVIDERS__VLLM__REGIONAL_ENDPOINT is no setting; remove it; `tollkeeper config show` lists the names "
+            "there are."
+        ),
+        "TOLLKEEPER_PROVIDERS__GROQ__KIND has no such value: 'groq'; give openai or azure-openai.",
+        (
+            "TOLLKEEPER_PROVIDERS__VLLM__BASE_URL ends in /v1, which the paths of calls bring along; give the URL without "
+            "/v1."
+        ),
+        "TOLLKEEPER_PROVIDERS__VLLM__STREAM_USAGE has no such value: 'maybe'; give inject or off.",
+        "TOLLKEEPER_PROVIDERS__VLLM__PRICES names no file: /no/such.toml; give the path of a file that is there.",
+        (
+            "TOLLKEEPER_PROVIDERS__GROQ__KIND needs to be told where that is; give TOLLKEEPER_PROVIDERS__GROQ__BASE_URL as "
+            "well."
+        ),
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # What can change in a gateway that runs
 
 FIXED = {
@@ -549,14 +638,20 @@ FIXED = {
     "TOLLKEEPER_CONTROL__PORT",
     "TOLLKEEPER_SECRET_KEY",
 }
-FIXED_IN_ONE_PROCESS = FIXED | {"TOLLKEEPER_ADMIN_KEY", "TOLLKEEPER_DURABILITY", "TOLLKEEPER_LOG_FORMAT"}
+FIXED_IN_ONE_PROCESS = FIXED | {
+    "TOLLKEEPER_ADMIN_KEY",
+    "TOLLKEEPER_DURABILITY",
+    "TOLLKEEPER_LOG_FORMAT",
+    "TOLLKEEPER_PROVIDERS__VLLM__LIST_PRICES",
+    "TOLLKEEPER_PROVIDERS__VLLM__PRICES",
+}
 TLS = {"TOLLKEEPER_PROXY__TLS_CERT", "TOLLKEEPER_PROXY__TLS_KEY"}
 
 
 @pytest.mark.parametrize(("processes", "fixed"), [(True, FIXED), (False, FIXED_IN_ONE_PROCESS | TLS)])
 def test_what_takes_a_restart_is_named_and_nothing_else(tmp_path, processes, fixed):
     """Guards each name: sabotaged (one is taken for a setting that can change), it is not in force and nobody says so."""
-    given = {row.environment_name: a_value_for(row.environment_name, tmp_path)[0] for row in described()[1:]}
+    given = {row.environment_name: a_value_for(row.environment_name, tmp_path)[0] for row in documented_rows()[1:]}
     running, wanted = load_settings({}, {}, None), load_settings(given, {}, None)
 
     assert set(restart_needed(running, wanted, processes=processes)) == fixed
@@ -579,4 +674,6 @@ def test_the_readme_names_what_takes_a_restart():
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
     (told,) = [line for line in readme.splitlines() if "take a restart" in line]
 
-    assert set(re.findall(r"`(TOLLKEEPER_\w+)`", told)) == FIXED_IN_ONE_PROCESS
+    assert set(re.findall(r"`(TOLLKEEPER_\w+)`", told)) == {
+        name.replace("__VLLM__", "__NAME__") for name in FIXED_IN_ONE_PROCESS
+    }

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metering.usage import DIMENSIONS, EVENT_TYPES, Completeness, Kind
+from metering.usage import DIMENSIONS, EVENT_TYPES, TOLD_COST, Completeness, Kind
 from pricing.book import Book, Price
 from pricing.money import format_amount, parse_amount
 from pricing.rates import Flat, Markup, PerUnit
@@ -496,3 +496,40 @@ def test_a_flat_price_beside_a_price_per_unit_is_added_to_it(books, usage_event)
         ("input_tokens_cached", None),
         ("output_tokens", "10/1"),
     ]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What the provider says a call cost
+
+
+def told(rated, cost, book=STANDARD, **event):
+    """An event of a provider that has no prices anywhere, and says what each call costs."""
+    found = rated(book, source="openrouter", resource="some/model", metadata={TOLD_COST: cost}, **event)
+    return found.charge_nano, found.cost_nano, found.credits
+
+
+def test_what_the_provider_says_a_call_cost_is_its_cost_and_what_a_markup_is_on(rated):
+    assert told(rated, "0.00014") == (168_000, 140_000, None)
+    assert told(rated, "0") == (0, 0, None)
+    assert told(rated, "0.00014", FLAT) == (163 * 2_000, 140_000, None)
+    assert told(rated, "0.00014", CREDITS) == (None, 140_000, 2)
+
+
+def test_a_told_cost_is_rounded_once_half_to_even_to_the_nano(rated):
+    assert [told(rated, cost)[1] for cost in ("0.0000000005", "0.0000000015", "0.00000000051")] == [0, 2, 1]
+
+
+def test_a_told_cost_goes_before_the_list(rated):
+    listed, asked = rated(), rated(metadata={TOLD_COST: "0.001"})
+
+    assert (listed.cost_nano, asked.cost_nano, asked.charge_nano) == (697_500, 1_000_000, 1_200_000)
+    assert next((line.dimension, line.cost, line.price) for line in asked.lines) == (
+        "event",
+        "1000000 flat",
+        "1200000/1",
+    )
+
+
+@pytest.mark.parametrize("cost", ["-1", "1e5", "", "0.", None, 5, "NaN", {"a": 1}])
+def test_what_is_no_cost_is_as_if_it_had_not_been_said(rated, cost):
+    assert told(rated, cost) == (None, None, None)

@@ -44,7 +44,7 @@ unlisted = unlisted_by(by_shape)
 
 
 _OBJECTS = (
-    "asst|batch|cfile|chatcmpl|cmpl|cntr|conv|eval|evalrun|file|ft|ftckpt|ftjob|part|pmpt|rec|resp|run|sess|skill|step"
+    "asst|assistant|batch|cfile|chatcmpl|cmpl|cntr|conv|eval|evalrun|file|ft|ftckpt|ftjob|part|pmpt|rec|resp|run|sess|skill|step"
     "|thread|upload|video|voice|vs|vsfb"
 )
 _ITEMS = "call|fc|msg|rs|ws"
@@ -52,7 +52,7 @@ _ITEMS = "call|fc|msg|rs|ws"
 
 _OBJECT_ID = re.compile(rf"(?:{_OBJECTS}|{_ITEMS})[-_][A-Za-z0-9_-]{{8,}}")
 
-_WHOLE_ID = rb'(?=[a-z]{2,8}+[-_][A-Za-z0-9]{16})((?:%s)[-_][A-Za-z0-9]{16,})["\r]' % _OBJECTS.encode()
+_WHOLE_ID = rb'(?=[a-z]{2,9}+[-_][A-Za-z0-9]{16})((?:%s)[-_][A-Za-z0-9]{16,})["\r]' % _OBJECTS.encode()
 _REFERENCES = (re.compile(rb'"' + _WHOLE_ID), re.compile(rb"\n" + _WHOLE_ID))
 """A whole JSON string, or a whole part of a form. Ids are long and of one piece (24 to 50 characters in recordings), so
 that the names which applications give to their tools, `run_python_code`, are none."""
