@@ -34,7 +34,7 @@ from gateway.callers import Caller, Callers
 from gateway.counters import Counters
 from gateway.estimator import Estimator, Kept
 from gateway.idempotency import Claims
-from gateway.keys import NotSealedHere, Secrets, key_id_of
+from gateway.keys import NotSealedHere, Secrets, key_id_of, reference
 from gateway.listener import ClientGone, Exchange
 from gateway.messages import RequestHead, ResponseHead
 from gateway.objects import Objects
@@ -42,6 +42,7 @@ from gateway.providers.api import Meter, Prepared, Provider, SessionMeter, Usage
 from gateway.providers.decoding import UndecodableAnswer
 from gateway.recorder import Recorder, Recording, Sitting
 from gateway.request_body import LOOK_BYTES, RequestBody, codings_of
+from gateway.request_tags import tagged
 from gateway.routing import Route, Routes
 from gateway.sharing import References, named_objects
 from gateway.snapshot import Snapshot
@@ -235,7 +236,8 @@ class Proxy:
         prepared = _prepared(route, body, whole=whole, websocket=exchange.websocket)
         call.data = _request(plan, exchange, prepared, whole=whole)
         learnt = incoming.learnt or _without_body(prepared)
-        recording = call.recording = Recording(call.call_id, call.arrived_ms, plan.caller, route, learnt)
+        caller = plan.caller if plan.caller.request_tags is None else self._tagged(plan.caller, route.provider, body)
+        recording = call.recording = Recording(call.call_id, call.arrived_ms, caller, route, learnt)
         if endpoint.estimate is not None and whole and not plan.codings:
             call.kept = Kept(prepared.body, self._estimator.allowance)
         del body, prepared
@@ -258,6 +260,13 @@ class Proxy:
             if call.kept is not None:
                 call.kept.drop()
             call.event = self._recorder.lost(recording) or call.event
+
+    def _tagged(self, caller: Caller, provider: Provider, body: bytes) -> Caller:
+        """The caller, whose call is tagged with what its body says of itself as well."""
+        if caller.request_tags is None or provider.labels is None:
+            return caller
+        hashed = partial(reference, self._secrets.reference)
+        return caller._replace(tags=tagged(caller.tags, provider.labels(body), caller.request_tags, hashed))
 
     async def _claim(self, plan: Plan, key: str, call: Call, head: RequestHead, body: bytes, *, whole: bool) -> None:
         """Take the application's own key for this call, so that it is not forwarded twice."""

@@ -28,14 +28,14 @@ from gateway.api.problems import Problem, invalid
 from gateway.api.requests import PageQuery, WindowQuery, query
 from metering.columns import iso
 from metering.database import DatabaseUnavailable
-from metering.usage import DIMENSIONS
+from metering.usage import DIMENSIONS, TOKENS
 from pricing import queries
 from pricing.book import CREDITS
 from pricing.money import format_amount
 from pricing.queries import GROUPS, GROUPS_MAX, AnyRow, EventFilter, Position, TooManyGroups
 from pricing.tables import ROLLUP_COUNTS
 
-COUNTED = (*ROLLUP_COUNTS, "units")
+COUNTED = (*ROLLUP_COUNTS, "units", "tokens")
 
 EVENT_COLUMNS = (
     "event_id",
@@ -237,10 +237,13 @@ def _sums(rows: Iterable[AnyRow], principal: Principal) -> dict[str, Any]:
         currencies = {getattr(row, currency) for row in known or rows}
         return (total(amount), currencies.pop()) if len(currencies) == 1 else (None, None)
 
+    quantities = {name: value for name in DIMENSIONS if (value := total(name)) is not None}
+    tokens = [quantities[name] for name in TOKENS if name in quantities]
     return {
         **{name: total(name) or 0 for name in ROLLUP_COUNTS},
         "units": total("units"),
-        "quantities": {name: value for name in DIMENSIONS if (value := total(name)) is not None},
+        "tokens": sum(tokens) if tokens else None,
+        "quantities": quantities,
         "charge": _charge(*money("charge_nano", "currency"), total("credits")),
         "cost": _cost(*money("cost_nano", "cost_currency"), principal),
     }

@@ -148,6 +148,15 @@ class CanNotCount(Exception):
     """Nothing can be estimated in this installation; the message says why."""
 
 
+class Labels(NamedTuple):
+    """How an application labels a request in its body."""
+
+    users: Mapping[str, str]
+    """For whom it is, by the field that says so: these may be names of people."""
+    notes: Mapping[str, str]
+    """What the application notes beside it, by names of its own."""
+
+
 class Watch(Protocol):
     """Reads a request body as it goes by, whatever its size, in its plain form, cut anywhere. It never raises."""
 
@@ -322,4 +331,6 @@ class Provider:
     missing: Callable[[str, str], ErrorBody]
     """(path, object) → the provider's own answer for an object that does not exist. Paths here are as sent: without the
     gateway's part and the query."""
+    labels: Callable[[bytes], Labels] | None = None
+    """Reads how a body of up to BODY_BYTES_MAX is labelled; None where bodies hold no labels."""
     first_steps: FirstSteps

@@ -15,6 +15,7 @@ from gateway.providers.bearer import authorize, presented_key_or
 from gateway.providers.free import unlisted_by
 from gateway.providers.openai.answers import by_shape
 from gateway.providers.openai.endpoints import ENDPOINTS
+from gateway.providers.openai.labels import labels
 
 ERROR_TYPES = {
     400: "invalid_request_error",
@@ -80,6 +81,7 @@ PROVIDER = Provider(
     references=_REFERENCES,
     refusal=refusal,
     missing=missing,
+    labels=labels,
     first_steps=FirstSteps(
         exports="OPENAI_BASE_URL={proxy}/openai/v1 OPENAI_API_KEY={key}",
         path="{proxy}/openai/v1/chat/completions",

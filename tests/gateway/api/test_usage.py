@@ -204,6 +204,7 @@ async def test_a_summary_is_shown_as_promised(api):
                 "unknown_events": 1,
                 "unpriced_events": 1,
                 "units": 163,
+                "tokens": 163,
                 "quantities": {"input_tokens": 73, "input_tokens_cached": 44, "output_tokens": 46},
                 "charge": {"amount": "0.000837", "currency": "USD", "credits": None},
                 "cost": {"amount": "0.0006975", "currency": "USD"},
@@ -215,6 +216,7 @@ async def test_a_summary_is_shown_as_promised(api):
                 "unknown_events": 0,
                 "unpriced_events": 0,
                 "units": 2,
+                "tokens": None,
                 "quantities": {"segments": 2},
                 "charge": {"amount": "0.015", "currency": "USD", "credits": None},
                 "cost": {"amount": "0.0006975", "currency": "USD"},
@@ -225,11 +227,42 @@ async def test_a_summary_is_shown_as_promised(api):
             "unknown_events": 1,
             "unpriced_events": 1,
             "units": 165,
+            "tokens": 163,
             "quantities": {"input_tokens": 73, "input_tokens_cached": 44, "output_tokens": 46, "segments": 2},
             "charge": {"amount": "0.015837", "currency": "USD", "credits": None},
             "cost": {"amount": "0.001395", "currency": "USD"},
         },
     }
+
+
+async def test_ai_tokens_by_tenant_month_category_and_model_and_in_total_are_one_question(api):
+    """The sum of what is told by itself: 73 + 44 + 46 of each call, whatever its headline units are."""
+    october = NOON.replace(month=10)
+    await put(
+        api.database,
+        used("a"),
+        used("b", category="summary"),
+        used("c", resource="gpt-5"),
+        used("d", occurred_at=october),
+        used("e", event_type="image", units=1, quantities={"images": 1, "input_tokens": 7, "output_tokens_image": 5}),
+        used("f", tenant_id="other"),
+        used("g", source="twilio", event_type="sms_outbound", quantities={"segments": 2}, units=2),
+    )
+    question = "group_by=tenant_id,month,category,resource&channel=ai&from=2026-01-01&to=2027-01-01"
+
+    answer = (await api.get(f"/v1/usage/summary?{question}")).document
+
+    assert [
+        tuple(group[name] for name in ("tenant_id", "month", "category", "resource", "tokens"))
+        for group in answer["groups"]
+    ] == [
+        ("acme", "2026-10", "rag", "gpt-4o-2024-08-06", 163),
+        ("acme", "2026-11", "rag", "gpt-4o-2024-08-06", 163 + 12),
+        ("acme", "2026-11", "rag", "gpt-5", 163),
+        ("acme", "2026-11", "summary", "gpt-4o-2024-08-06", 163),
+        ("other", "2026-11", "rag", "gpt-4o-2024-08-06", 163),
+    ]
+    assert answer["total"]["tokens"] == 5 * 163 + 12
 
 
 async def test_a_summary_of_nothing_is_empty_and_not_absent(api):
@@ -241,6 +274,7 @@ async def test_a_summary_of_nothing_is_empty_and_not_absent(api):
         "unknown_events": 0,
         "unpriced_events": 0,
         "units": None,
+        "tokens": None,
         "quantities": {},
         "charge": {"amount": None, "currency": None, "credits": None},
         "cost": {"amount": None, "currency": None},
