@@ -303,6 +303,7 @@ class Accounts:
                     tenant_id=row.tenant_id,
                     status=row.status,
                     account_sid=row.account_sid,
+                    plan=row.plan,
                     credentials=sealed.get(row.tenant_id, {}),
                 )
                 for row in open_tenants

@@ -32,6 +32,15 @@ from gateway.account_alias import AccountAlias, Restoring, hidden
 from gateway.call_ids import new_call_id
 from gateway.callers import Caller, Callers
 from gateway.counters import Counters
+from gateway.estimates import (
+    HELD_BYTES_MAX,
+    Begun,
+    EndingInComment,
+    Estimate,
+    Estimates,
+    is_told_at_end,
+    is_told_in_head,
+)
 from gateway.estimator import Estimator, Kept
 from gateway.idempotency import Claims
 from gateway.keys import NotSealedHere, Secrets, key_id_of, reference
@@ -112,6 +121,8 @@ class Plan(NamedTuple):
     codings: tuple[str, ...]
     """What the body is coded with."""
     claim_key: str | None
+    estimated: bool
+    """True where the application asks to be told at once what the call comes to."""
 
 
 class Call:
@@ -154,8 +165,10 @@ class Proxy:
         rules: Rules,
         access_log: AccessLog,
         counters: Counters,
+        estimates: Estimates,
         estimator: Estimator,
     ) -> None:
+        self._estimates = estimates
         self._routes = routes
         self._callers = callers
         self._objects = objects
@@ -311,6 +324,7 @@ class Proxy:
             headers.lines_of(headers.OF_ANSWERS | of_account),
             codings_of(head.headers),
             head.headers.get("X-Gateway-Idempotency-Key"),
+            _asks_for_estimate(head) and route.endpoint.billable,
         )
         if head.remembered:
             if len(self._plans) >= PLANS_MAX:
@@ -376,7 +390,9 @@ class Proxy:
                 self._send(exchange, call, connection, whole=True)
                 head = await connection.answer()
             call.upstream_s = time.perf_counter() - began
-            if head.succeeded:
+            if head.succeeded and plan.estimated:
+                await self._relay(exchange, call, plan, *await self._estimated(call, plan, connection, head))
+            elif head.succeeded:
                 await self._relay(exchange, call, plan, connection, head)
             elif head.status == 101:
                 await self._tunnel(exchange, call, plan, connection, head)
@@ -421,8 +437,30 @@ class Proxy:
             if connection.writing_paused:
                 await connection.writable(lambda: exchange.gone)
 
+    async def _estimated(
+        self, call: Call, plan: Plan, connection: Connection, head: ResponseHead
+    ) -> tuple[Connection | Begun, ResponseHead]:
+        """A successful answer whose head says what it used and about what that costs, where that can be known by then."""
+        await asyncio.ensure_future(self._estimates.ready())
+        lines = _ESTIMATE_LINES.sub(b"", head.lines)
+        if not is_told_in_head(head):
+            return connection, head._replace(lines=lines)
+        began = time.perf_counter()
+        begun = Begun(connection)
+        body = await begun.whole(HELD_BYTES_MAX)
+        call.upstream_s += time.perf_counter() - began
+        if body is not None:
+            meter = plan.route.endpoint.meter(head, call.recording.prepared)
+            meter.feed(body)
+            lines += self._estimate(call, plan, head.status, meter.finish(whole=True)[1]).lines
+        return begun, head._replace(lines=lines)
+
+    def _estimate(self, call: Call, plan: Plan, status: int, usage: Usage) -> Estimate:
+        events = self._recorder.events(call.recording, usage, status)
+        return self._estimates.of(events, plan.caller.tenant.plan)
+
     async def _relay(
-        self, exchange: Exchange, call: Call, plan: Plan, connection: Connection, head: ResponseHead
+        self, exchange: Exchange, call: Call, plan: Plan, connection: Connection | Begun, head: ResponseHead
     ) -> None:
         """Pass a successful answer on, and record what it used before the client can conclude that it succeeded."""
         endpoint, status = plan.route.endpoint, head.status
@@ -430,10 +468,13 @@ class Proxy:
         meter = endpoint.meter(head, call.recording.prepared)
         streamed = head.media_type == "text/event-stream"
         kept = call.kept
+        commented = plan.estimated and is_told_at_end(head)
+        if commented:
+            meter = EndingInComment(meter, lambda usage: self._estimate(call, plan, status, usage).comment)
         if not endpoint.billable:
             # Nothing in the body matters, and its end may look like success to a client before it is over.
             await self._outcome(call, meter, head)
-        kept_length = not (streamed and call.recording.prepared.usage_injected) and (
+        kept_length = not (commented or (streamed and call.recording.prepared.usage_injected)) and (
             restoring is None or restoring.keeps_length
         )
         length = head.length if kept_length else None
@@ -477,13 +518,13 @@ class Proxy:
             if call.event is None:
                 _, usage = meter.finish(whole=False)
                 if kept is not None and usage.completeness is _UNKNOWN:
-                    usage = await self._estimated(call, kept, usage, head, ESTIMATE_ALONE_S)
+                    usage = await self._estimated_usage(call, kept, usage, head, ESTIMATE_ALONE_S)
                 call.event = self._recorder.outcome(call.recording, usage, status)
             return
         rest, usage = meter.finish(whole=True)
         if call.event is None:
             if kept is not None and usage.completeness is _UNKNOWN:
-                usage = await self._estimated(call, kept, usage, head, ESTIMATE_S)
+                usage = await self._estimated_usage(call, kept, usage, head, ESTIMATE_S)
             call.event = self._recorder.outcome(call.recording, usage, status)
             if self._recorder.syncs:
                 await self._recorder.durable()
@@ -505,13 +546,13 @@ class Proxy:
         _, usage = meter.finish(whole=True)
         if call.kept is not None:
             if usage.completeness is _UNKNOWN:
-                usage = await self._estimated(call, call.kept, usage, head, ESTIMATE_S)
+                usage = await self._estimated_usage(call, call.kept, usage, head, ESTIMATE_S)
             call.kept.drop()
         call.event = self._recorder.outcome(call.recording, usage, head.status)
         if self._recorder.syncs:
             await self._recorder.durable()
 
-    async def _estimated(self, call: Call, kept: Kept, usage: Usage, head: ResponseHead, within_s: float) -> Usage:
+    async def _estimated_usage(self, call: Call, kept: Kept, usage: Usage, head: ResponseHead, within_s: float) -> Usage:
         """What is unknown, as it is estimated to be; or as it is, where that can not be had in time."""
         estimating = call.recording.route.endpoint.estimate
         assert estimating is not None
@@ -722,6 +763,18 @@ def _lines(
     if credential is not None:
         lines += [b"%b: %b\r\n" % pair for pair in provider.authorize(credential)]
     return b"".join(lines) if alias is None else _accepting_plain(b"".join(lines))
+
+
+_ESTIMATE_LINES = headers.lines_of(
+    frozenset({b"x-tollkeeper-cost-estimate", b"x-tollkeeper-tokens-input", b"x-tollkeeper-tokens-output"})
+)
+
+
+def _asks_for_estimate(head: RequestHead) -> bool:
+    asked = head.headers.get("X-Gateway-Estimate", "off")
+    if asked not in ("on", "off"):
+        raise errors.BadHeader("X-Gateway-Estimate: on or off.")
+    return asked == "on"
 
 
 _ACCEPT_ENCODING = headers.lines_of(frozenset({b"accept-encoding"}))

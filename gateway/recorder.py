@@ -109,6 +109,10 @@ class Recorder:
             self._objects.made(event.tenant_id, event.source, event.external_id)
         return event
 
+    def events(self, call: Recording, usage: Usage, status: int) -> list[UsageEvent]:
+        """The events that `outcome` records."""
+        return [self._event(call, one, status, call.call_id)[0] for one in (usage, *usage.further)]
+
     def further(
         self, call: Recording, usage: Usage, status: int, name: str, write: Callable[[bytes], None] | None = None
     ) -> UsageEvent:

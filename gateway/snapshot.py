@@ -35,6 +35,7 @@ class TenantRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     tenant_id: str
     status: str
     account_sid: str
+    plan: str | None = None
     credentials: dict[str, str] = {}
     """Provider → the tenant's own credential, sealed."""
 

@@ -17,6 +17,7 @@ import msgspec
 from gateway import keys, snapshot
 from gateway.callers import Callers
 from gateway.counters import Counters
+from gateway.estimates import Estimates
 from gateway.estimator import Estimator
 from gateway.keys import Secrets
 from gateway.limits import ClientLimits, UpstreamLimits
@@ -33,6 +34,7 @@ from metering.intents import Closed, Intent
 from metering.spool import Spool, SpoolFailed, SpoolFull
 from metering.spool_records import RecordKind, scan, seed_of
 from metering.usage import UsageEvent
+from pricing.catalogue import load_books
 from tests.gateway.peers import Message, Provider, client, eventually
 
 SECRETS = Secrets.derived("the secret of these tests")
@@ -326,6 +328,7 @@ async def proxied(
         rules=Rules(unlisted_forwarded=unlisted, drain_on_disconnect=drain, shared_reads=shared_reads),
         access_log=made,  # type: ignore[arg-type]
         counters=counters,
+        estimates=Estimates(load_books),
         estimator=estimator,
     )
     made.listener = Listener(made.proxy, client_limits or UNHURRIED)

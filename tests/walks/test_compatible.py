@@ -196,3 +196,17 @@ def test_a_tenant_has_a_credential_and_a_scope_of_its_own_there(gateway, asked):
     assert asked[-1][1]["api-key"] == "azure-key-of-its-own"
     assert refused.value.status == 400
     assert "vllm, closed, router" in json.dumps(refused.value.problem)
+
+
+def test_an_application_that_asks_is_told_what_a_call_comes_to_and_its_sdk_does_not_mind(gateway):
+    client = compatible(gateway, "/router/v1", gateway.tenant("asking", plan="starter"))
+    asks = {"model": "some/model", "messages": MESSAGES, "extra_headers": {"X-Gateway-Estimate": "on"}}
+
+    raw = client.chat.completions.with_raw_response.create(**asks)
+    chunks = list(client.chat.completions.create(**asks, stream=True))
+
+    assert raw.headers["x-tollkeeper-cost-estimate"] == "0.000168 USD"
+    assert (raw.headers["x-tollkeeper-tokens-input"], raw.headers["x-tollkeeper-tokens-output"]) == ("7", "2")
+    assert raw.parse().choices[0].message.content == "Hi"
+    assert len(chunks) == 1
+    assert {event["charge"]["amount"] for event in gateway.events_of("asking", 2)} == {"0.000168"}
