@@ -132,12 +132,58 @@ class _Stepwise(Protocol):
     def needs_input(self) -> bool: ...
     @property
     def eof(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
     def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
 
 
 class _Decoder(NamedTuple):
     decompress: Callable[[bytes, int], list[bytes]]
     ended: Callable[[], bool]
+    unused: Callable[[], bytes] = bytes
+    """What came after the end."""
+
+
+PARTS_MAX = 1024
+"""So many parts of one body are read: each costs a decoder, however small it is."""
+
+
+def _in_parts(new: Callable[[], _Decoder], magic: bytes) -> Callable[[], _Decoder]:
+    """Decoders of a body in one or more parts, each of which begins with `magic`; what follows the last is not read."""
+
+    def made() -> _Decoder:
+        part = new()
+        parts = 1
+        between = b""
+        over = False
+
+        def decompress(chunk: bytes, left: int) -> list[bytes]:
+            nonlocal part, parts, between, over
+            pieces: list[bytes] = []
+            while left > 0 and not over:
+                if part.ended():
+                    between += chunk
+                    if not between.startswith(magic):
+                        over = not magic.startswith(between)
+                        break
+                    parts += 1
+                    if parts > PARTS_MAX:
+                        raise EOFError("too many parts")
+                    part, chunk, between = new(), between, b""
+                plain = part.decompress(chunk, left)
+                pieces += plain
+                left -= sum(map(len, plain))
+                if not part.ended():
+                    break
+                chunk = part.unused()
+            return pieces
+
+        def ended() -> bool:
+            return part.ended()  # Of the part that is the last by then.
+
+        return _Decoder(decompress, ended)
+
+    return made
 
 
 def _zlib(window_bits: int) -> _Decoder:
@@ -154,7 +200,7 @@ def _zlib(window_bits: int) -> _Decoder:
                 break
         return pieces
 
-    return _Decoder(decompress, lambda: decoder.eof)
+    return _Decoder(decompress, lambda: decoder.eof, lambda: decoder.unused_data)
 
 
 def _deflate() -> _Decoder:
@@ -187,7 +233,7 @@ def _brotli() -> _Decoder:
     return _Decoder(decompress, decoder.is_finished)
 
 
-def _zstd() -> _Decoder:
+def _zstd_frame() -> _Decoder:
     decoder: _Stepwise = zstd.ZstdDecompressor()
 
     def decompress(chunk: bytes, left: int) -> list[bytes]:
@@ -200,12 +246,16 @@ def _zstd() -> _Decoder:
             left -= len(pieces[-1])
         return pieces
 
-    return _Decoder(decompress, lambda: decoder.eof)
+    return _Decoder(decompress, lambda: decoder.eof, lambda: decoder.unused_data)
 
+
+# RFC 1952 section 2.2: members of a gzip file follow one another; RFC 8878 section 3: so do the frames of Zstandard.
+_gzip = _in_parts(lambda: _zlib(16 + zlib.MAX_WBITS), b"\x1f\x8b")
+_zstd = _in_parts(_zstd_frame, b"\x28\xb5\x2f\xfd")
 
 _DECODERS: dict[str, Callable[[], _Decoder]] = {
-    "gzip": lambda: _zlib(16 + zlib.MAX_WBITS),
-    "x-gzip": lambda: _zlib(16 + zlib.MAX_WBITS),
+    "gzip": _gzip,
+    "x-gzip": _gzip,
     "deflate": _deflate,
     "br": _brotli,
     "zstd": _zstd,

@@ -117,7 +117,7 @@ def test_a_wrong_label_harms_nobody(label, coding):
     meter.finish(whole=True)
 
     assert passed == coded + coded
-    assert inner.seen in (b"", PLAIN) or not inner.whole
+    assert inner.seen in (b"", PLAIN, PLAIN + PLAIN) or not inner.whole
 
 
 @pytest.mark.parametrize("label", sorted(decoding.ENCODINGS))
@@ -138,6 +138,68 @@ def test_bytes_after_the_end_are_passed_on_and_not_read(coding):
     assert passed == CODINGS[coding](PLAIN) + b"more"
     assert inner.seen == PLAIN
     assert inner.whole
+
+
+PARTED = ["gzip", "zstd"]
+
+
+@pytest.mark.parametrize("coding", PARTED)
+@given(cuts=st.lists(st.integers(0, 700), max_size=6))
+def test_a_body_in_parts_is_read_to_its_end_wherever_it_is_cut(coding, cuts):
+    """Guards the usage, which stands last: sabotaged (the first part alone), it goes unread and the rest is taken for whole."""
+    pack = CODINGS[coding]
+    coded = pack(PLAIN) + pack(b"") + pack(b"between") + pack(PLAIN)
+    marks = [0, *sorted(min(cut, len(coded)) for cut in cuts), len(coded)]
+
+    meter, inner, passed = fed(coding, *(coded[start:end] for start, end in itertools.pairwise(marks)))
+    meter.finish(whole=True)
+
+    assert passed == coded
+    assert inner.seen == PLAIN + b"between" + PLAIN
+    assert inner.whole
+
+
+@pytest.mark.parametrize("coding", PARTED)
+def test_one_byte_at_a_time_brings_all_parts(coding):
+    coded = CODINGS[coding](b"one") + CODINGS[coding](b"two")
+
+    _, inner, passed = fed(coding, *(bytes((byte,)) for byte in coded))
+
+    assert (passed, inner.seen) == (coded, b"onetwo")
+
+
+@pytest.mark.parametrize("coding", PARTED)
+@pytest.mark.parametrize(("parts", "known"), [(decoding.PARTS_MAX, True), (decoding.PARTS_MAX + 1, False)])
+def test_a_body_of_too_many_parts_is_passed_on_and_not_known(coding, parts, known):
+    coded = CODINGS[coding](b"") * parts
+
+    meter, inner, passed = fed(coding, coded[:1000], coded[1000:])
+    meter.finish(whole=True)
+
+    assert passed == coded
+    assert inner.whole is known
+
+
+@pytest.mark.parametrize("coding", PARTED)
+def test_a_bomb_in_parts_costs_what_one_costs(coding):
+    bomb = CODINGS[coding](bytes(4 << 20)) * 16
+
+    meter, inner, passed = fed(coding, *(bomb[start : start + 16384] for start in range(0, len(bomb), 16384)))
+    meter.finish(whole=True)
+
+    assert passed == bomb
+    assert inner.size <= decoding.PLAIN_BYTES_MAX + decoding.RATIO_MAX * len(bomb)
+    assert not inner.whole
+
+
+@pytest.mark.parametrize("coding", PARTED)
+def test_a_body_in_parts_that_is_changed_on_its_way_keeps_all_of_them(coding):
+    plain = decoding.Plain(coding)
+
+    assert plain.feed(CODINGS[coding](b"one") + CODINGS[coding](b"two")[:-3]) + plain.feed(
+        CODINGS[coding](b"two")[-3:]
+    ) == (b"onetwo")
+    plain.finish()
 
 
 @given(st.sampled_from(sorted(decoding.ENCODINGS)), st.lists(st.binary(max_size=100), max_size=10))

@@ -1,6 +1,7 @@
 """Events out of bytes that were cut anywhere."""
 
 import itertools
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -135,3 +136,22 @@ def test_a_long_event_costs_no_more_than_its_length():
 )
 def test_the_data_of_an_event_is_what_the_standard_says(event, data):
     assert sse.data(event) == data
+
+
+@pytest.mark.parametrize("size", [100, 4096, 1 << 20])
+def test_a_stream_of_any_length_costs_no_more_memory_than_one_of_its_events(size):
+    """Guards O(1): whatever kept events, or their beginnings, would keep 64 MiB here."""
+    event = b"data: " + b"x" * size + b"\r\n\r\n"
+    frames = sse.Frames()
+    tracemalloc.start()
+
+    seen = 0
+    for start in range(0, 64 << 20, 65_536):
+        offset = start % len(event)
+        chunk = (event[offset:] + event * (65_536 // len(event) + 1))[:65_536]
+        seen += len(frames.feed(chunk))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert abs(seen - (64 << 20) // len(event)) <= 1
+    assert peak < 4 * len(event) + (1 << 20)
