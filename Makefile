@@ -28,7 +28,8 @@ fix: .venv/.complete  ## Format, and mend what can be mended by itself.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-fuzz: .venv/.complete  ## Mutate requests and answers for an hour; FUZZ=--help tells of less and more.
+fuzz: .venv/.complete  ## Mutate requests and answers for an hour each; FUZZ="--seconds 60" for less.
+	$(BIN)/python -m tests.edge.meter_fuzz $(FUZZ)
 	$(BIN)/python -m tests.edge.fuzz $(FUZZ)
 
 chaos: .venv/.complete  ## Kill processes under load, 300 times, and compare ledger and truth; CHAOS=--help tells of more.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from decimal import Decimal
+from functools import cache
 
 import msgspec
 
@@ -41,5 +42,7 @@ class ToldCost:
         return held, usage
 
 
+@cache
 def told_cost(meter: Callable[[ResponseHead, Prepared], Meter]) -> Callable[[ResponseHead, Prepared], Meter]:
+    """That meter, reading the cost as well: one for each, however many endpoints share it."""
     return lambda head, prepared: ToldCost(meter(head, prepared))
