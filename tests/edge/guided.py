@@ -7,6 +7,7 @@ is looked at here is small and pure, so the interpreter's own tracing is fast en
 from __future__ import annotations
 
 import random
+import re
 import sys
 from collections.abc import Callable, Sequence
 from types import CodeType, FrameType
@@ -22,6 +23,10 @@ VALUES = tuple(
 )
 PIECES = (b"\n", b"\n\n", b"\r\n\r\n", b"\r\r", b"data: ", b"data:", b": ", b"event: ", b"[DONE]", b"\xef\xbb\xbf")
 PIECES += (b"\xff", b"\\u0000", b"\\ud800", b'"', b"\\", b"{", b"}", b"[", b"]", b",", b":", b"<", b">", b"&", b"=")
+
+
+_SCALAR = re.compile(rb'(?<=:)(?:-?[0-9][0-9.]*|null|true|false|"[^"\\]*")')
+"""A value as JSON has it behind a name."""
 
 
 class Coverage:
@@ -62,7 +67,7 @@ def mutated(rng: random.Random, data: bytes, others: Sequence[bytes], words: Seq
     for _ in range(rng.choice((1, 1, 2, 3, 8))):
         start = rng.randrange(len(data) + 1)
         end = min(len(data), start + rng.choice((0, 1, 2, 8, 64)))
-        kind = rng.randrange(8)
+        kind = rng.randrange(10)
         if kind == 0:
             piece = bytes((rng.randrange(256),))
         elif kind == 1:
@@ -79,7 +84,12 @@ def mutated(rng: random.Random, data: bytes, others: Sequence[bytes], words: Seq
             other = rng.choice(others)
             begin = rng.randrange(len(other) + 1)
             piece = other[begin : begin + rng.choice((8, 64, 512))]
-        else:
+        elif kind == 7:
             piece = b'"%b":%b,' % (rng.choice(words), rng.choice(VALUES))
+        else:
+            spans = [found.span() for found in _SCALAR.finditer(data)] or [(start, end)]
+            start, end = rng.choice(spans)
+            data = data[:start] + rng.choice(VALUES) + data[end:]
+            continue
         data = data[:start] + piece + data[end if rng.random() < 0.5 else start :]
     return data[:BYTES_MAX]
