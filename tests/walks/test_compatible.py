@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -61,11 +62,17 @@ def asked():
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory, asked):
+def url(asked):
     handler = type("Handler", (Upstream,), {"asked": asked})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}"
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory, url):
     settings = {
         "providers__groq__kind": "openai",
         "providers__groq__base_url": url,
@@ -84,8 +91,6 @@ def gateway(tmp_path_factory, asked):
     }
     with installation(tmp_path_factory.mktemp("walk"), **settings) as running:
         yield running
-    server.shutdown()
-    server.server_close()
 
 
 def compatible(gateway, path, key):
@@ -210,3 +215,30 @@ def test_an_application_that_asks_is_told_what_a_call_comes_to_and_its_sdk_does_
     assert raw.parse().choices[0].message.content == "Hi"
     assert len(chunks) == 1
     assert {event["charge"]["amount"] for event in gateway.events_of("asking", 2)} == {"0.000168"}
+
+
+def test_a_provider_that_is_added_is_there_after_a_reload(tmp_path, url):
+    """Guards what is made of the settings besides routes: sabotaged (accounts keep what they were told at the start), no
+    credential can be given for it."""
+    config = tmp_path / "tollkeeper.toml"
+    config.write_text("")
+    with installation(tmp_path, config=str(config)) as gateway:
+        key = gateway.tenant("late")
+        client = compatible(gateway, "/late/v1", key)
+        with pytest.raises(openai.NotFoundError):
+            client.chat.completions.create(model="m", messages=MESSAGES)
+
+        config.write_text(f'[providers.late]\nkind = "openai"\nbase_url = "{url}"\n')
+        gateway.gateway.popen.send_signal(signal.SIGHUP)
+        gateway.gateway.said("reloaded")
+        gateway.ask("POST", "/v1/tenants/late/credentials", {"provider": "late", "api_key": "key-of-its-own"})
+        answer = client.chat.completions.create(model="m", messages=MESSAGES)
+        config.write_text(config.read_text() + 'list_prices = "groq"\n')
+        gateway.gateway.popen.send_signal(signal.SIGHUP)
+        refused = gateway.gateway.said("reload_refused")
+
+        assert answer.choices[0].message.content == "Hi"
+        assert gateway.events_of("late", 1)[0]["source"] == "late"
+        assert refused["reasons"] == [
+            "TOLLKEEPER_PROVIDERS__LATE__LIST_PRICES can not change in a gateway that runs; restart it."
+        ]
