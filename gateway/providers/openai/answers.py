@@ -190,20 +190,22 @@ CONCLUDING = frozenset({"response.completed", "response.incomplete", "response.f
 
 
 HELD_BYTES_MAX = 1 << 20
-"""Of a stream out of which a chunk is to be taken, no more than this is held back; a longer event is none of ours, and
-from it on the stream is passed on as it comes."""
+"""Of a stream out of which a chunk is to be taken, no more than this is held back: a longer event is none of ours, and is
+passed on as it comes."""
 
 
 class StreamMeter:
     """Reads a stream of server-sent events as it goes by."""
 
-    __slots__ = ("_findings", "_frames", "_strip", "concluded")
+    __slots__ = ("_findings", "_frames", "_left", "_strip", "concluded")
 
     def __init__(self, prepared: Prepared) -> None:
         self.concluded = False
         self._findings = _Findings(prepared)
         self._frames = sse.Frames()
         self._strip = prepared.usage_injected
+        self._left = 0
+        """So many bytes of the event that is not over have been passed on."""
 
     def feed(self, chunk: bytes) -> bytes:
         if self._strip:
@@ -217,11 +219,22 @@ class StreamMeter:
         return chunk
 
     def _feed_and_strip(self, chunk: bytes) -> bytes:
-        held = self._frames.rest
-        if len(held) + len(chunk) > HELD_BYTES_MAX:
+        frames = self._frames
+        if len(frames.rest) + len(chunk) > sse.EVENT_BYTES_MAX:
+            # What is larger than that is not kept, so that nothing could be taken out of it either.
             self._strip = False
-            return bytes(held) + self.feed(chunk)
-        kept = [event for event in self._frames.feed(chunk) if not self._see(event)]
+            return bytes(frames.rest[self._left :]) + self.feed(chunk)
+        kept = []
+        for event in frames.feed(chunk):
+            ours = self._see(event)
+            if self._left:
+                kept.append(event[self._left :])
+                self._left = 0
+            elif not ours:
+                kept.append(event)
+        if len(frames.rest) - self._left > HELD_BYTES_MAX or (self._left and len(frames.rest) > self._left):
+            kept.append(bytes(frames.rest[self._left :]))
+            self._left = len(frames.rest)
         return kept[0] if len(kept) == 1 else b"".join(kept)
 
     def _see(self, event: bytes) -> bool:
@@ -246,7 +259,7 @@ class StreamMeter:
     def finish(self, *, whole: bool) -> tuple[bytes, Usage]:
         rest = bytes(self._frames.rest)
         ours = bool(rest) and self._see(rest)
-        held = rest if self._strip and not ours else b""
+        held = rest[self._left :] if self._strip and (self._left or not ours) else b""
         return held, self._findings.result(whole=whole)
 
 
