@@ -552,7 +552,9 @@ class Proxy:
         if self._recorder.syncs:
             await self._recorder.durable()
 
-    async def _estimated_usage(self, call: Call, kept: Kept, usage: Usage, head: ResponseHead, within_s: float) -> Usage:
+    async def _estimated_usage(
+        self, call: Call, kept: Kept, usage: Usage, head: ResponseHead, within_s: float
+    ) -> Usage:
         """What is unknown, as it is estimated to be; or as it is, where that can not be had in time."""
         estimating = call.recording.route.endpoint.estimate
         assert estimating is not None

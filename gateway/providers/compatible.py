@@ -58,8 +58,7 @@ def compatible(name: str, kind: Kind, *, asks_for_usage: bool) -> Provider:
 
 
 _ADMINISTRATION = re.compile(
-    r"/v1/(?:(?:organizations?|projects|dashboard|me|chatkit|api[-_]keys|keys?|auth|credits|activity|billing|account)"
-    r"(?:/.*)?|realtime/.*)"
+    openai.PROVIDER.administration.pattern + r"|/v1/(?:api[-_]keys|keys?|auth|credits|activity|billing|account)(?:/.*)?"
 )
 """OpenAI's, and what others call theirs: OpenRouter's keys, credits and activity (its API reference)."""
 
