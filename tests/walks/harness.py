@@ -142,7 +142,8 @@ class Installation:
     """A gateway and the providers behind it."""
 
     directory: Path
-    simulator: Process
+    simulator: Process | None
+    """None where the providers are a test's own."""
     gateway: Process
     providers: Simulated
     proxy_url: str = ""
@@ -265,14 +266,22 @@ def installation(directory: Path, *simulator_arguments: str, **settings: str) ->
     simulator = simulator_process(directory / "truth.jsonl", *simulator_arguments)
     simulator.start()
     try:
-        providers = simulated(simulator)
-        gateway = gateway_process(directory / "data", providers, **settings)
-        running = Installation(directory, simulator, gateway, providers)
-        running.start_gateway()
-        try:
+        with gateway_before(directory, simulator, simulated(simulator), **settings) as running:
             yield running
-        finally:
-            code = gateway.stop()
-        assert code == 0, gateway.lines[-20:]
     finally:
         simulator.stop()
+
+
+@contextmanager
+def gateway_before(
+    directory: Path, simulator: Process | None, providers: Simulated, **settings: str
+) -> Iterator[Installation]:
+    """Start a gateway before providers that are there; stop it at the end, which must go well."""
+    gateway = gateway_process(directory / "data", providers, **settings)
+    running = Installation(directory, simulator, gateway, providers)
+    running.start_gateway()
+    try:
+        yield running
+    finally:
+        code = gateway.stop()
+    assert code == 0, gateway.lines[-20:]
