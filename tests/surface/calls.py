@@ -59,6 +59,7 @@ class Method:
     required: frozenset[str]
     extra: frozenset[str]
     """What it takes beside them."""
+    returns: Any
 
     @property
     def label(self) -> str:
@@ -79,9 +80,14 @@ class Method:
         return not self.helps
 
     @property
+    def polls(self) -> bool:
+        """True if it waits until what it asked for is done."""
+        return POLLS.fullmatch(self.name) is not None
+
+    @property
     def fields(self) -> dict[str, Any]:
         """What answers to it must say: whoever waits, waits for an end."""
-        if POLLS.fullmatch(self.name) is None:
+        if not self.polls:
             return {}
         return {"status": "processed" if self.path[-1] == "wait_for_processing" else "completed"}
 
@@ -136,4 +142,4 @@ def _of_method(function: Any, path: tuple[str, ...]) -> Iterator[Method]:
         parameters = inspect.signature(overload).parameters
         kinds = {name: kind for name, kind in hints.items() if name not in OF_EVERY_METHOD}
         required = frozenset(name for name in kinds if parameters[name].default is inspect.Parameter.empty)
-        yield Method(path, number, kinds, required, frozenset(EXTRA) & frozenset(parameters))
+        yield Method(path, number, kinds, required, frozenset(EXTRA) & frozenset(parameters), hints["return"])
