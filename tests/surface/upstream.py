@@ -11,6 +11,7 @@ import hashlib
 import json
 import socketserver
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO, Literal, NamedTuple
@@ -79,6 +80,7 @@ class Answer(NamedTuple):
     framing: Literal["length", "chunked", "close", "none"] = "length"
     usage_event: bytes = b""
     """What a stream says of its usage before its end, where it is asked to."""
+    after_s: float = 0
 
 
 DONE = b"data: [DONE]"
@@ -123,6 +125,7 @@ def upstream() -> Iterator[Upstream]:
                         self.rfile.read()
                         return
                     answer = made.take(seen)
+                    time.sleep(answer.after_s)
                     for piece in _written(answer, seen):
                         self.wfile.write(piece)
                     if answer.framing == "close":
