@@ -7,6 +7,7 @@ import re
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,7 @@ class Method:
         return found | {name: EXTRA[name] for name in self.extra if everything}
 
 
+@cache
 def methods() -> list[Method]:
     """All of them, in the order of their names."""
     with openai.OpenAI(api_key="sk-none") as client:

@@ -122,7 +122,7 @@ def upstream() -> Iterator[Upstream]:
                     if keys:
                         self.wfile.write(_websocket(keys[0]))
                         made.take(seen)
-                        self.rfile.read()
+                        self.rfile.read1(1024)  # Its agreement to end.
                         return
                     answer = made.take(seen)
                     time.sleep(answer.after_s)
