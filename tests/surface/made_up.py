@@ -120,7 +120,7 @@ class MadeUp:
     def model(self, kind: type[pydantic.BaseModel], place: str, depth: int) -> dict[str, Any]:
         found = {}
         for name, field in kind.model_fields.items():
-            if name == "error" and depth == 0:
+            if name == "error" and depth == 0 and not field.is_required():
                 continue  # An answer that is a success has none.
             if field.is_required() or (self._everything and depth <= DEPTH_MAX - 2):
                 found[field.alias or name] = self.value(field.annotation, f"{place}.{name}", depth + 1)
