@@ -5,7 +5,7 @@ BIN := .venv/bin
 UV := .tools/bin/uv
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help run setup test check fix fuzz system chaos outages bench bench-peers lock clean
+.PHONY: help run setup test check fix fuzz sdk-suite system chaos outages bench bench-peers lock clean
 
 help:  ## Show this help.
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ fuzz: .venv/.complete  ## Mutate requests and answers for an hour each; FUZZ="--
 
 chaos: .venv/.complete  ## Kill processes under load, 300 times, and compare ledger and truth; CHAOS=--help tells of more.
 	$(BIN)/python -m tests.chaos $(CHAOS)
+
+sdk-suite: .venv/.complete  ## Run the tests that OpenAI keeps for its SDK both ways; SDK_SUITE=--help tells what it needs.
+	$(BIN)/python -m tests.surface.suite $(SDK_SUITE)
 
 system: .venv/.complete  ## Try slow clients, many connections, large files, overload and order; SYSTEM="--quick" for less.
 	$(BIN)/python -m tests.system $(SYSTEM)

@@ -108,9 +108,9 @@ class Upstream:
 
 
 @contextmanager
-def upstream() -> Iterator[Upstream]:
+def upstream(made: Upstream | None = None) -> Iterator[Upstream]:
     """A provider that listens."""
-    made = Upstream()
+    made = made or Upstream()
 
     class Connection(socketserver.StreamRequestHandler):
         disable_nagle_algorithm = True
