@@ -35,8 +35,8 @@ from gateway.api.server import ControlRunner
 from gateway.books import books_of
 from gateway.call_ids import new_call_id
 from gateway.callers import Callers
+from gateway.cost_estimates import CostEstimates
 from gateway.counters import WRITE_S, Counters
-from gateway.estimates import Estimates
 from gateway.estimator import Estimator
 from gateway.idempotency import Claims
 from gateway.keys import NotSealedHere, Secrets, reference
@@ -394,7 +394,7 @@ class _Front:
                 if provider.credential is not None
             },
             secrets=self._office.secrets,
-            estimates=Estimates(partial(books_of, settings)),
+            cost_estimates=CostEstimates(partial(books_of, settings)),
             rules=Rules(
                 unlisted_forwarded=settings.unlisted is Unlisted.FORWARD,
                 drain_on_disconnect=settings.on_disconnect is OnDisconnect.DRAIN,

@@ -31,16 +31,16 @@ from gateway import errors, headers, http1, upstream
 from gateway.account_alias import AccountAlias, Restoring, hidden
 from gateway.call_ids import new_call_id
 from gateway.callers import Caller, Callers
-from gateway.counters import Counters
-from gateway.estimates import (
+from gateway.cost_estimates import (
     HELD_BYTES_MAX,
     Begun,
+    CostEstimate,
+    CostEstimates,
     EndingInComment,
-    Estimate,
-    Estimates,
     is_told_at_end,
     is_told_in_head,
 )
+from gateway.counters import Counters
 from gateway.estimator import Estimator, Kept
 from gateway.idempotency import Claims
 from gateway.keys import NotSealedHere, Secrets, key_id_of, reference
@@ -165,10 +165,10 @@ class Proxy:
         rules: Rules,
         access_log: AccessLog,
         counters: Counters,
-        estimates: Estimates,
+        cost_estimates: CostEstimates,
         estimator: Estimator,
     ) -> None:
-        self._estimates = estimates
+        self._cost_estimates = cost_estimates
         self._routes = routes
         self._callers = callers
         self._objects = objects
@@ -391,7 +391,7 @@ class Proxy:
                 head = await connection.answer()
             call.upstream_s = time.perf_counter() - began
             if head.succeeded and plan.estimated:
-                await self._relay(exchange, call, plan, *await self._estimated(call, plan, connection, head))
+                await self._relay(exchange, call, plan, *await self._with_cost_estimate(call, plan, connection, head))
             elif head.succeeded:
                 await self._relay(exchange, call, plan, connection, head)
             elif head.status == 101:
@@ -437,11 +437,11 @@ class Proxy:
             if connection.writing_paused:
                 await connection.writable(lambda: exchange.gone)
 
-    async def _estimated(
+    async def _with_cost_estimate(
         self, call: Call, plan: Plan, connection: Connection, head: ResponseHead
     ) -> tuple[Connection | Begun, ResponseHead]:
         """A successful answer whose head says what it used and about what that costs, where that can be known by then."""
-        await asyncio.ensure_future(self._estimates.ready())
+        await asyncio.ensure_future(self._cost_estimates.ready())
         lines = _ESTIMATE_LINES.sub(b"", head.lines)
         if not is_told_in_head(head):
             return connection, head._replace(lines=lines)
@@ -452,12 +452,12 @@ class Proxy:
         if body is not None:
             meter = plan.route.endpoint.meter(head, call.recording.prepared)
             meter.feed(body)
-            lines += self._estimate(call, plan, head.status, meter.finish(whole=True)[1]).lines
+            lines += self._cost_estimate(call, plan, head.status, meter.finish(whole=True)[1]).lines
         return begun, head._replace(lines=lines)
 
-    def _estimate(self, call: Call, plan: Plan, status: int, usage: Usage) -> Estimate:
+    def _cost_estimate(self, call: Call, plan: Plan, status: int, usage: Usage) -> CostEstimate:
         events = self._recorder.events(call.recording, usage, status)
-        return self._estimates.of(events, plan.caller.tenant.plan)
+        return self._cost_estimates.of(events, plan.caller.tenant.plan)
 
     async def _relay(
         self, exchange: Exchange, call: Call, plan: Plan, connection: Connection | Begun, head: ResponseHead
@@ -470,7 +470,7 @@ class Proxy:
         kept = call.kept
         commented = plan.estimated and is_told_at_end(head)
         if commented:
-            meter = EndingInComment(meter, lambda usage: self._estimate(call, plan, status, usage).comment)
+            meter = EndingInComment(meter, lambda usage: self._cost_estimate(call, plan, status, usage).comment)
         if not endpoint.billable:
             # Nothing in the body matters, and its end may look like success to a client before it is over.
             await self._outcome(call, meter, head)
@@ -518,13 +518,13 @@ class Proxy:
             if call.event is None:
                 _, usage = meter.finish(whole=False)
                 if kept is not None and usage.completeness is _UNKNOWN:
-                    usage = await self._estimated_usage(call, kept, usage, head, ESTIMATE_ALONE_S)
+                    usage = await self._estimated(call, kept, usage, head, ESTIMATE_ALONE_S)
                 call.event = self._recorder.outcome(call.recording, usage, status)
             return
         rest, usage = meter.finish(whole=True)
         if call.event is None:
             if kept is not None and usage.completeness is _UNKNOWN:
-                usage = await self._estimated_usage(call, kept, usage, head, ESTIMATE_S)
+                usage = await self._estimated(call, kept, usage, head, ESTIMATE_S)
             call.event = self._recorder.outcome(call.recording, usage, status)
             if self._recorder.syncs:
                 await self._recorder.durable()
@@ -546,15 +546,13 @@ class Proxy:
         _, usage = meter.finish(whole=True)
         if call.kept is not None:
             if usage.completeness is _UNKNOWN:
-                usage = await self._estimated_usage(call, call.kept, usage, head, ESTIMATE_S)
+                usage = await self._estimated(call, call.kept, usage, head, ESTIMATE_S)
             call.kept.drop()
         call.event = self._recorder.outcome(call.recording, usage, head.status)
         if self._recorder.syncs:
             await self._recorder.durable()
 
-    async def _estimated_usage(
-        self, call: Call, kept: Kept, usage: Usage, head: ResponseHead, within_s: float
-    ) -> Usage:
+    async def _estimated(self, call: Call, kept: Kept, usage: Usage, head: ResponseHead, within_s: float) -> Usage:
         """What is unknown, as it is estimated to be; or as it is, where that can not be had in time."""
         estimating = call.recording.route.endpoint.estimate
         assert estimating is not None

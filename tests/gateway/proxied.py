@@ -16,8 +16,8 @@ import msgspec
 
 from gateway import keys, snapshot
 from gateway.callers import Callers
+from gateway.cost_estimates import CostEstimates
 from gateway.counters import Counters
-from gateway.estimates import Estimates
 from gateway.estimator import Estimator
 from gateway.keys import Secrets
 from gateway.limits import ClientLimits, UpstreamLimits
@@ -328,7 +328,7 @@ async def proxied(
         rules=Rules(unlisted_forwarded=unlisted, drain_on_disconnect=drain, shared_reads=shared_reads),
         access_log=made,  # type: ignore[arg-type]
         counters=counters,
-        estimates=Estimates(load_books),
+        cost_estimates=CostEstimates(load_books),
         estimator=estimator,
     )
     made.listener = Listener(made.proxy, client_limits or UNHURRIED)

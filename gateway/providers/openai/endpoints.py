@@ -233,14 +233,21 @@ SESSIONS = (
         prepare=read_model_query,
         session=realtime,
     ),
-    Endpoint(
-        name="live.sessions",
-        method="GET",
-        path="/v1/live/sessions",
-        event_type="realtime",
-        describes="live session",
-        meter=free,
-        session=realtime,
+    *(
+        Endpoint(
+            name=name,
+            method="GET",
+            path=path,
+            event_type="realtime",
+            describes="live session",
+            meter=free,
+            session=realtime,
+        )
+        for name, path in (
+            ("live.sessions", "/v1/live/sessions"),
+            ("live.sideband", "/v1/live/sessions/{session_id}/attach"),
+            ("live.forks", "/v1/live/sessions/{session_id}/fork"),
+        )
     ),
     Endpoint(
         name="responses.connect",

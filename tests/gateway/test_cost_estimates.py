@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from gateway.estimates import HELD_BYTES_MAX, EndingInComment, Estimates
+from gateway.cost_estimates import HELD_BYTES_MAX, CostEstimates, EndingInComment
 from gateway.providers.free import NothingToMeter
 from metering.usage import Completeness
 from pricing.book_files import BookError
@@ -170,7 +170,7 @@ async def test_a_call_outside_of_the_totals_comes_to_nothing(tmp_path):
 
 
 async def ready(load=load_books):
-    estimates = Estimates(load)
+    estimates = CostEstimates(load)
     await estimates.ready()
     return estimates
 

@@ -26,7 +26,7 @@ HELD_BYTES_MAX = 64 << 10
 """An answer up to this size is held until its usage is known, so that its head can say it."""
 
 
-class Estimate(NamedTuple):
+class CostEstimate(NamedTuple):
     """What is said of a call; None for what is not known."""
 
     amount: str | None
@@ -61,7 +61,7 @@ class Estimate(NamedTuple):
         return b": tollkeeper " + msgspec.json.encode(known) + b"\n\n"
 
 
-class Estimates:
+class CostEstimates:
     """Works them out."""
 
     def __init__(self, load: Callable[[], Books]) -> None:
@@ -79,13 +79,13 @@ class Estimates:
         try:
             return self._load()
         except BookError as error:
-            log.error("estimates_without_prices", problems=error.problems)
+            log.error("cost_estimates_without_prices", problems=error.problems)
             return None
 
-    def of(self, events: Sequence[UsageEvent], plan: str | None) -> Estimate:
+    def of(self, events: Sequence[UsageEvent], plan: str | None) -> CostEstimate:
         """What a call comes to by its events, for a tenant with this plan."""
         amount, unit = self._charge(events, plan)
-        return Estimate(amount, unit, _sum(events, INPUT_TOKENS), _sum(events, OUTPUT_TOKENS))
+        return CostEstimate(amount, unit, _sum(events, INPUT_TOKENS), _sum(events, OUTPUT_TOKENS))
 
     def _charge(self, events: Iterable[UsageEvent], plan: str | None) -> tuple[str | None, str | None]:
         if self._books is None:
