@@ -49,9 +49,6 @@ INTERVAL_S_MAX = 300.0
 PAUSE_S = 30.0
 """A provider that says that it is asked too often is not asked for so long."""
 
-GONE_S = 300.0
-"""What a provider does not know so long after it was made, it will not know later."""
-
 BODY_BYTES_MAX = 32 << 20
 LINE_BYTES_MAX = 16 << 20
 """Of an answer, and of one line in a file, which may be of any length itself."""
@@ -249,17 +246,28 @@ class Poller:
             async with _answer(session, source.base_url + path, headers) as chunks:
                 body = await _held(chunks)
             found = settles.read(body)
+        except Unanswered as unanswered:
+            if unanswered.status == NOT_FOUND and age_s > settles.gone_s:
+                return (lost(row.external_id),)
+            self._pause(row, unanswered)
+            raise
+        try:
             if isinstance(found, ReadOn):
                 async with _answer(session, source.base_url + found.path, headers) as chunks:
                     found = await _read_lines(chunks, found.lines())
         except Unanswered as unanswered:
-            if unanswered.status == NOT_FOUND and age_s > GONE_S:
-                return (lost(row.external_id),)
-            if unanswered.status == TOO_MANY:
-                self._paused[row.source] = asyncio.get_running_loop().time() + PAUSE_S
+            assert isinstance(found, ReadOn)
+            # Its owner may delete a file, and has used what it was the answer to all the same.
+            if unanswered.status == NOT_FOUND and found.without:
+                return found.without
+            self._pause(row, unanswered)
             raise
         # An answer about something else says nothing.
         return tuple(one for one in found if one.external_id == row.external_id)
+
+    def _pause(self, row: Any, unanswered: Unanswered) -> None:
+        if unanswered.status == TOO_MANY:
+            self._paused[row.source] = asyncio.get_running_loop().time() + PAUSE_S
 
     def _say(self, row: Any, outcome: str, status: int | None) -> None:
         """Say in the log, once, that a tenant's questions are not answered."""

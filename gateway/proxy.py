@@ -299,7 +299,7 @@ class Proxy:
         if shared:
             names += named_objects(route, head, caller.tenant.account_sid)
             if "?" in route.target:
-                names += References(route.provider).feed(route.target.encode())
+                names += References(route.provider).feed(_QUERY_PARTS.sub(b'"', route.target.encode() + b"&"))
         if not route.listed and not self._rules.unlisted_forwarded:
             raise errors.UnlistedDenied(
                 "This path is not in the gateway's list, and the operator has set `unlisted = deny`."
@@ -517,13 +517,13 @@ class Proxy:
             exchange.abort()
             if call.event is None:
                 _, usage = meter.finish(whole=False)
-                if kept is not None and usage.completeness is _UNKNOWN:
+                if kept is not None and usage.completeness is _UNKNOWN and not usage.failed:
                     usage = await self._estimated(call, kept, usage, head, ESTIMATE_ALONE_S)
                 call.event = self._recorder.outcome(call.recording, usage, status)
             return
         rest, usage = meter.finish(whole=True)
         if call.event is None:
-            if kept is not None and usage.completeness is _UNKNOWN:
+            if kept is not None and usage.completeness is _UNKNOWN and not usage.failed:
                 usage = await self._estimated(call, kept, usage, head, ESTIMATE_S)
             call.event = self._recorder.outcome(call.recording, usage, status)
             if self._recorder.syncs:
@@ -545,7 +545,7 @@ class Proxy:
         """Record the outcome of an answer that has concluded and is not over yet."""
         _, usage = meter.finish(whole=True)
         if call.kept is not None:
-            if usage.completeness is _UNKNOWN:
+            if usage.completeness is _UNKNOWN and not usage.failed:
                 usage = await self._estimated(call, call.kept, usage, head, ESTIMATE_S)
             call.kept.drop()
         call.event = self._recorder.outcome(call.recording, usage, head.status)
@@ -768,6 +768,10 @@ def _lines(
 _ESTIMATE_LINES = headers.lines_of(
     frozenset({b"x-tollkeeper-cost-estimate", b"x-tollkeeper-tokens-input", b"x-tollkeeper-tokens-output"})
 )
+
+
+_QUERY_PARTS = re.compile(rb"[?&=]")
+"""Between them stand whole values, as between quotes in a body."""
 
 
 def _asks_for_estimate(head: RequestHead) -> bool:

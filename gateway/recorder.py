@@ -263,6 +263,8 @@ class Sitting:
             write = self._spool.note_kept
         call = self._call._replace(arrived_ms=self._began_ms.get(billed.name) or self._now_ms())
         self._recorder.further(call, billed.usage, self._status, billed.name, write)
+        for number, one in enumerate(billed.usage.further):
+            self._recorder.further(call, one, self._status, f"{billed.name}:{number}")
 
     def expect(self, under_way: Collection[str]) -> None:
         """Have room kept for what is under way, and for one thing more: what begins next is using already when it is seen.

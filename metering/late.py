@@ -22,6 +22,9 @@ from metering.rows import rows_in
 from metering.tables import dedupe, late_facts, pending_events, usage_events
 from metering.usage import EPOCH, WAS, Completeness, Kind, UsageEvent, event_id_of
 
+PART = "part"
+"""In the metadata of a correction: which of several disjoint parts of what was used it is, as the phase named it."""
+
 MOMENT_MS = 1
 """When a late fact happened is when its call did, which its finder does not know: until it meets its event it says this."""
 
@@ -72,6 +75,8 @@ class Correction(NamedTuple):
     """What the event, and the corrections of it before, hold of what this is about: it is rated on top of that."""
     corrected: AnyRow
     """The event as the ledger has it."""
+    begins: bool
+    """True where nothing of this type of event was booked of it before: it is one more, where events are counted."""
 
 
 class Met(NamedTuple):
@@ -147,9 +152,11 @@ def _first(row: Any) -> tuple[object, ...]:
 def _correction(late: Fact, corrected: Any, rows: Sequence[Any]) -> Correction:
     event = late.event
     event_type, resource = event.event_type or corrected.event_type, event.resource or corrected.resource
+    part = (event.dedupe_key or "").removeprefix(f"{event.source}:{event.external_id}:").partition(":")[2]
     held: dict[str, int] = {}
-    for row in rows:
-        if (row.event_type, row.resource) == (event_type, resource):
+    for row in () if part else rows:
+        # What is told in parts was not counted before, and no part is in another, nor in the whole.
+        if PART not in row.metadata and (row.event_type, row.resource) == (event_type, resource):
             for dimension, amount in row.quantities.items():
                 held[dimension] = held.get(dimension, 0) + amount
     added = {}
@@ -177,12 +184,13 @@ def _correction(late: Fact, corrected: Any, rows: Sequence[Any]) -> Correction:
         direction=corrected.direction,
         tags=corrected.tags,
         description=corrected.description,
-        metadata=event.metadata | {WAS: corrected.completeness},
+        metadata=event.metadata | {WAS: corrected.completeness} | ({PART: part} if part else {}),
         key_id=corrected.key_id,
         call_id=corrected.call_id,
     )
     # The digest stays that of what was found, so that finding it again is no contradiction.
-    return Correction(Fact(made, msgspec.json.encode(made), late.digest), held, corrected)
+    begins = all(row.event_type != event_type for row in rows)
+    return Correction(Fact(made, msgspec.json.encode(made), late.digest), held, corrected, begins)
 
 
 _MILLISECOND = dt.timedelta(milliseconds=1)

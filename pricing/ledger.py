@@ -16,7 +16,7 @@ from metering.late import is_late, meet, remember, settle
 from metering.ledger import Appended
 from metering.usage import UsageEvent
 from pricing import charges
-from pricing.book import Book, instant_ms
+from pricing.book import EVENT, Book, instant_ms
 from pricing.catalogue import Books
 from pricing.rating import Rated, rate
 from pricing.rollups import fold
@@ -58,7 +58,7 @@ async def _settled(
     """
     met = await meet(connection, late)
     appended = await ledger.append(connection, [*(one.fact for one in met.corrections), *met.known], now)
-    held = {one.fact.event.event_id: one.held for one in met.corrections}
+    held = {one.fact.event.event_id: {**one.held, EVENT: 0} if one.begins else one.held for one in met.corrections}
     judged = [
         (event, rate(event, plans.price_book(event), books.cost_book, held[event.event_id]))
         for event in (fact.event for fact in appended.new)

@@ -34,6 +34,8 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, object] = {}
     further: tuple[Usage, ...] = ()
     """What else the call used that is an event of its own: what a tool used at another model's price."""
+    failed: bool = False
+    """True where the provider says that it failed: what it used, if anything, is not for us to estimate."""
     unseen: tuple[str, ...] = ()
     """The fields of the provider's usage object that nobody here knows: named, and not counted."""
     late: tuple[Late, ...] = ()
@@ -195,6 +197,8 @@ class ReadOn(NamedTuple):
 
     path: str
     lines: Callable[[], Lines]
+    without: tuple[Late, ...] = ()
+    """What is known of it where the file is there no more; empty if nothing is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +213,8 @@ class Settles:
     """So long after the call it is asked for first, and then at intervals that grow with its age."""
     days_max: float
     """So old it is given up: what it used is unknown."""
+    gone_s: float
+    """So old it is given up where the provider does not know it, which it may say to another account than made it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

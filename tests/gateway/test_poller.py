@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from sqlalchemy import select
 
-from gateway.poller import GONE_S, LINE_BYTES_MAX, PAUSE_S, Poller, Source, _read_lines, _session
+from gateway.poller import LINE_BYTES_MAX, PAUSE_S, Poller, Source, _read_lines, _session
 from gateway.providers.api import Late, ReadOn, Settles, Usage
 from gateway.recorder import late_event
 from metering.database import DatabaseUnavailable
@@ -52,11 +52,12 @@ def read(body):
     """`{"id": …}` is under way, `tokens` say that it is over, `file` that it is over and where that stands."""
     said = msgspec.json.decode(body)
     if "file" in said:
-        return ReadOn(said["file"], partial(Sums, said["id"]))
+        without = (used(said["id"], input_tokens=said["tokens"]),) if "tokens" in said else ()
+        return ReadOn(said["file"], partial(Sums, said["id"]), without)
     return (used(said["id"], input_tokens=said["tokens"]),) if "tokens" in said else ()
 
 
-SETTLES = Settles(path=lambda pending: f"/things/{pending.external_id}", read=read, first_s=2, days_max=1)
+SETTLES = Settles(path=lambda pending: f"/things/{pending.external_id}", read=read, first_s=2, days_max=1, gone_s=300)
 
 
 class Clock:
@@ -449,9 +450,23 @@ async def test_what_no_provider_says_in_a_day_is_unknown_and_not_asked_for_again
 
 async def test_what_the_provider_does_not_know_is_given_up_after_some_minutes(database, booked, poller, session, clock):
     await booked([pending()])
-    clock.passes(GONE_S)
+    clock.passes(SETTLES.gone_s)
 
     await looks(poller, session)
 
     assert await corrections(database) == [("thing-1", "unknown", {})]
     assert await rows(database, pending_events) == []
+
+
+async def test_a_file_that_its_owner_has_deleted_makes_nothing_free(database, booked, provider, poller, session, clock):
+    """Guards money: whoever fetches the answers and deletes the file has used them. What is said without it is booked, and
+    where nothing is, it is asked for again, since it is not the thing itself that is gone."""
+    await booked([pending(1), pending(2, external_id="thing-2")])
+    provider.is_over("thing-1", file="/files/1", tokens=7)
+    provider.is_over("thing-2", file="/files/2")
+    clock.passes(SETTLES.gone_s)
+
+    await looks(poller, session)
+
+    assert await corrections(database) == [("thing-1", "reported", {"input_tokens": 7})]
+    assert [row.external_id for row in await rows(database, pending_events)] == ["thing-2"]

@@ -254,3 +254,20 @@ async def test_a_batch_of_small_requests_does_not_pay_the_price_of_a_large_conte
 
     small, large = sorted(row.charge_nano for row in await rows(database, charges) if row.charge_nano)
     assert large == 2 * small
+
+
+async def test_parts_of_one_object_add_up_in_whatever_order_they_come(database, booked):
+    """Guards money: a batch is told in parts, small and large requests of one model apart, and none is in another."""
+    await booked(pending(1, event_type="batch", resource=None, endpoint="batches", external_id="batch_1"))
+    small = final(
+        "batch_1", "final:gpt-5.4", event_type="batch", resource="gpt-5.4", quantities={"input_tokens": 1_000}
+    )
+    large = final(
+        "batch_1", "final:gpt-5.4:large", event_type="batch", resource="gpt-5.4", quantities={"input_tokens": 300_000}
+    )
+    for part in (large, small, large):
+        await booked(part)
+
+    corrections = [row for row in await rows(database, usage_events) if row.kind == "correction"]
+    assert sorted(row.quantities["input_tokens"] for row in corrections) == [1_000, 300_000]
+    assert {row.corrects for row in corrections} == {call_id(1)}

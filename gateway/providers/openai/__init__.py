@@ -45,7 +45,7 @@ unlisted = unlisted_by(by_shape)
 
 
 _OBJECTS = (
-    "asst|assistant|batch|cfile|chatcmpl|cmpl|cntr|conv|eval|evalrun|file|ft|ftckpt|ftjob|part|pmpt|rec|resp|run|sess|skill|step"
+    "asst|assistant|batch|cfile|chatcmpl|cmpl|cntr|conv|eval|evalrun|file|ft|ftckpt|ftjob|part|pmpt|rec|resp|rtc|run|sess|skill|step"
     "|thread|upload|video|voice|vs|vsfb"
 )
 _ITEMS = "call|fc|msg|rs|ws"

@@ -51,6 +51,7 @@ class _Findings:
     service_tier: str | None = None
     usage: msgspec.Raw | None = None
     background = False
+    failed = False
     tools = NO_TOOLS
 
     def __init__(self, prepared: Prepared) -> None:
@@ -68,6 +69,7 @@ class _Findings:
         # A background response is queued when it is created and runs on; what it uses is known when it is done. A
         # stream that is not of one begins as `in_progress`, too.
         if answer.status is not None:
+            self.failed = answer.status == "failed"
             self.background = answer.status == "queued" or (
                 answer.status == "in_progress" and answer.background is True
             )
@@ -96,6 +98,7 @@ class _Findings:
             resource=self.model or self.requested,
             external_id=self.external_id,
             metadata=metadata,
+            failed=self.failed,
         )
         if documented and self.tools is NO_TOOLS:
             return usage

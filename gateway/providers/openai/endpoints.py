@@ -21,7 +21,7 @@ from gateway.providers.openai.requests import (
     read_session_request,
     read_speech_request,
 )
-from gateway.providers.openai.sessions import realtime, responses
+from gateway.providers.openai.sessions import realtime, referring
 
 MODELS = (
     Endpoint(
@@ -241,7 +241,7 @@ SESSIONS = (
             event_type="realtime",
             describes="live session",
             meter=free,
-            session=realtime,
+            session=referring,
         )
         for name, path in (
             ("live.sessions", "/v1/live/sessions"),
@@ -256,7 +256,7 @@ SESSIONS = (
         event_type="llm_call",
         describes="response",
         meter=free,
-        session=responses,
+        session=referring,
     ),
     *(
         Endpoint(

@@ -216,8 +216,17 @@ def batch(body: bytes) -> tuple[Late, ...] | ReadOn:
     file_id = text(found.output_file_id)
     if file_id is None:
         return (_nothing(external_id),)
+    used = _used(body)
+    # The sum of all requests says nothing of how large any was.
+    metadata: dict[str, object] = {"status": text(found.status), CONTEXT_TOKENS: 0}
+    usage = msgspec.structs.replace(used, event_type="batch", external_id=None, further=(), metadata=metadata)
+    without = (Late(external_id=external_id, phase=f"final:{used.resource or ''}", usage=usage),)
     answers = count(found.request_counts if isinstance(found.request_counts, dict) else {}, "completed") or 0
-    return ReadOn(f"/v1/files/{quote(file_id, safe='')}/content", lambda: BatchLines(external_id, answers))
+    return ReadOn(
+        f"/v1/files/{quote(file_id, safe='')}/content",
+        lambda: BatchLines(external_id, answers),
+        without if used.quantities else (),
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -343,10 +352,12 @@ def _run_at(pending: Pending) -> str | None:
     return f"/v1/threads/{quote(thread_id, safe='')}/runs/{quote(pending.external_id, safe='')}"
 
 
-RESPONSE = Settles(path=_at("/v1/responses/{}"), read=response, first_s=2, days_max=1)
-BATCH = Settles(path=_at("/v1/batches/{}"), read=batch, first_s=5, days_max=3)
-JOB = Settles(path=_at("/v1/fine_tuning/jobs/{}"), read=job, first_s=30, days_max=30)
-RUN = Settles(path=_run_at, read=run, first_s=2, days_max=1)
+HOUR_S, DAY_S = 3600.0, 86_400.0
+
+RESPONSE = Settles(path=_at("/v1/responses/{}"), read=response, first_s=2, days_max=1, gone_s=HOUR_S)
+BATCH = Settles(path=_at("/v1/batches/{}"), read=batch, first_s=5, days_max=3, gone_s=3 * DAY_S)
+JOB = Settles(path=_at("/v1/fine_tuning/jobs/{}"), read=job, first_s=30, days_max=30, gone_s=30 * DAY_S)
+RUN = Settles(path=_run_at, read=run, first_s=2, days_max=1, gone_s=HOUR_S)
 
 ENDPOINTS = (
     Endpoint(

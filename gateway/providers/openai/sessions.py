@@ -81,8 +81,13 @@ def _asking(beginning: bytes) -> bool:
     return found is None or found[1] == b"response.create"
 
 
-def _anything(beginning: bytes) -> bool:
-    return True
+def _no_audio(beginning: bytes) -> bool:
+    found = _TYPE.match(beginning)
+    return found is None or found[1] not in _AUDIO
+
+
+_AUDIO = frozenset({b"input_audio_buffer.append", b"session.input_audio.append"})
+"""What a client says that holds sound, and no name of anything."""
 
 
 class Session:
@@ -92,7 +97,7 @@ class Session:
         """`refers` where what the client says may refer to what others made, and can be looked through."""
         extensions = head.values(b"sec-websocket-extensions")
         self._said = Messages(agreed(extensions, of_server=True), _telling)
-        self._asked = Messages(agreed(extensions, of_server=False), _anything if refers else _asking)
+        self._asked = Messages(agreed(extensions, of_server=False), _no_audio if refers else _asking)
         self._refers = refers
         self._prepared = prepared
         self._model: str | None = None
@@ -101,6 +106,8 @@ class Session:
         self.under_way: dict[str, None] = {}
         self._awaiting = False
         """True while the client has asked for a response, and the provider has said nothing to that."""
+        self._so_far = 0
+        """The seconds that a live session was last told to have had, which are told anew when it is closed."""
         self._open_ended = False
         """True while the session itself uses what has not been told."""
 
@@ -161,6 +168,7 @@ class Session:
                 return self._delegated(event.event)
             case "session.usage.updated":
                 self._open_ended = True
+                self._so_far = max(self._so_far, _duration(event.usage).get("seconds", 0))
             case "session.closed":
                 return self._closed(event)
             case "session.created" | "session.updated" | "session.started":
@@ -232,6 +240,7 @@ class Session:
         if not seconds:
             return None
         self._open_ended = False
+        self._so_far = 0
         usage = Usage(
             quantities=seconds,
             completeness=Completeness.REPORTED,
@@ -245,6 +254,13 @@ class Session:
     def finish(self) -> Usage:
         unread = self._said.lost or self._said.overlong or self._said.midway or self._asked.lost
         known = not (unread or self.under_way or self._awaiting or self._open_ended)
+        if self._so_far:
+            # It broke off. What it had until then it was told; what came after, if anything, is missing.
+            return Usage(
+                quantities={"seconds": self._so_far},
+                completeness=Completeness.ESTIMATED,
+                resource=self._model or self._prepared.resource,
+            )
         return Usage(
             quantities={},
             completeness=Completeness.REPORTED if known else Completeness.UNKNOWN,
@@ -300,6 +316,6 @@ def realtime(head: ResponseHead, prepared: Prepared) -> Session:
     return Session(head, prepared, refers=False)
 
 
-def responses(head: ResponseHead, prepared: Prepared) -> Session:
-    """The meter of a session of Responses, whose requests may name what is stored."""
+def referring(head: ResponseHead, prepared: Prepared) -> Session:
+    """The meter of a session of Responses, or a live one, whose requests may name what is stored."""
     return Session(head, prepared, refers=True)

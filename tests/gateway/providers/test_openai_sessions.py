@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from gateway.messages import ResponseHead
 from gateway.providers.api import Billed, Prepared
-from gateway.providers.openai.sessions import BILLED_MAX, UNDER_WAY_MAX, Session, realtime, responses
+from gateway.providers.openai.sessions import BILLED_MAX, UNDER_WAY_MAX, Session, realtime, referring
 from metering.usage import UsageEvent, validated
 from tests.frames import close, frame
 from tests.gateway.providers.test_websocket import conversations
@@ -175,11 +175,10 @@ def test_a_response_that_does_not_say_what_it_used_is_unknown_and_the_session_is
     [
         event("response.created", response={"id": "resp_2"}),
         event("input_audio_buffer.committed", item_id="item_2"),
-        event("session.usage.updated", usage={"seconds": 4}),
         event("session.created", session={"type": "translation", "model": "gpt-realtime-translate"}),
         event("session.started", session={"model": "gpt-live-1"}),
     ],
-    ids=["response", "transcription", "live", "translation", "live-begun"],
+    ids=["response", "transcription", "translation", "live-begun"],
 )
 def test_a_session_that_ends_while_something_is_used_is_unknown(last):
     session, _ = heard_in(created(transcription={"model": "whisper-1"}), done(), last)
@@ -228,7 +227,7 @@ def test_a_response_over_a_websocket_is_billed_as_its_stream_is(kind):
     begun = event("response.created", response={"id": "resp_1", "usage": None})
     final = event(f"response.{kind}", stream_id="a", response=response | {"output": [search]})
 
-    session, billed = heard_in(begun, final, kind=responses)
+    session, billed = heard_in(begun, final, kind=referring)
 
     usage = only(billed).usage
     assert (usage.resource, usage.external_id) == ("gpt-5-2025-08-07", "resp_1")
@@ -259,8 +258,8 @@ def test_the_seconds_of_a_live_session_are_not_added_up_and_what_it_has_done_for
 def test_what_a_client_asks_for_is_shown_where_it_may_refer_to_what_others_made():
     wanted = event("response.create", previous_response_id="resp_1")
 
-    assert [json.loads(message) for message in responses(HEAD, ASKED).heard(asked(wanted)) or ()] == [wanted]
-    assert responses(HEAD, ASKED).heard(b"\xf0\x00") is None
+    assert [json.loads(message) for message in referring(HEAD, ASKED).heard(asked(wanted)) or ()] == [wanted]
+    assert referring(HEAD, ASKED).heard(b"\xf0\x00") is None
     assert realtime(HEAD, ASKED).heard(asked(wanted)) == ()
     assert realtime(HEAD, ASKED).heard(b"\xf0\x00") == ()
 
@@ -327,9 +326,34 @@ def test_whatever_is_said_and_wherever_it_is_cut_the_same_is_billed_and_can_be_b
 @given(conversations(), st.binary(max_size=300))
 def test_no_bytes_of_either_side_make_it_raise(conversation, noise):
     _, wire, _ = conversation
-    for kind in (realtime, responses):
+    for kind in (realtime, referring):
         session = kind(HEAD, ASKED)
         for data in (wire, close(1000, masked=False), noise, wire):
             session.told(data)
             session.heard(data)
         session.finish()
+
+
+def test_a_live_session_that_breaks_off_has_used_what_it_was_last_told():
+    """Guards money: whoever closes the line before the session is closed has had these seconds all the same."""
+    session, _ = heard_in(
+        created(),
+        event("session.usage.updated", usage={"seconds": 41}),
+        event("session.usage.updated", usage={"seconds": 12}),
+    )
+
+    usage = session.finish()
+
+    assert (usage.completeness, usage.quantities, usage.event_type) == ("estimated", {"seconds": 41}, None)
+
+
+def test_sound_that_a_client_sends_is_not_looked_through_and_names_are():
+    """Guards shared accounts, on which a live session could be told to use what others made."""
+    session = referring(HEAD, ASKED)
+    tools = {"type": "session.update", "session": {"tools": [{"container_id": "cntr_0123456789abcdef"}]}}
+
+    sound = session.heard(asked({"type": "session.input_audio.append", "audio": "AAAA" * 99}))
+    names = session.heard(asked(tools))
+
+    assert list(sound) == []
+    assert b"cntr_0123456789abcdef" in names[0]
