@@ -17,7 +17,7 @@ One call, and the module of each step:
 10. `api`       answers questions from ledger and sums; `commands` ask them on the command line
 
 `counters` count all of that in the worker, and `monitor` looks at all workers, spools and the ledger for who asks.
-`request_tags` and `cost_estimates` serve calls that ask for them, `books` are what is rated by. `limits` bound what either
+`request_tags` serve tenants and `cost_estimates` calls that ask for them, `books` are what is rated by. `limits` bound what either
 side may take. `app` constructs all of it, in one process or, under a `supervisor`, in several: workers do 1 to 8 and
 the back office 9 and 10. `simulator` stands in for providers, and shares nothing with the rest.
 """

@@ -27,7 +27,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.callers import CATEGORY, TAG, TAGS_MAX
 from gateway.keys import DEFAULT_SCOPES, SCOPES, Secrets, key_id_of, new_account_sid, new_admin_key, new_gateway_key
 from gateway.providers import PROVIDERS, Provider
-from gateway.snapshot import VERSION, KeyRecord, Snapshot, TenantRecord, write
+from gateway.snapshot import VERSION, KeyRecord, RequestTags, Snapshot, TenantRecord, write
 from gateway.tables import (
     admin_keys,
     audit_log,
@@ -90,6 +90,7 @@ class Tenant:
     account_sid: str
     """Its account with the gateway itself, for providers that have accounts in their paths."""
     created_at: dt.datetime
+    request_tags: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -305,6 +306,7 @@ class Accounts:
                     account_sid=row.account_sid,
                     plan=row.plan,
                     credentials=sealed.get(row.tenant_id, {}),
+                    request_tags=RequestTags(row.request_tags),
                 )
                 for row in open_tenants
             },
@@ -467,7 +469,9 @@ class Change:
         """Raises NoSuchTenant."""
         return await _find_tenant(self._connection, tenant_id)
 
-    async def create_tenant(self, tenant_id: str, *, name: str | None = None, plan: str | None = None) -> Tenant:
+    async def create_tenant(
+        self, tenant_id: str, *, name: str | None = None, plan: str | None = None, request_tags: str = RequestTags.OFF
+    ) -> Tenant:
         """Raises TenantExists and NotAcceptable."""
         if not TENANT_ID.fullmatch(tenant_id):
             raise NotAcceptable(
@@ -488,12 +492,14 @@ class Change:
             currency=CURRENCY,
             account_sid=new_account_sid(),
             created_at=self._now,
+            request_tags=_request_tags(request_tags),
         )
         row = {column.name: getattr(tenant, column.name) for column in tenants.c}
         await self._connection.execute(insert(tenants).values(row))
         if tenant.plan is not None:
             await self._begin_plan(tenant_id, tenant.plan)
-        await self._note("tenant.create", tenant_id, tenant_id, {"name": tenant.name, "plan": tenant.plan})
+        detail = {"name": tenant.name, "plan": tenant.plan, "request_tags": tenant.request_tags}
+        await self._note("tenant.create", tenant_id, tenant_id, detail)
         return tenant
 
     async def change_tenant(
@@ -503,6 +509,7 @@ class Change:
         name: str | UnsetType = UNSET,
         status: str | UnsetType = UNSET,
         plan: str | UnsetType | None = UNSET,
+        request_tags: str | UnsetType = UNSET,
     ) -> Tenant:
         """Change what is given. Raises NoSuchTenant, TenantClosed and NotAcceptable."""
         before = await self.tenant(tenant_id)
@@ -513,10 +520,11 @@ class Change:
             name=before.name if name is UNSET else name,
             status=before.status if status is UNSET else status,
             plan=before.plan if plan is UNSET else None if plan is None else _plan_id(plan),
+            request_tags=before.request_tags if request_tags is UNSET else _request_tags(request_tags),
         )
         changed = {
             field: getattr(after, field)
-            for field in ("name", "status", "plan")
+            for field in ("name", "status", "plan", "request_tags")
             if getattr(after, field) != getattr(before, field)
         }
         if not changed:
@@ -760,6 +768,12 @@ def _tenant(row: AnyRow) -> Tenant:
 def _key(row: AnyRow) -> Key:
     named = {column.name: getattr(row, column.name) for column in _KEY_COLUMNS}
     return Key(**named | {"scopes": tuple(row.scopes)})
+
+
+def _request_tags(how: str) -> str:
+    if how not in list(RequestTags):
+        raise NotAcceptable("request_tags", f"must be one of {', '.join(RequestTags)}")
+    return str(how)
 
 
 def _plan_id(name: str) -> str:

@@ -6,7 +6,6 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Coroutine
-from enum import StrEnum
 from typing import Any, NamedTuple
 
 from gateway import errors
@@ -29,14 +28,6 @@ REMEMBERED_MAX = 4096
 """Keys that need not be hashed again; with more than that, all are once."""
 
 
-class RequestTags(StrEnum):
-    """How what a request says of itself becomes tags."""
-
-    HASHED = "hashed"
-    """End users as keyed hashes."""
-    PLAIN = "plain"
-
-
 class Caller(NamedTuple):
     """On whose account a call is."""
 
@@ -47,8 +38,6 @@ class Caller(NamedTuple):
     metered: bool
     brings_credential: bool
     """True where the application sent the provider's credential itself, beside `X-Gateway-Key`."""
-    request_tags: RequestTags | None = None
-    """How the call is tagged with what its body says; None where it is not."""
 
 
 class Callers:
@@ -95,12 +84,7 @@ class Callers:
         tenant = await self._tenant(record, headers)
         if tenant.status != "active":
             raise errors.TenantSuspended("This tenant is suspended. Ask the operator of the gateway.")
-        if (
-            "X-Gateway-Category" in headers
-            or "X-Gateway-Tags" in headers
-            or "X-Gateway-Metering" in headers
-            or "X-Gateway-Request-Tags" in headers
-        ):
+        if "X-Gateway-Category" in headers or "X-Gateway-Tags" in headers or "X-Gateway-Metering" in headers:
             return self._labelled(record, tenant, headers, brings_credential=brings_credential)
         return Caller(record, tenant, record.category or UNCATEGORISED, record.tags, True, brings_credential)
 
@@ -184,8 +168,4 @@ class Callers:
             raise errors.BadHeader("X-Gateway-Metering: on or off.")
         if metering == "off" and "metering:off" not in record.scopes:
             raise errors.ScopeMissing("X-Gateway-Metering: off needs a key with the scope `metering:off`.")
-        asked = headers.get("X-Gateway-Request-Tags", "off")
-        if asked != "off" and asked not in list(RequestTags):
-            raise errors.BadHeader("X-Gateway-Request-Tags: off, hashed or plain.")
-        request_tags = None if asked == "off" else RequestTags(asked)
-        return Caller(record, tenant, category, tags, metering == "on", brings_credential, request_tags)
+        return Caller(record, tenant, category, tags, metering == "on", brings_credential)

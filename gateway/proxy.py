@@ -54,7 +54,7 @@ from gateway.request_body import LOOK_BYTES, RequestBody, codings_of
 from gateway.request_tags import tagged
 from gateway.routing import Route, Routes
 from gateway.sharing import References, named_objects
-from gateway.snapshot import Snapshot
+from gateway.snapshot import RequestTags, Snapshot
 from gateway.strand import PARK
 from gateway.telemetry import AccessLog, CallLine, log
 from gateway.upstream import Connection, Origin, Pool, Upstream
@@ -249,7 +249,9 @@ class Proxy:
         prepared = _prepared(route, body, whole=whole, websocket=exchange.websocket)
         call.data = _request(plan, exchange, prepared, whole=whole)
         learnt = incoming.learnt or _without_body(prepared)
-        caller = plan.caller if plan.caller.request_tags is None else self._tagged(plan.caller, route.provider, body)
+        caller = plan.caller
+        if caller.tenant.request_tags is not RequestTags.OFF:
+            caller = self._tagged(caller, route.provider, body)
         recording = call.recording = Recording(call.call_id, call.arrived_ms, caller, route, learnt)
         if endpoint.estimate is not None and whole and not plan.codings:
             call.kept = Kept(prepared.body, self._estimator.allowance)
@@ -276,10 +278,10 @@ class Proxy:
 
     def _tagged(self, caller: Caller, provider: Provider, body: bytes) -> Caller:
         """The caller, whose call is tagged with what its body says of itself as well."""
-        if caller.request_tags is None or provider.labels is None:
+        if provider.labels is None:
             return caller
         hashed = partial(reference, self._secrets.reference)
-        return caller._replace(tags=tagged(caller.tags, provider.labels(body), caller.request_tags, hashed))
+        return caller._replace(tags=tagged(caller.tags, provider.labels(body), caller.tenant.request_tags, hashed))
 
     async def _claim(self, plan: Plan, key: str, call: Call, head: RequestHead, body: bytes, *, whole: bool) -> None:
         """Take the application's own key for this call, so that it is not forwarded twice."""

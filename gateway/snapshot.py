@@ -8,11 +8,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 
 import msgspec
 
 VERSION = 1
+
+
+class RequestTags(StrEnum):
+    """How what the body of a call says of itself becomes tags."""
+
+    OFF = "off"
+    HASHED = "hashed"
+    """End users as keyed hashes."""
+    PLAIN = "plain"
 
 
 class KeyRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -38,6 +48,7 @@ class TenantRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     plan: str | None = None
     credentials: dict[str, str] = {}
     """Provider → the tenant's own credential, sealed."""
+    request_tags: RequestTags = RequestTags.OFF
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,10 +17,11 @@ tenants = Table(
     Column("currency", Text, nullable=False),
     Column("account_sid", Text, nullable=False, unique=True),
     Column("created_at", Moment, nullable=False),
+    Column("request_tags", Text, nullable=False, server_default="off"),
     **STRICT,
 )
 """`status` is active, suspended or closed; a tenant is never deleted. `account_sid` is the account that a tenant has with
-the gateway itself, for providers that have accounts in their paths."""
+the gateway itself, for providers that have accounts in their paths. `request_tags` is off, hashed or plain."""
 
 gateway_keys = Table(
     "gateway_keys",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from aiohttp import web
 
@@ -14,17 +14,21 @@ from gateway.api.problems import invalid
 from gateway.api.requests import Body, Line, PageQuery, Query, body, query
 from metering.columns import iso
 
+RequestTags: TypeAlias = Literal["off", "hashed", "plain"]
+
 
 class NewTenant(Body):
     tenant_id: str
     name: Line | None = None
     plan: str | None = None
+    request_tags: RequestTags = "off"
 
 
 class ChangedTenant(Body):
     name: Line = ""
     status: Literal["active", "suspended", "closed"] = "active"
     plan: str | None = None
+    request_tags: RequestTags = "off"
 
 
 def shown(tenant: Tenant) -> dict[str, object]:
@@ -35,13 +39,14 @@ def shown(tenant: Tenant) -> dict[str, object]:
         "plan": tenant.plan,
         "currency": tenant.currency,
         "twilio_account_sid": tenant.account_sid,
+        "request_tags": tenant.request_tags,
         "created_at": iso(tenant.created_at),
     }
 
 
 async def create(request: web.Request, change: Change) -> web.Response:
     wanted = await body(request, NewTenant)
-    return json_answer(shown(await change.create_tenant(wanted.tenant_id, name=wanted.name, plan=wanted.plan)), 201)
+    return json_answer(shown(await change.create_tenant(**wanted.model_dump())), 201)
 
 
 async def index(request: web.Request, principal: Principal) -> web.Response:

@@ -10,17 +10,27 @@ from gateway.commands.invocation import Command, Invocation, at, told
 
 @click.group()
 def tenant() -> None:
-    """Create, list, suspend tenants."""
+    """Create, list, change, suspend tenants."""
+
+
+_REQUEST_TAGS = click.Choice(["off", "hashed", "plain"])
+_REQUEST_TAGS_HELP = (
+    "Whether user, safety_identifier and metadata in the bodies of its calls become tags: end users as keyed hashes, "
+    "or plain, as they are."
+)
 
 
 @tenant.command(cls=Command)
 @click.argument("tenant_id", metavar="ID")
 @click.option("--name", help="What people call the tenant.  [default: its ID]")
 @click.option("--plan", help="The plan its use is priced by.  [default: the standard prices, without a limit]")
+@click.option("--request-tags", type=_REQUEST_TAGS, help=f"{_REQUEST_TAGS_HELP}  [default: off]")
 @told
-def create(invocation: Invocation, tenant_id: str, name: str | None, plan: str | None) -> None:
+def create(
+    invocation: Invocation, tenant_id: str, name: str | None, plan: str | None, request_tags: str | None
+) -> None:
     """Create a tenant."""
-    document = {"tenant_id": tenant_id, "name": name, "plan": plan}
+    document = {"tenant_id": tenant_id, "name": name, "plan": plan, "request_tags": request_tags}
     created = invocation.ask(
         lambda api: api.post("/v1/tenants", {field: value for field, value in document.items() if value is not None})
     )
@@ -55,6 +65,16 @@ def show_(invocation: Invocation, tenant_id: str) -> None:
     """Show one tenant."""
     found = invocation.ask(lambda api: api.get(at("v1", "tenants", tenant_id)))
     invocation.answer(found, lambda: tty.facts(found))
+
+
+@tenant.command(name="set", cls=Command)
+@click.argument("tenant_id", metavar="ID")
+@click.option("--request-tags", type=_REQUEST_TAGS, required=True, help=_REQUEST_TAGS_HELP)
+@told
+def set_(invocation: Invocation, tenant_id: str, request_tags: str) -> None:
+    """Change a setting of a tenant; within a second its calls are served by it."""
+    changed = invocation.ask(lambda api: api.patch(at("v1", "tenants", tenant_id), {"request_tags": request_tags}))
+    invocation.answer(changed, lambda: tty.facts(changed))
 
 
 @tenant.command(cls=Command)

@@ -204,6 +204,14 @@ class Proxied:
     spool: WatchedSpool = field(init=False)
     listener: Listener = field(init=False)
     proxy: Proxy = field(init=False)
+    published: SnapshotFile = field(init=False)
+
+    def publish(self, tenant: TenantRecord) -> None:
+        """A tenant as it is from now on; the worker has looked."""
+        current = self.published.current
+        tenants = {**current.tenants, tenant.tenant_id: tenant}
+        snapshot.write(self.directory.parent / "snapshot.json", msgspec.structs.replace(current, tenants=tenants))
+        self.published.refresh()
 
     def call(self, said: CallLine) -> None:
         """The access log's side."""
@@ -305,9 +313,10 @@ async def proxied(
     if estimator is None:
         estimator = Estimator()
         await estimator.close()
+    made.published = snapshot_in(directory)
     made.proxy = Proxy(
         routes=Routes(PROVIDERS),
-        callers=Callers(snapshot_in(directory), SECRETS, None),
+        callers=Callers(made.published, SECRETS, None),
         objects=made.objects,
         claims=None,  # type: ignore[arg-type]  No test of this folder's claims a call.
         recorder=Recorder(made.spool, made.objects, now_ms, hashed, counters),  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ from gateway.accounts import (
     TenantExists,
 )
 from gateway.keys import NotSealedHere, Secrets
-from gateway.snapshot import SnapshotFile
+from gateway.snapshot import RequestTags, SnapshotFile
 from gateway.tables import admin_keys, audit_log, credentials, tenants
 from metering.tables import metadata
 from pricing.plans import plans
@@ -166,6 +166,25 @@ async def test_a_change_changes_only_what_is_given(accounts):
         "starter",
         before.account_sid,
     )
+
+
+async def test_what_tags_a_tenant_s_calls_is_published_and_its_change_is_in_the_audit_log(accounts, snapshot):
+    await create_tenant(accounts, "acme", request_tags="plain")
+    made = snapshot().tenants["acme"].request_tags
+    await change_tenant(accounts, request_tags="hashed")
+
+    assert (made, snapshot().tenants["acme"].request_tags) == (RequestTags.PLAIN, RequestTags.HASHED)
+    assert [entry.detail for entry in await accounts.audit(10)][::-1] == [
+        {"name": "acme", "plan": None, "request_tags": "plain"},
+        {"before": {"request_tags": "plain"}, "after": {"request_tags": "hashed"}},
+    ]
+
+
+async def test_no_other_tags_are_known_than_there_are(accounts, acme):
+    with pytest.raises(NotAcceptable, match="request_tags: must be one of off, hashed, plain"):
+        await change_tenant(accounts, request_tags="on")
+    with pytest.raises(NotAcceptable, match="request_tags: must be one of off, hashed, plain"):
+        await create_tenant(accounts, "globex", request_tags="")
 
 
 async def test_a_change_to_what_is_so_already_leaves_no_trace(accounts, acme):

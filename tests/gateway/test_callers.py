@@ -265,8 +265,6 @@ async def test_a_key_s_own_labels_are_the_default_and_stay_it(tmp_path):
         ("X-Gateway-Metering", "OFF"),
         ("X-Gateway-Metering", ""),
         ("X-Gateway-Metering", "no"),
-        ("X-Gateway-Request-Tags", "on"),
-        ("X-Gateway-Request-Tags", "Plain"),
     ],
 )
 async def test_labels_that_are_none_are_refused(identify, header):

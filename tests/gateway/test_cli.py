@@ -407,6 +407,23 @@ def test_a_tenant_is_created_and_the_next_step_named(tollkeeper, server):
     assert in_json.stderr == ""
 
 
+def test_what_tags_a_tenant_s_calls_is_set(tollkeeper, server):
+    server.answers["POST", "/v1/tenants"] = (201, TENANT)
+    server.answers["PATCH", "/v1/tenants/acme"] = (200, {**TENANT, "request_tags": "plain"})
+
+    tollkeeper("tenant", "create", "acme", "--request-tags", "hashed")
+    changed = tollkeeper("tenant", "set", "acme", "--request-tags", "plain")
+    refused = tollkeeper("tenant", "set", "acme", "--request-tags", "on")
+
+    assert server.asked == [
+        ("POST", "/v1/tenants", {"tenant_id": "acme", "request_tags": "hashed"}),
+        ("PATCH", "/v1/tenants/acme", {"request_tags": "plain"}),
+    ]
+    assert "request_tags plain" in shown(changed)
+    assert refused.returncode == 2
+    assert "'on' is not one of 'off', 'hashed', 'plain'" in refused.stderr
+
+
 def test_tenants_are_listed(tollkeeper, server):
     server.answers["GET", "/v1/tenants"] = (200, {"data": [TENANT], "next_cursor": None})
 

@@ -4,10 +4,11 @@ import os
 import stat
 import threading
 
+import msgspec
 import pytest
 
 from gateway import snapshot
-from gateway.snapshot import KeyRecord, Snapshot, SnapshotFile, TenantRecord
+from gateway.snapshot import KeyRecord, RequestTags, Snapshot, SnapshotFile, TenantRecord
 
 
 def holding(*tenant_ids):
@@ -30,6 +31,19 @@ def test_what_was_written_is_read_again(tmp_path):
 
     assert file.refresh()
     assert file.current == holding("acme", "other")
+
+
+@pytest.mark.parametrize("how", RequestTags)
+def test_what_tags_a_tenant_s_calls_is_written_where_something_does(tmp_path, how):
+    path = tmp_path / "snapshot.json"
+    held = holding("acme")
+    tagged = {"acme": msgspec.structs.replace(held.tenants["acme"], request_tags=how)}
+    snapshot.write(path, msgspec.structs.replace(held, tenants=tagged))
+    file = SnapshotFile(path)
+    file.refresh()
+
+    assert file.current.tenants["acme"].request_tags is how
+    assert (b"request_tags" in path.read_bytes()) is (how is not RequestTags.OFF)
 
 
 def test_before_there_is_a_file_nobody_is_known(tmp_path):

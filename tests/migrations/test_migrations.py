@@ -12,6 +12,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import inspect, select, text
 
 from gateway import schema
+from gateway.tables import tenants
 from metering.database_sqlite import SqliteDatabase
 from metering.months import Months
 from metering.tables import metadata, usage_events
@@ -122,6 +123,24 @@ async def test_from_the_newest_schema_to_nothing_and_back(database, owner):
 
     assert nothing == []
     assert await layout(database) == newest
+
+
+async def test_a_tenant_s_calls_are_not_tagged_until_that_is_asked_for(database, owner):
+    """Watches tenants that were there before the setting was, and those that the release before goes on making."""
+    make = (
+        "INSERT INTO tenants (tenant_id, name, status, currency, account_sid, created_at) "
+        "VALUES ('{0}', '{0}', 'active', 'USD', '{0}', '2026-11-20T12:00:00.000Z')"
+    )
+    async with owner.transaction() as connection:
+        await connection.run_sync(alembic(command.downgrade, "0006"))
+        await connection.execute(text(make.format("before").replace(":", r"\:")))
+
+    await schema.upgrade(database, owner)
+    async with database.transaction() as connection:
+        await connection.execute(text(make.format("beside").replace(":", r"\:")))
+        found = (await connection.execute(select(tenants.c.tenant_id, tenants.c.request_tags))).all()
+
+    assert sorted(map(tuple, found)) == [("before", "off"), ("beside", "off")]
 
 
 async def test_every_text_in_postgres_compares_as_its_bytes(postgres_ledgers):

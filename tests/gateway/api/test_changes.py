@@ -30,6 +30,7 @@ async def test_a_tenant_as_it_is_created_shown_and_listed(api):
         "plan": "professional",
         "currency": "USD",
         "twilio_account_sid": sid,
+        "request_tags": "off",
         "created_at": NOW,
     }
     assert (sid[:2], len(sid)) == ("AC", 34)
@@ -55,8 +56,31 @@ async def test_a_change_of_a_tenant_answers_with_the_tenant(api, acme):
     assert (await api.ask("PATCH", "/v1/tenants/acme", {"plan": None})).document["plan"] is None
 
 
+async def test_what_tags_a_tenant_s_calls_is_set_when_it_is_made_and_changed_later(api):
+    created = await api.post("/v1/tenants", {"tenant_id": "acme", "request_tags": "plain"})
+    changed = await api.ask("PATCH", "/v1/tenants/acme", {"request_tags": "hashed"})
+    refused = await api.ask("PATCH", "/v1/tenants/acme", {"request_tags": "on"})
+
+    assert (created.status, created.document["request_tags"]) == (201, "plain")
+    assert changed.document == created.document | {"request_tags": "hashed"}
+    assert (refused.status, refused.problem["errors"]) == (
+        400,
+        [{"field": "request_tags", "problem": "should be 'off', 'hashed' or 'plain'"}],
+    )
+    assert (await api.get("/v1/tenants/acme")).document == changed.document
+
+
 @pytest.mark.parametrize(
-    "document", [{}, {"name": None}, {"status": "gone"}, {"status": None}, {"tenant_id": "x"}, {"currency": "EUR"}]
+    "document",
+    [
+        {},
+        {"name": None},
+        {"status": "gone"},
+        {"status": None},
+        {"request_tags": None},
+        {"tenant_id": "x"},
+        {"currency": "EUR"},
+    ],
 )
 async def test_a_change_that_is_none_is_refused(api, acme, document):
     assert (await api.ask("PATCH", "/v1/tenants/acme", document)).status == 400

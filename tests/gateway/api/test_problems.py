@@ -101,6 +101,8 @@ async def test_what_is_not_json_is_refused(api, body):
         ({"tenant_id": "a", "role": "admin"}, ["role"]),
         ({"tenant_id": "a", "status": "active", "twilio_account_sid": "AC1"}, ["status", "twilio_account_sid"]),
         ({"tenant_id": "a", "name": 1, "plan": 2}, ["name", "plan"]),
+        ({"tenant_id": "a", "request_tags": "on"}, ["request_tags"]),
+        ({"tenant_id": "a", "request_tags": None}, ["request_tags"]),
     ],
 )
 async def test_each_field_that_is_wrong_is_named(api, document, fields):
@@ -115,7 +117,7 @@ async def test_an_unknown_field_is_answered_with_those_there_are(api):
     answer = await api.post("/v1/tenants", {"tenant_id": "a", "nmae": "x"})
 
     assert answer.problem["errors"] == [
-        {"field": "nmae", "problem": "is not known here; known are tenant_id, name, plan"}
+        {"field": "nmae", "problem": "is not known here; known are tenant_id, name, plan, request_tags"}
     ]
 
 
