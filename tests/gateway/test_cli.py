@@ -420,7 +420,7 @@ def test_what_tags_a_tenant_s_calls_is_set(tollkeeper, server):
         ("PATCH", "/v1/tenants/acme", {"request_tags": "plain"}),
     ]
     assert "request_tags plain" in shown(changed)
-    assert refused.returncode == 2
+    assert refused.exit_code == 2
     assert "'on' is not one of 'off', 'hashed', 'plain'" in refused.stderr
 
 

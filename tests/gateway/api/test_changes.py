@@ -65,7 +65,7 @@ async def test_what_tags_a_tenant_s_calls_is_set_when_it_is_made_and_changed_lat
     assert changed.document == created.document | {"request_tags": "hashed"}
     assert (refused.status, refused.problem["errors"]) == (
         400,
-        [{"field": "request_tags", "problem": "should be 'off', 'hashed' or 'plain'"}],
+        [{"field": "request_tags", "problem": "Input should be 'off', 'hashed' or 'plain'"}],
     )
     assert (await api.get("/v1/tenants/acme")).document == changed.document
 
