@@ -241,7 +241,9 @@ class Proxy:
             None if endpoint.watch is None else endpoint.watch(),
         )
         body = b""
-        if endpoint.prepare is not None or plan.shared or plan.claim_key is not None:
+        caller = plan.caller
+        labelled = caller.tenant.request_tags is not RequestTags.OFF and endpoint.billable
+        if endpoint.prepare is not None or plan.shared or plan.claim_key is not None or labelled:
             body = await (incoming.read() if exchange.whole else incoming.held(BODY_BYTES_MAX))
         whole = exchange.body_read
         if plan.claim_key is not None:
@@ -249,8 +251,7 @@ class Proxy:
         prepared = _prepared(route, body, whole=whole, websocket=exchange.websocket)
         call.data = _request(plan, exchange, prepared, whole=whole)
         learnt = incoming.learnt or _without_body(prepared)
-        caller = plan.caller
-        if caller.tenant.request_tags is not RequestTags.OFF:
+        if labelled:
             caller = self._tagged(caller, route.provider, body)
         recording = call.recording = Recording(call.call_id, call.arrived_ms, caller, route, learnt)
         if endpoint.estimate is not None and whole and not plan.codings:

@@ -13,7 +13,7 @@ from gateway.providers.openai.labels import labels
 from gateway.request_tags import tagged
 from gateway.snapshot import RequestTags
 from tests.gateway.peers import answer, answers, provider
-from tests.gateway.proxied import COMPLETION, chat, hashed, proxied, request
+from tests.gateway.proxied import COMPLETION, OWN, chat, hashed, proxied, request
 
 COMPLETED = answer(json.dumps(COMPLETION).encode(), b"Content-Type: application/json")
 LABELLED = chat(
@@ -105,3 +105,17 @@ async def test_no_header_of_an_application_s_decides_what_is_kept_of_its_users(t
 
     assert answered.status == 200
     assert [event.tags for event in gateway.events] == [{}]
+
+
+async def test_calls_whose_bodies_nobody_else_looks_at_are_tagged_too(tmp_path):
+    """Guards tenants with a credential of their own, whose bodies are not looked through for what others made:
+    sabotaged (the body is not held for its labels), the call has no tags."""
+    call = request("/openai/v1/containers", b'{"name":"c","metadata":{"team":"blue"}}', key=OWN)
+    created = answer(b'{"id":"cntr_1","object":"container"}', b"Content-Type: application/json")
+    async with provider(answers(created)) as upstream, proxied(tmp_path, upstream) as gateway:
+        own = gateway.published.current.tenants["own"]
+        gateway.publish(replace(own, request_tags=RequestTags.HASHED))
+        answered = await gateway.ask(call)
+
+    assert answered.status == 200
+    assert gateway.records[0].tags == {"team": "blue"}
