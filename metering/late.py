@@ -20,7 +20,7 @@ from metering.columns import iso, iso_ms
 from metering.facts import Fact
 from metering.rows import rows_in
 from metering.tables import dedupe, late_facts, pending_events, usage_events
-from metering.usage import EPOCH, WAS, Completeness, Kind, UsageEvent, event_id_of
+from metering.usage import AS_ORDERED, EPOCH, WAS, Completeness, Kind, UsageEvent, event_id_of
 
 PART = "part"
 """In the metadata of a correction: which of several disjoint parts of what was used it is, as the phase named it."""
@@ -161,7 +161,8 @@ def _correction(late: Fact, corrected: Any, rows: Sequence[Any]) -> Correction:
                 held[dimension] = held.get(dimension, 0) + amount
     added = {}
     if event.completeness is not Completeness.UNKNOWN:
-        added = {name: event.quantities.get(name, 0) - held.get(name, 0) for name in {**event.quantities, **held}}
+        used = held if event.quantities and corrected.metadata.get(AS_ORDERED) else event.quantities
+        added = {name: used.get(name, 0) - held.get(name, 0) for name in {**used, **held}}
     made = UsageEvent(
         event_id=event.event_id,
         tenant_id=event.tenant_id,

@@ -136,6 +136,9 @@ WAS = "was"
 CONTEXT_TOKENS = "context_tokens"
 """In the metadata of an event that is the sum of many requests: the input tokens of the largest, which decide its price."""
 
+AS_ORDERED = "as_ordered"
+"""In the metadata of an event that is pending: what it holds is what was ordered, and is all used if anything of it was."""
+
 TOLD_COST = "provider_cost"
 """In the metadata of an event: what it cost, where its provider said so; a plain decimal string."""
 

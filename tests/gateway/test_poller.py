@@ -14,6 +14,7 @@ from aiohttp import web
 from sqlalchemy import select
 
 from gateway.poller import LINE_BYTES_MAX, PAUSE_S, Poller, Source, _read_lines, _session
+from gateway.providers import openai
 from gateway.providers.api import Late, ReadOn, Settles, Usage
 from gateway.recorder import late_event
 from metering.database import DatabaseUnavailable
@@ -164,7 +165,7 @@ async def looks(poller, session):
 
 def pending(number=1, **changes):
     values = {"completeness": Completeness.PENDING, "quantities": {}, "external_id": f"thing-{number}"}
-    return fact(usage_event(event_id=call_id(number), endpoint="responses", **values | changes))
+    return fact(usage_event(event_id=call_id(number), **{"endpoint": "responses"} | values | changes))
 
 
 async def rows(database, table):
@@ -470,3 +471,61 @@ async def test_a_file_that_its_owner_has_deleted_makes_nothing_free(database, bo
 
     assert await corrections(database) == [("thing-1", "reported", {"input_tokens": 7})]
     assert [row.external_id for row in await rows(database, pending_events)] == ["thing-2"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What OpenAI makes
+
+
+@pytest.fixture
+def openai_poller(database, booked, provider, clock):
+    settles = {one.name: one.settles for one in openai.PROVIDER.endpoints if one.settles is not None}
+    return Poller(database, booked, {"openai": Source(provider.base_url, settles, lambda _: {})}, clock)
+
+
+async def test_an_evaluation_is_asked_for_where_its_event_says_and_booked_once_for_each_model(
+    database, booked, openai_poller, provider, session, clock
+):
+    await booked([pending(endpoint="evals.runs.create", event_type="job", metadata={"eval_id": "eval_1"})])
+    used_of = [
+        {"model_name": name, "invocation_count": 1, "prompt_tokens": 9, "completion_tokens": 3, "cached_tokens": 4}
+        for name in ("gpt-4o", "o3-mini")
+    ]
+    told = {"id": "thing-1", "object": "eval.run", "status": "completed", "per_model_usage": used_of}
+    provider.answers["/v1/evals/eval_1/runs/thing-1"] = {"body": msgspec.json.encode(told)}
+    clock.passes(60)
+
+    await looks(openai_poller, session)
+    clock.passes(3600)
+    await looks(openai_poller, session)
+
+    quantities = {"input_tokens": 5, "input_tokens_cached": 4, "output_tokens": 3}
+    assert await corrections(database) == [("thing-1", "reported", quantities)] * 2
+    assert provider.asked == [("/v1/evals/eval_1/runs/thing-1", None)]
+    assert await rows(database, pending_events) == []
+
+
+@pytest.mark.parametrize(
+    ("held_s", "metadata", "status", "said_s", "added_s"),
+    [
+        (8, {}, "completed", "8", 0),
+        (8, {}, "completed", "12", 4),
+        (8, {}, "failed", "8", -8),
+        (4, {"as_ordered": True}, "completed", "12", 0),
+        (4, {"as_ordered": True}, "failed", "12", -4),
+    ],
+)
+async def test_a_video_settles_at_what_is_billed_of_it(
+    database, booked, openai_poller, provider, session, clock, held_s, metadata, status, said_s, added_s
+):
+    """Guards money: one that failed costs nothing, and one that was made longer costs what it was made longer by."""
+    held = {"event_type": "video", "resource": "sora-2", "quantities": {"seconds": held_s}, "metadata": metadata}
+    await booked([pending(endpoint="videos.create", **held)])
+    told = {"id": "thing-1", "object": "video", "model": "sora-2-2025-10-06", "status": status, "seconds": said_s}
+    provider.answers["/v1/videos/thing-1"] = {"body": msgspec.json.encode(told)}
+    clock.passes(60)
+
+    await looks(openai_poller, session)
+
+    assert await corrections(database) == [("thing-1", "reported", {"seconds": added_s})]
+    assert await rows(database, pending_events) == []

@@ -153,14 +153,15 @@ MODELS = (
             path=path,
             event_type="video",
             describes="video",
-            meter=media.video,
+            meter=metered,
             watch=WatchedRequest,
+            settles=late.VIDEO,
         )
-        for verb, path in (
-            ("create", "/v1/videos"),
-            ("edit", "/v1/videos/edits"),
-            ("extend", "/v1/videos/extensions"),
-            ("remix", "/v1/videos/{video_id}/remix"),
+        for verb, path, metered in (
+            ("create", "/v1/videos", media.video),
+            ("edit", "/v1/videos/edits", media.video),
+            ("extend", "/v1/videos/extensions", media.extension),
+            ("remix", "/v1/videos/{video_id}/remix", media.video),
         )
     ),
     Endpoint(
@@ -170,15 +171,6 @@ MODELS = (
         event_type="llm_call",
         describes="run",
         meter=media.run,
-        prepare=read_model_request,
-    ),
-    Endpoint(
-        name="evals.runs.create",
-        method="POST",
-        path="/v1/evals/{eval_id}/runs",
-        event_type="job",
-        describes="evaluation",
-        meter=media.job,
         prepare=read_model_request,
     ),
     Endpoint(
@@ -324,7 +316,7 @@ FREE = (
     *kept("fine_tuning.checkpoints.permissions", "/v1/fine_tuning/checkpoints/{model}/permissions/{part}", "create list delete"),
     reads_back("fine_tuning.alpha.graders.validate", "POST", "/v1/fine_tuning/alpha/graders/validate"),
     *kept("evals", "/v1/evals/{eval_id}", "create list retrieve update delete"),
-    *kept("evals.runs", "/v1/evals/{eval_id}/runs/{part}", "list retrieve delete cancel"),
+    *kept("evals.runs", "/v1/evals/{eval_id}/runs/{part}", "list delete"),
     *kept("evals.runs.output_items", "/v1/evals/{eval_id}/runs/{part}/output_items/{part}", "list retrieve"),
     *kept("vector_stores", "/v1/vector_stores/{vector_store_id}", "create list retrieve update delete"),
     *kept("vector_stores.files", "/v1/vector_stores/{vector_store_id}/files/{file_id}", "create list retrieve update delete content"),
@@ -332,7 +324,7 @@ FREE = (
     reads_back("vector_stores.file_batches.list_files", "GET", "/v1/vector_stores/{vector_store_id}/file_batches/{part}/files"),
     *kept("containers", "/v1/containers/{container_id}", "list retrieve delete"),
     *kept("containers.files", "/v1/containers/{container_id}/files/{part}", "create list retrieve delete content"),
-    *kept("videos", "/v1/videos/{video_id}", "list retrieve delete content"),
+    *kept("videos", "/v1/videos/{video_id}", "list delete content"),
     makes("videos.create_character", "/v1/videos/characters"),
     reads_back("videos.get_character", "GET", "/v1/videos/characters/{character_id}"),
     *kept("audio.voices", "/v1/audio/voices/{voice_id}", "create delete"),

@@ -1,8 +1,9 @@
-"""What OpenAI says after the call: of background responses, batches, fine-tuning jobs and runs of assistants. Pure.
+"""What OpenAI says after the call: of background responses, batches, jobs, evaluations, videos and assistants' runs. Pure.
 
 Facts from the API reference: a background response is polled by GET /v1/responses/{id}, and holds its usage when its
 status is final; a batch names the file with an answer per line, each with its own usage, and takes at most 24 hours; a
-fine-tuning job says how many tokens it trained; a run has its usage once it is over.
+fine-tuning job says how many tokens it trained; a run has its usage once it is over, and an evaluation's run has it by
+model; a video says how long it is, and one that failed is not billed.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from gateway.providers.api import Endpoint, Late, Meter, Pending, Prepared, Read
 from gateway.providers.body import Gathered
 from gateway.providers.free import reads_back
 from gateway.providers.openai.answers import CONCLUDING, JsonMeter, meter
-from gateway.providers.openai.requests import read_model_request, text
-from gateway.providers.openai.usage import count
+from gateway.providers.openai.requests import read_model_request, text, whole_number
+from gateway.providers.openai.usage import COUNT_MAX, count, quantities
 from metering.usage import CONTEXT_TOKENS, INPUT_TOKENS, Completeness
 
 BODY_BYTES_MAX = 4 << 20
@@ -35,6 +36,7 @@ MODELS_MAX = 200
 RESPONSE_ENDED = frozenset({"completed", "incomplete", "failed", "cancelled"})
 BATCH_ENDED = frozenset({"completed", "expired", "cancelled", "failed"})
 JOB_ENDED = frozenset({"succeeded", "failed", "cancelled"})
+EVALUATION_ENDED = frozenset({"completed", "failed", "canceled"})
 RUN_ENDED = frozenset({"completed", "incomplete", "failed", "cancelled", "expired"})
 
 
@@ -51,6 +53,9 @@ class _Object(msgspec.Struct):
     error_file_id: object = None
     request_counts: object = None
     trained_tokens: object = None
+    eval_id: object = None
+    per_model_usage: object = None
+    seconds: object = None
 
 
 class _Event(msgspec.Struct):
@@ -123,6 +128,80 @@ def job(body: bytes) -> tuple[Late, ...]:
         resource=text(found.model),
     )
     return _ended(external_id, found.status, usage)
+
+
+def evaluation(body: bytes) -> tuple[Late, ...]:
+    """A run of an evaluation, once it is over: each model has a price of its own. One whose graders ask no model used
+    nothing. Only sums are told, of which the mean says how large a request's context was."""
+    found = _object(body)
+    external_id, status = text(found.id), text(found.status)
+    if external_id is None or found.kind != "eval.run" or status not in EVALUATION_ENDED:
+        return ()
+    told = found.per_model_usage
+    if not isinstance(told, list):
+        return _ended(external_id, status, Usage(quantities={}, completeness=Completeness.UNKNOWN))
+    sums: dict[str, dict[str, int]] = {}
+    requests: dict[str, int] = {}
+    unknown = 0
+    for one in told:
+        used = _used_by_model(one) if isinstance(one, dict) else {}
+        if not used:
+            unknown += 1
+            continue
+        model = text(one.get("model_name")) or ""
+        if model not in sums and len(sums) >= MODELS_MAX:
+            model = ""
+        of_model = sums.setdefault(model, {})
+        for name, amount in used.items():
+            of_model[name] = min(of_model.get(name, 0) + amount, COUNT_MAX)
+        requests[model] = min(requests.get(model, 0) + (count(one, "invocation_count") or 0), COUNT_MAX)
+    late = [
+        Late(
+            external_id=external_id,
+            phase=f"final:{model}",
+            usage=Usage(
+                quantities=of_model,
+                completeness=Completeness.REPORTED,
+                resource=model or None,
+                event_type="llm_call",
+                metadata={
+                    "status": status,
+                    "answers": requests[model],
+                    CONTEXT_TOKENS: sum(of_model.get(name, 0) for name in INPUT_TOKENS) // max(1, requests[model]),
+                },
+            ),
+        )
+        for model, of_model in sorted(sums.items())
+    ]
+    if unknown:
+        usage = Usage(quantities={}, completeness=Completeness.UNKNOWN, metadata={"answers": unknown})
+        late.append(Late(external_id=external_id, phase="ended", usage=usage))
+    return tuple(late) or (_nothing(external_id),)
+
+
+def _used_by_model(told: dict[str, object]) -> dict[str, int]:
+    """What an evaluation used of one model; what was cached stands beside the prompt that it is a part of."""
+    details = {"cached_tokens": told.get("cached_tokens")}
+    return quantities(told | {"prompt_tokens_details": details})
+
+
+def video(body: bytes) -> tuple[Late, ...]:
+    """A video, once it is there or has failed. It is billed as the model that was ordered, whatever its answers call it."""
+    found = _object(body)
+    external_id, status = text(found.id), text(found.status)
+    if external_id is None or found.kind != "video" or status not in ("completed", "failed"):
+        return ()
+    metadata: dict[str, object] = {"status": status}
+    if status == "failed":
+        usage = Usage(quantities={}, completeness=Completeness.REPORTED, metadata=metadata)
+        return (Late(external_id=external_id, usage=usage),)
+    long_s = whole_number(found.seconds)
+    known = {"seconds": long_s} if long_s is not None and 0 < long_s < VIDEO_S_MAX else {}
+    return _ended(external_id, status, Usage(quantities=known, completeness=Completeness.REPORTED))
+
+
+VIDEO_S_MAX = 1_000_000
+"""No video is as long."""
 
 
 class BatchLines:
@@ -298,10 +377,11 @@ class Begun:
 
     def finish(self, *, whole: bool) -> tuple[bytes, Usage]:
         made = _object((self._body.known or b"") if whole else b"")
-        external_id, thread_id = text(made.id), text(made.thread_id)
+        external_id = text(made.id)
         metadata: dict[str, object] = {} if self._asked is None else {"model": self._asked}
-        if thread_id is not None:
-            metadata["thread_id"] = thread_id
+        # Where it is asked for is below what it belongs to.
+        owners = ("thread_id", text(made.thread_id)), ("eval_id", text(made.eval_id))
+        metadata |= {name: value for name, value in owners if value is not None}
         return b"", Usage(
             quantities={},
             completeness=Completeness.UNKNOWN if external_id is None else Completeness.PENDING,
@@ -345,11 +425,16 @@ def _at(path: str) -> Callable[[Pending], str]:
     return lambda pending: path.format(quote(pending.external_id, safe=""))
 
 
-def _run_at(pending: Pending) -> str | None:
-    thread_id = pending.metadata.get("thread_id")
-    if not isinstance(thread_id, str):
-        return None
-    return f"/v1/threads/{quote(thread_id, safe='')}/runs/{quote(pending.external_id, safe='')}"
+def _below(path: str, owner: str) -> Callable[[Pending], str | None]:
+    """Where something is that belongs to another, which the event's metadata names."""
+
+    def at(pending: Pending) -> str | None:
+        owned_by = pending.metadata.get(owner)
+        if not isinstance(owned_by, str):
+            return None
+        return path.format(quote(owned_by, safe=""), quote(pending.external_id, safe=""))
+
+    return at
 
 
 HOUR_S, DAY_S = 3600.0, 86_400.0
@@ -357,7 +442,11 @@ HOUR_S, DAY_S = 3600.0, 86_400.0
 RESPONSE = Settles(path=_at("/v1/responses/{}"), read=response, first_s=2, days_max=1, gone_s=HOUR_S)
 BATCH = Settles(path=_at("/v1/batches/{}"), read=batch, first_s=5, days_max=3, gone_s=3 * DAY_S)
 JOB = Settles(path=_at("/v1/fine_tuning/jobs/{}"), read=job, first_s=30, days_max=30, gone_s=30 * DAY_S)
-RUN = Settles(path=_run_at, read=run, first_s=2, days_max=1, gone_s=HOUR_S)
+RUN = Settles(path=_below("/v1/threads/{}/runs/{}", "thread_id"), read=run, first_s=2, days_max=1, gone_s=HOUR_S)
+EVALUATION = Settles(
+    path=_below("/v1/evals/{}/runs/{}", "eval_id"), read=evaluation, first_s=10, days_max=7, gone_s=7 * DAY_S
+)
+VIDEO = Settles(path=_at("/v1/videos/{}"), read=video, first_s=15, days_max=2, gone_s=2 * DAY_S)
 
 ENDPOINTS = (
     Endpoint(
@@ -378,6 +467,16 @@ ENDPOINTS = (
         meter=begun,
         prepare=read_model_request,
         settles=JOB,
+    ),
+    Endpoint(
+        name="evals.runs.create",
+        method="POST",
+        path="/v1/evals/{eval_id}/runs",
+        event_type="job",
+        describes="evaluation",
+        meter=begun,
+        prepare=read_model_request,
+        settles=EVALUATION,
     ),
     Endpoint(
         name="beta.threads.runs.create",
@@ -403,6 +502,9 @@ ENDPOINTS = (
     reads_final("responses.cancel", "POST", "/v1/responses/{id}/cancel", response),
     reads_final("fine_tuning.jobs.retrieve", "GET", "/v1/fine_tuning/jobs/{id}", job),
     reads_final("fine_tuning.jobs.cancel", "POST", "/v1/fine_tuning/jobs/{id}/cancel", job),
+    reads_final("evals.runs.retrieve", "GET", "/v1/evals/{eval_id}/runs/{part}", evaluation),
+    reads_final("evals.runs.cancel", "POST", "/v1/evals/{eval_id}/runs/{part}/cancel", evaluation),
+    reads_final("videos.retrieve", "GET", "/v1/videos/{video_id}", video),
     reads_final("beta.threads.runs.retrieve", "GET", "/v1/threads/{id}/runs/{part}", run),
     reads_final("beta.threads.runs.cancel", "POST", "/v1/threads/{id}/runs/{part}/cancel", run),
     Endpoint(

@@ -18,7 +18,7 @@ from gateway.providers.openai.answers import JsonMeter, read_ends
 from gateway.providers.openai.requests import text, whole_number, word
 from gateway.providers.openai.tools import CONTAINER, drawn_as_svg
 from gateway.providers.openai.usage import COUNT_MAX, counted, is_documented, pictured, unseen, whole_seconds
-from metering.usage import Completeness
+from metering.usage import AS_ORDERED, Completeness
 
 
 class Told(msgspec.Struct):
@@ -296,6 +296,14 @@ HOURS_S = 1_000_000
 """No video is as long."""
 
 
+def _extension(prepared: Prepared, ends: Sequence[Told]) -> Usage:
+    """A video that is made longer: what was ordered is billed. Answers say how long the whole is then (types of the SDK)."""
+    usage = _video(prepared, ends)
+    ordered_s = (prepared.quantities or {}).get("seconds")
+    known = {"seconds": ordered_s} if ordered_s and 0 < ordered_s < HOURS_S else {}
+    return msgspec.structs.replace(usage, quantities=known, metadata=usage.metadata | {AS_ORDERED: True})
+
+
 def _run(prepared: Prepared, ends: Sequence[Told]) -> Usage:
     """A run of an assistant says what it used when it is over; before that, it will."""
     usage = _of_tokens(prepared, ends)
@@ -305,11 +313,6 @@ def _run(prepared: Prepared, ends: Sequence[Told]) -> Usage:
         if going_on and not usage.quantities
         else usage
     )
-
-
-def _job(prepared: Prepared, ends: Sequence[Told]) -> Usage:
-    """What was begun here, and will be used later."""
-    return _usage(prepared, ends[-1] if ends else None, {}, pending=True)
 
 
 def _container(prepared: Prepared, ends: Sequence[Told]) -> Usage:
@@ -382,8 +385,8 @@ transcription = _judged_by(_transcription)
 speech = _judged_by(_speech)
 moderation = _judged_by(_moderation)
 video = _judged_by(_video)
+extension = _judged_by(_extension)
 run = _judged_by(_run)
-job = _judged_by(_job)
 container = _judged_by(_container)
 search = _judged_by(_search)
 past_the_gateway = _judged_by(_past_the_gateway)

@@ -591,6 +591,18 @@ EXCHANGES = [
         metadata={"size": "720x1280"},
     ),
     Exchange(
+        "video that is made longer: its answer says the length of the whole",
+        "/v1/videos/extensions",
+        form(("seconds", "4"), ("video", "video_0123456789"), ("prompt", "And closes")),
+        body(id="video_9876543210", object="video", model="sora-2", status="queued", seconds="12", size="720x1280"),
+        {"seconds": 4},
+        PENDING,
+        event_type="video",
+        resource="sora-2",
+        external_id="video_9876543210",
+        metadata={"as_ordered": True},
+    ),
+    Exchange(
         "run of an assistant that was only begun",
         "/v1/threads/thread_1/runs",
         body(assistant_id="asst_1"),

@@ -12,14 +12,18 @@ from gateway.providers.api import Pending, ReadOn, as_it_came
 from gateway.providers.openai import PROVIDER
 from gateway.providers.openai.late import (
     BATCH,
+    EVALUATION,
     LARGE_CONTEXT_TOKENS,
     RESPONSE,
     RUN,
+    VIDEO,
     BatchLines,
     batch,
+    evaluation,
     job,
     response,
     run,
+    video,
 )
 from metering.late import late_fact
 from metering.usage import Completeness, validated
@@ -243,7 +247,14 @@ def test_a_run_that_is_over_says_what_it_used_and_is_asked_for_where_its_thread_
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["batches.create", "fine_tuning.jobs.create", "beta.threads.runs.create", "beta.threads.create_and_run"]
+    "endpoint",
+    [
+        "batches.create",
+        "fine_tuning.jobs.create",
+        "evals.runs.create",
+        "beta.threads.runs.create",
+        "beta.threads.create_and_run",
+    ],
 )
 def test_what_goes_on_after_its_call_is_pending_under_the_name_that_it_was_given(endpoint):
     listed = next(one for one in PROVIDER.endpoints if one.name == endpoint)
@@ -255,6 +266,131 @@ def test_what_goes_on_after_its_call_is_pending_under_the_name_that_it_was_given
     assert (usage.completeness, usage.external_id, usage.quantities) == (Completeness.PENDING, "thing_1", {})
     assert usage.metadata["thread_id"] == "thread_1"
     assert listed.settles is not None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Evaluations and videos
+
+
+def of_model(name, prompt, completion, cached=0, invocations=1, **changes):
+    told = {"model_name": name, "invocation_count": invocations, "prompt_tokens": prompt}
+    told |= {"completion_tokens": completion, "total_tokens": prompt + completion, "cached_tokens": cached}
+    return told | changes
+
+
+def evaluated(*models, **changes):
+    values = {"id": "evalrun_1", "object": "eval.run", "eval_id": "eval_1", "status": "completed", "model": "gpt-4o"}
+    return json.dumps(values | {"per_model_usage": list(models)} | changes).encode()
+
+
+@pytest.mark.parametrize("status", ["completed", "failed", "canceled"])
+def test_an_evaluation_that_is_over_says_what_it_used_of_each_model_at_the_usual_price(status):
+    """Guards money: graders are other models than what they grade, and what was cached stands inside the prompt."""
+    found = evaluation(
+        evaluated(of_model("gpt-4o", 900_000, 40, 300_000, 30), of_model("o3-mini", 70, 7), status=status)
+    )
+
+    assert {late.phase: (late.usage.resource, late.usage.quantities, late.usage.metadata) for late in found} == {
+        "final:gpt-4o": (
+            "gpt-4o",
+            {"input_tokens": 600_000, "input_tokens_cached": 300_000, "output_tokens": 40},
+            {"status": status, "answers": 30, "context_tokens": 30_000},
+        ),
+        "final:o3-mini": (
+            "o3-mini",
+            {"input_tokens": 70, "output_tokens": 7},
+            {"status": status, "answers": 1, "context_tokens": 70},
+        ),
+    }
+    assert {(late.external_id, late.usage.event_type) for late in found} == {("evalrun_1", "llm_call")}
+
+
+@pytest.mark.parametrize(
+    "body", [evaluated(status="queued"), evaluated(status="in_progress"), evaluated(object="eval"), evaluated(id=None)]
+)
+def test_an_evaluation_that_is_under_way_says_nothing(body):
+    assert evaluation(body) == ()
+
+
+def test_an_evaluation_says_each_model_once_and_nothing_and_unknown_are_not_the_same():
+    (nothing,) = evaluation(evaluated())
+    assert (nothing.phase, nothing.usage.quantities, nothing.usage.completeness) == ("final", {}, "reported")
+    (unknown,) = evaluation(evaluated(per_model_usage=None))
+    assert (unknown.phase, unknown.usage.completeness) == ("ended", "unknown")
+
+    found = evaluation(evaluated(of_model("a", 1, 2), of_model("a", 3, 4), {"model_name": "b"}, 7))
+
+    assert [(late.phase, late.usage.quantities) for late in found] == [
+        ("final:a", {"input_tokens": 4, "output_tokens": 6}),
+        ("ended", {}),
+    ]
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(list(of_model("a", 1, 1))), inner),
+)
+
+
+@given(anything, st.sampled_from([evaluated(), json.dumps({"id": "video_1", "object": "video"}).encode()]))
+def test_no_answer_can_stop_the_reading_of_what_is_over(value, body):
+    told = json.loads(body) | {"status": "completed", "per_model_usage": value, "seconds": value}
+
+    for late in (*evaluation(json.dumps(told).encode()), *video(json.dumps(told).encode())):
+        usage = late.usage
+        validated(late_fact("acme", "openai", late.external_id, late.phase, usage.completeness, usage.quantities))
+
+
+def filmed(**changes):
+    values = {"id": "video_1", "object": "video", "status": "completed", "model": "sora-2-2025-10-06", "seconds": "8"}
+    return json.dumps(values | changes).encode()
+
+
+def test_a_video_that_is_there_says_how_long_it_is_and_one_that_failed_used_nothing():
+    """Guards money: without the model's name in an answer, what was held for the one that was ordered is taken back."""
+    (made,) = video(filmed())
+    (failed,) = video(filmed(status="failed"))
+    (silent,) = video(filmed(seconds="long"))
+
+    assert (made.phase, made.usage.quantities, made.usage.completeness) == ("final", {"seconds": 8}, "reported")
+    assert (failed.phase, failed.usage.quantities, failed.usage.completeness) == ("final", {}, "reported")
+    assert (silent.phase, silent.usage.completeness) == ("ended", "unknown")
+    assert made.usage.resource is failed.usage.resource is None
+
+
+@pytest.mark.parametrize(
+    "body", [filmed(status="queued"), filmed(status="in_progress"), filmed(object="video.deleted"), b"[]", filmed(id=7)]
+)
+def test_a_video_that_is_being_made_says_nothing(body):
+    assert video(body) == ()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body", "read"),
+    [
+        ("evals.runs.retrieve", evaluated(of_model("a", 1, 2)), evaluation),
+        ("evals.runs.cancel", evaluated(of_model("a", 1, 2), status="canceled"), evaluation),
+        ("videos.retrieve", filmed(), video),
+    ],
+)
+def test_evaluations_and_videos_are_heard_of_in_answers_that_pass_by(endpoint, body, read):
+    _, after, billable = passing(endpoint, [body[:30], body[30:]])
+
+    assert not billable
+    assert (after.quantities, after.late) == ({}, read(body))
+    assert after.late
+
+
+def test_an_evaluation_is_asked_for_below_what_it_is_of_and_videos_by_their_names():
+    listed = {one.name: one for one in PROVIDER.endpoints}
+    meter = listed["evals.runs.create"].meter(answer_head(), as_it_came(b""))
+    meter.feed(evaluated(status="queued", per_model_usage=None))
+    usage = meter.finish(whole=True)[1]
+
+    assert EVALUATION.path(Pending("evalrun_1", usage.metadata)) == "/v1/evals/eval_1/runs/evalrun_1"
+    assert EVALUATION.path(Pending("evalrun_1", {})) is None
+    assert VIDEO.path(Pending("video_1", {})) == "/v1/videos/video_1"
+    assert all(listed[f"videos.{verb}"].settles is VIDEO for verb in ("create", "edit", "extend", "remix"))
 
 
 def test_names_in_paths_can_lead_nowhere_else():
