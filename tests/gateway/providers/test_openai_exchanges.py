@@ -647,7 +647,7 @@ EXCHANGES = [
         body(id="batch_abc123", object="batch", status="validating", usage={"input_tokens": 0, "output_tokens": 0}),
         {},
         PENDING,
-        event_type="job",
+        event_type="batch",
         external_id="batch_abc123",
     ),
     Exchange(
@@ -657,7 +657,7 @@ EXCHANGES = [
         body(id="ftjob-abc123", object="fine_tuning.job", model="gpt-4o-mini-2024-07-18", trained_tokens=None),
         {},
         PENDING,
-        event_type="job",
+        event_type="fine_tuning",
         resource="gpt-4o-mini-2024-07-18",
         external_id="ftjob-abc123",
     ),
