@@ -165,15 +165,6 @@ MODELS = (
         )
     ),
     Endpoint(
-        name="beta.threads.runs.submit_tool_outputs",
-        method="POST",
-        path="/v1/threads/{thread_id}/runs/{part}/submit_tool_outputs",
-        event_type="llm_call",
-        describes="run",
-        meter=media.run,
-        prepare=read_model_request,
-    ),
-    Endpoint(
         name="fine_tuning.alpha.graders.run",
         method="POST",
         path="/v1/fine_tuning/alpha/graders/run",

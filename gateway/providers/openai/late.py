@@ -340,6 +340,8 @@ class PassingBy:
                     continue
                 if isinstance(told.type, str) and told.type in CONCLUDING:
                     self._late = self._read(bytes(told.response))
+            elif event.find(RUN_OBJECT) >= 0:
+                self._late = self._read(sse.data(event)) or self._late
 
     def finish(self, *, whole: bool) -> tuple[bytes, Usage]:
         if self._frames is not None:
@@ -347,6 +349,10 @@ class PassingBy:
         elif whole and (body := self._body.known):
             self._late = self._read(body)
         return b"", Usage(quantities={}, completeness=Completeness.REPORTED, late=self._late)
+
+
+RUN_OBJECT = b'"thread.run"'
+"""Stands in each event of a stream that tells of a run, and in none of its steps; these events have no `type`."""
 
 
 def reads_final(name: str, method: str, path: str, read: Callable[[bytes], tuple[Late, ...]]) -> Endpoint:
@@ -376,19 +382,65 @@ class Begun:
         return chunk
 
     def finish(self, *, whole: bool) -> tuple[bytes, Usage]:
-        made = _object((self._body.known or b"") if whole else b"")
-        external_id = text(made.id)
-        metadata: dict[str, object] = {} if self._asked is None else {"model": self._asked}
-        # Where it is asked for is below what it belongs to.
-        owners = ("thread_id", text(made.thread_id)), ("eval_id", text(made.eval_id))
-        metadata |= {name: value for name, value in owners if value is not None}
-        return b"", Usage(
-            quantities={},
-            completeness=Completeness.UNKNOWN if external_id is None else Completeness.PENDING,
-            resource=text(made.model) or self._asked,
-            external_id=external_id,
-            metadata=metadata,
-        )
+        return b"", _going_on((self._body.known or b"") if whole else b"", self._asked)
+
+
+def _going_on(body: bytes, asked: str | None) -> Usage:
+    """What is known of something that is not over, out of what was last told of it."""
+    made = _object(body)
+    external_id = text(made.id)
+    metadata: dict[str, object] = {} if asked is None else {"model": asked}
+    # Where it is asked for is below what it belongs to.
+    owners = ("thread_id", text(made.thread_id)), ("eval_id", text(made.eval_id))
+    metadata |= {name: value for name, value in owners if value is not None}
+    return Usage(
+        quantities={},
+        completeness=Completeness.UNKNOWN if external_id is None else Completeness.PENDING,
+        resource=text(made.model) or asked,
+        external_id=external_id,
+        metadata=metadata,
+    )
+
+
+class BegunRun:
+    """The meter of a run that is streamed: it ends with what it used, or waits for its tools and goes on in another call,
+    or has broken off and goes on alone. The steps of a run have parts of its use, and are not read."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self.concluded = False
+        self._prepared = prepared
+        self._frames = sse.Frames()
+        self._last = b""
+
+    def feed(self, chunk: bytes) -> bytes:
+        for event in self._frames.feed(chunk):
+            self._see(event)
+        if self._frames.rest.endswith((b"\n", b"\r", b"[DONE]")):
+            # A client may act on a line before the blank one that ends the event has come.
+            self._see(bytes(self._frames.rest))
+        return chunk
+
+    def _see(self, event: bytes) -> None:
+        if event.find(RUN_OBJECT) >= 0:
+            told = _object(sse.data(event))
+            if told.kind == "thread.run":
+                self._last = sse.data(event)
+                self.concluded = self.concluded or told.status == "requires_action" or text(told.status) in RUN_ENDED
+        elif event.find(b"[DONE]") >= 0:
+            self.concluded = self.concluded or sse.data(event).strip() == b"[DONE]"
+
+    def finish(self, *, whole: bool) -> tuple[bytes, Usage]:
+        self._see(bytes(self._frames.rest))
+        if text(_object(self._last).status) not in RUN_ENDED:
+            return b"", _going_on(self._last, self._prepared.resource)
+        reading = JsonMeter(self._prepared)
+        reading.feed(self._last)
+        return reading.finish(whole=True)
+
+
+def begun_run(head: ResponseHead, prepared: Prepared) -> Meter:
+    of_stream = head.media_type == "text/event-stream"
+    return decoding.plain_for(BegunRun(prepared) if of_stream else Begun(prepared), head)
 
 
 def begun(head: ResponseHead, prepared: Prepared) -> Meter:
@@ -484,7 +536,7 @@ ENDPOINTS = (
         path="/v1/threads/{id}/runs",
         event_type="llm_call",
         describes="run",
-        meter=begun,
+        meter=begun_run,
         prepare=read_model_request,
         settles=RUN,
     ),
@@ -494,7 +546,7 @@ ENDPOINTS = (
         path="/v1/threads/runs",
         event_type="llm_call",
         describes="run",
-        meter=begun,
+        meter=begun_run,
         prepare=read_model_request,
         settles=RUN,
     ),
@@ -507,6 +559,10 @@ ENDPOINTS = (
     reads_final("videos.retrieve", "GET", "/v1/videos/{video_id}", video),
     reads_final("beta.threads.runs.retrieve", "GET", "/v1/threads/{id}/runs/{part}", run),
     reads_final("beta.threads.runs.cancel", "POST", "/v1/threads/{id}/runs/{part}/cancel", run),
+    # The run goes on, and says at its end what it used from its beginning on: that is its own event's.
+    reads_final(
+        "beta.threads.runs.submit_tool_outputs", "POST", "/v1/threads/{id}/runs/{part}/submit_tool_outputs", run
+    ),
     Endpoint(
         name="batches.retrieve",
         method="GET",

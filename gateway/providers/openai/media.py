@@ -25,9 +25,7 @@ class Told(msgspec.Struct):
     """What is read of an answer, or of the event that ends a stream."""
 
     id: object = None
-    of: object = msgspec.field(default=None, name="object")
     type: object = None
-    status: object = None
     model: object = None
     usage: msgspec.Raw = msgspec.Raw(b"")
     svg_usage: msgspec.Raw = msgspec.Raw(b"")
@@ -49,12 +47,9 @@ _read_told = msgspec.json.Decoder(Told).decode
 CONCLUDING = frozenset(
     {
         *("image_generation.completed", "image_edit.completed", "transcript.text.done", "speech.audio.done"),
-        *(f"thread.run.{status}" for status in ("completed", "incomplete", "failed", "cancelled", "expired")),
-        "thread.run.requires_action",
     }
 )
-"""The events that end a stream, by their `type`; those of the Assistants API have none, and are called by object and
-status. A step of a run repeats what the run will say, and is not among them."""
+"""The events that end a stream, by their `type`."""
 
 ENDS_MAX = 16
 """So many concluding events are kept of one stream: there is one for each picture, of which at most 10 can be asked for."""
@@ -71,8 +66,7 @@ def _read(value: bytes) -> Told | None:
 
 
 def _concludes(told: Told) -> bool:
-    kind = told.type if isinstance(told.type, str) else f"{told.of}.{told.status}"
-    return kind in CONCLUDING
+    return isinstance(told.type, str) and told.type in CONCLUDING
 
 
 class WholeAnswer:
@@ -140,7 +134,7 @@ class EndsOfStream:
     @staticmethod
     def _end(event: bytes) -> Told | None:
         """What an event says that ends its stream; other events, of which some hold pictures, are not read."""
-        if event.find(b"completed") < 0 and event.find(b".done") < 0 and event.find(b"thread.run") < 0:
+        if event.find(b"completed") < 0 and event.find(b".done") < 0:
             return None
         told = _read(sse.data(event))
         return told if told is not None and _concludes(told) else None
@@ -304,17 +298,6 @@ def _extension(prepared: Prepared, ends: Sequence[Told]) -> Usage:
     return msgspec.structs.replace(usage, quantities=known, metadata=usage.metadata | {AS_ORDERED: True})
 
 
-def _run(prepared: Prepared, ends: Sequence[Told]) -> Usage:
-    """A run of an assistant says what it used when it is over; before that, it will."""
-    usage = _of_tokens(prepared, ends)
-    going_on = bool(ends) and ends[-1].status in ("queued", "in_progress", "requires_action", "cancelling")
-    return (
-        msgspec.structs.replace(usage, completeness=Completeness.PENDING)
-        if going_on and not usage.quantities
-        else usage
-    )
-
-
 def _container(prepared: Prepared, ends: Sequence[Told]) -> Usage:
     """A container, whose price is by its memory: `container-1g`."""
     told = ends[-1] if ends else None
@@ -386,7 +369,6 @@ speech = _judged_by(_speech)
 moderation = _judged_by(_moderation)
 video = _judged_by(_video)
 extension = _judged_by(_extension)
-run = _judged_by(_run)
 container = _judged_by(_container)
 search = _judged_by(_search)
 past_the_gateway = _judged_by(_past_the_gateway)

@@ -44,7 +44,6 @@ PAID = {
     *("/v1/audio/transcriptions", "/v1/audio/translations", "/v1/audio/speech"),
     *("/v1/videos", "/v1/videos/edits", "/v1/videos/extensions", "/v1/videos/{video_id}/remix"),
     *("/v1/threads/runs", "/v1/threads/{thread_id}/runs"),
-    "/v1/threads/{thread_id}/runs/{run_id}/submit_tool_outputs",
     *("/v1/batches", "/v1/fine_tuning/jobs", "/v1/fine_tuning/alpha/graders/run", "/v1/evals/{eval_id}/runs"),
     *("/v1/containers", "/v1/vector_stores/{vector_store_id}/search"),
     *("/v1/realtime/calls", "/v1/realtime/calls/{call_id}/accept", "/v1/realtime/client_secrets"),

@@ -268,6 +268,59 @@ def test_what_goes_on_after_its_call_is_pending_under_the_name_that_it_was_given
     assert listed.settles is not None
 
 
+def run_object(status, usage=None):
+    told = {"id": "run_1", "object": "thread.run", "thread_id": "thread_1", "model": "gpt-4o"}
+    return told | {"status": status, "usage": usage}
+
+
+RUN_USAGE = {"prompt_tokens": 123, "completion_tokens": 456, "total_tokens": 579}
+
+
+def run_events(*values):
+    return b"".join(b"data: %b\n\n" % json.dumps(value).encode() for value in values) + b"data: [DONE]\n\n"
+
+
+STEP = {"id": "step_1", "object": "thread.run.step", "status": "completed", "usage": RUN_USAGE}
+SUBMITTED = "beta.threads.runs.submit_tool_outputs"
+
+
+def test_what_a_run_s_tools_put_out_bills_nothing_and_its_answer_may_be_the_last_word_on_the_run():
+    """Guards money: a run says at its end what it used from its beginning on, and has an event already."""
+    over = json.dumps(run_object("completed", RUN_USAGE)).encode()
+    _, after, billable = passing(SUBMITTED, [over])
+    assert not billable
+    assert (after.quantities, after.external_id, after.late) == ({}, None, run(over))
+
+    _, going_on, _ = passing(SUBMITTED, [json.dumps(run_object("queued")).encode()])
+    assert going_on.late == ()
+
+
+@given(st.integers(1, 400))
+def test_a_run_that_goes_on_as_a_stream_settles_once_wherever_that_is_cut(step):
+    over = run_object("completed", RUN_USAGE)
+    stream = run_events(run_object("in_progress"), STEP, over)
+    pieces = [stream[start : start + step] for start in range(0, len(stream), step)]
+
+    _, after, _ = passing(SUBMITTED, pieces, "text/event-stream")
+
+    assert (after.quantities, after.late) == ({}, run(json.dumps(over).encode()))
+    assert len(after.late) == 1
+
+
+@pytest.mark.parametrize("last", [run_object("requires_action"), run_object("in_progress")])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_streamed_run_that_waits_for_its_tools_or_broke_off_is_pending_and_can_be_asked_for(last, whole):
+    """Guards money: what a step says that it used is not what the run did."""
+    listed = next(one for one in PROVIDER.endpoints if one.name == "beta.threads.runs.create")
+    meter = listed.meter(answer_head(headers=[("Content-Type", "text/event-stream")]), as_it_came(b""))
+    meter.feed(run_events(run_object("queued"), STEP, last))
+
+    usage = meter.finish(whole=whole)[1]
+
+    assert (usage.completeness, usage.external_id, usage.quantities) == (Completeness.PENDING, "run_1", {})
+    assert RUN.path(Pending("run_1", usage.metadata)) == "/v1/threads/thread_1/runs/run_1"
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Evaluations and videos
 
