@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from sqlalchemy import select
 
-from gateway.poller import LINE_BYTES_MAX, PAUSE_S, Poller, Source, _read_lines, _session
+from gateway.poller import LINE_BYTES_MAX, PAUSE_S, Poller, Source, _as_fact, _read_lines, _session
 from gateway.providers import openai
 from gateway.providers.api import Late, ReadOn, Settles, Usage
 from gateway.recorder import late_event
@@ -21,7 +21,7 @@ from metering.database import DatabaseUnavailable
 from metering.tables import late_facts, pending_events, usage_events
 from metering.usage import Completeness
 from pricing.ledger import book
-from tests.builders import NOON, call_id, fact, usage_event
+from tests.builders import NOON, answer_head, call_id, fact, usage_event
 
 REPORTED = Completeness.REPORTED
 
@@ -529,3 +529,23 @@ async def test_a_video_settles_at_what_is_billed_of_it(
 
     assert await corrections(database) == [("thing-1", "reported", {"seconds": added_s})]
     assert await rows(database, pending_events) == []
+
+
+async def test_a_run_whose_last_word_came_with_what_its_tools_put_out_is_booked_once(
+    database, booked, openai_poller, provider, session, clock
+):
+    """Guards money: the stream of the outputs, and whoever asks for the run, say the use of the same run."""
+    await booked([pending(endpoint="beta.threads.runs.create", metadata={"thread_id": "thread_1"})])
+    told = {"id": "thing-1", "object": "thread.run", "status": "completed", "model": "gpt-4o"}
+    told["usage"] = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
+    submitted = next(one for one in openai.PROVIDER.endpoints if one.name.endswith("submit_tool_outputs"))
+    meter = submitted.meter(answer_head(headers=[("Content-Type", "text/event-stream")]), None)
+    meter.feed(b"event: thread.run.completed\ndata: %b\n\nevent: done\ndata: [DONE]\n\n" % msgspec.json.encode(told))
+    provider.answers["/v1/threads/thread_1/runs/thing-1"] = {"body": msgspec.json.encode(told)}
+    clock.passes(60)
+
+    await looks(openai_poller, session)
+    await booked([_as_fact(late_event("acme", "openai", one)) for one in meter.finish(whole=True)[1].late])
+
+    assert provider.asked == [("/v1/threads/thread_1/runs/thing-1", None)]
+    assert await corrections(database) == [("thing-1", "reported", {"input_tokens": 9, "output_tokens": 3})]

@@ -281,6 +281,7 @@ def run_events(*values):
 
 
 STEP = {"id": "step_1", "object": "thread.run.step", "status": "completed", "usage": RUN_USAGE}
+STEP |= {"metadata": {"belongs to": "thread.run"}}  # That bytes are found says nothing yet.
 SUBMITTED = "beta.threads.runs.submit_tool_outputs"
 
 
@@ -293,6 +294,8 @@ def test_what_a_run_s_tools_put_out_bills_nothing_and_its_answer_may_be_the_last
 
     _, going_on, _ = passing(SUBMITTED, [json.dumps(run_object("queued")).encode()])
     assert going_on.late == ()
+    _, of_step, _ = passing(SUBMITTED, [run_events(STEP)], "text/event-stream")
+    assert of_step.late == ()
 
 
 @given(st.integers(1, 400))
@@ -307,7 +310,7 @@ def test_a_run_that_goes_on_as_a_stream_settles_once_wherever_that_is_cut(step):
     assert len(after.late) == 1
 
 
-@pytest.mark.parametrize("last", [run_object("requires_action"), run_object("in_progress")])
+@pytest.mark.parametrize("last", [run_object("requires_action"), run_object("in_progress"), STEP])
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_streamed_run_that_waits_for_its_tools_or_broke_off_is_pending_and_can_be_asked_for(last, whole):
     """Guards money: what a step says that it used is not what the run did."""
