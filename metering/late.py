@@ -159,9 +159,12 @@ def _correction(late: Fact, corrected: Any, rows: Sequence[Any]) -> Correction:
         if PART not in row.metadata and (row.event_type, row.resource) == (event_type, resource):
             for dimension, amount in row.quantities.items():
                 held[dimension] = held.get(dimension, 0) + amount
+    used, completeness = event.quantities, event.completeness
+    if used and corrected.metadata.get(AS_ORDERED):
+        # What was ordered and not understood is not nothing.
+        used, completeness = held, completeness if held else Completeness.UNKNOWN
     added = {}
-    if event.completeness is not Completeness.UNKNOWN:
-        used = held if event.quantities and corrected.metadata.get(AS_ORDERED) else event.quantities
+    if completeness is not Completeness.UNKNOWN:
         added = {name: used.get(name, 0) - held.get(name, 0) for name in {**used, **held}}
     made = UsageEvent(
         event_id=event.event_id,
@@ -170,7 +173,7 @@ def _correction(late: Fact, corrected: Any, rows: Sequence[Any]) -> Correction:
         event_type=event_type,
         endpoint=corrected.endpoint,
         occurred_at_ms=(corrected.occurred_at - EPOCH) // _MILLISECOND,
-        completeness=event.completeness,
+        completeness=completeness,
         quantities=added,
         resource=resource,
         external_id=event.external_id,

@@ -549,3 +549,17 @@ async def test_a_run_whose_last_word_came_with_what_its_tools_put_out_is_booked_
 
     assert provider.asked == [("/v1/threads/thread_1/runs/thing-1", None)]
     assert await corrections(database) == [("thing-1", "reported", {"input_tokens": 9, "output_tokens": 3})]
+
+
+async def test_a_longer_video_of_which_nobody_understood_what_was_ordered_is_unknown_and_not_zero(
+    database, booked, openai_poller, provider, session, clock
+):
+    held = {"event_type": "video", "resource": "sora-2", "metadata": {"as_ordered": True}}
+    await booked([pending(endpoint="videos.extend", **held)])
+    told = {"id": "thing-1", "object": "video", "status": "completed", "seconds": "12"}
+    provider.answers["/v1/videos/thing-1"] = {"body": msgspec.json.encode(told)}
+    clock.passes(60)
+
+    await looks(openai_poller, session)
+
+    assert await corrections(database) == [("thing-1", "unknown", {})]
