@@ -227,11 +227,12 @@ class Proxy:
         endpoint = route.endpoint
         if plan.names:
             await plan.own(plan.names)
-        if exchange.websocket is (endpoint.session is None) and (exchange.websocket or plan.shared):
-            raise errors.UpgradeRefused(
-                "This endpoint is not a WebSocket: send the request without Upgrade."
-                if exchange.websocket
-                else "On the platform's shared account this endpoint is a WebSocket: send the request with Upgrade."
+        if exchange.websocket and endpoint.session is None:
+            raise errors.UpgradeRefused("This endpoint is not a WebSocket: send the request without Upgrade.")
+        if plan.shared and endpoint.session is not None and not exchange.websocket:
+            raise errors.NotOnSharedAccount(
+                "On the platform's shared account this endpoint is a WebSocket and nothing else, since it would list what "
+                "everybody made: send the request with Upgrade."
             )
         incoming = RequestBody(
             exchange,

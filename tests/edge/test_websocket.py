@@ -886,7 +886,7 @@ async def test_on_a_shared_account_what_is_a_websocket_is_not_read_as_a_list(gat
     """Guards a shared account: what lies under this path for a plain GET would be everybody's."""
     async with gateway(Realtime()) as made:
         refused = await made.ask(request(RESPONSES, b"", method="GET"))
-        assert (refused.status, refused["x-tollkeeper-error"]) == (400, "upgrade_refused")
+        assert (refused.status, refused["x-tollkeeper-error"]) == (403, "not_on_shared_account")
         assert made.provider.peers == []
 
 

@@ -443,7 +443,8 @@ def test_nothing_of_it_stands_in_the_output_the_spool_the_ledger_or_any_other_fi
 
 def test_nothing_of_it_stands_on_a_command_line(walked):
     assert walked.command_lines.hits == []
-    assert len(walked.command_lines.bytes_of) == (4 if walked.on_postgres else 1)
+    # And those that estimate what a call used whose answer did not say it.
+    assert len(walked.command_lines.bytes_of) >= (4 if walked.on_postgres else 1)
 
 
 def test_no_answer_of_any_kind_holds_a_secret_of_the_installation_or_a_credential_of_a_tenant(walked):

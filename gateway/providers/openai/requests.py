@@ -181,7 +181,7 @@ class WatchedRequest:
 
 def _form(found: dict[str, str]) -> Prepared:
     if "session" in found:
-        return read_session_request(found["session"].encode())
+        return msgspec.structs.replace(read_session_request(found["session"].encode()), body=b"")
     asked = _MediaRequest(
         model=found.get("model"),
         n=whole_number(found.get("n")),

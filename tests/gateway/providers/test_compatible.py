@@ -1,5 +1,7 @@
 """Further providers: where their paths lead, which key is whose, and what is left alone."""
 
+import re
+
 import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
@@ -13,7 +15,6 @@ ROUTES = Routes([GROQ, AZURE])
 STREAMED = b'{"model":"m","stream":true,"messages":[]}'
 
 
-@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda endpoint: endpoint.name)
 @pytest.mark.parametrize(
     "base",
     [
@@ -28,13 +29,14 @@ STREAMED = b'{"model":"m","stream":true,"messages":[]}'
         "/azure/openai/deployments/my-gpt.4_o",
     ],
 )
-def test_an_endpoint_is_found_behind_any_base(endpoint, base):
-    path = endpoint.path.removeprefix("/v1").replace("{id}", "chatcmpl-abcdefgh")
+def test_every_endpoint_is_found_behind_any_base(base):
+    for endpoint in ENDPOINTS:
+        path = re.sub(r"\{\w+\}", "chatcmpl-abcdefgh", endpoint.path.removeprefix("/v1"))
 
-    route = ROUTES.match(endpoint.method, f"{base}{path}?api-version=2024-10-21")
+        route = ROUTES.match(endpoint.method, f"{base}{path}?api-version=2024-10-21")
 
-    assert route.endpoint.name == endpoint.name
-    assert route.target == f"{base}{path}?api-version=2024-10-21".removeprefix("/groq").removeprefix("/azure")
+        assert route.endpoint.name == endpoint.name
+        assert route.target == f"{base}{path}?api-version=2024-10-21".removeprefix("/groq").removeprefix("/azure")
 
 
 @pytest.mark.parametrize(
