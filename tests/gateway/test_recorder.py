@@ -577,3 +577,17 @@ def test_a_late_fact_fits_into_a_record_whatever_the_provider_says():
 
     assert len(msgspec.json.encode(fact)) <= PAYLOAD_BYTES_MAX
     assert fact.quantities == USAGE.quantities
+
+
+async def test_what_tools_used_within_a_session_is_recorded_beside_their_response(made):
+    """Guards money: pictures and containers of a response cost the same however the response is asked for."""
+    recorded = made()
+    _, sitting = await session_begun(recorded)
+    picture = msgspec.structs.replace(USAGE, quantities={"output_tokens_image": 4_000}, resource="gpt-image-1")
+
+    sitting.record(Billed("resp_1", msgspec.structs.replace(USAGE, further=(picture,))))
+
+    _, response, drawn = recorded.records
+    assert response.quantities == USAGE.quantities
+    assert (drawn.resource, drawn.quantities) == ("gpt-image-1", {"output_tokens_image": 4_000})
+    assert drawn.event_id != response.event_id

@@ -919,3 +919,13 @@ def test_a_usage_object_as_it_is_documented_counts_as_any_other_does(usage):
     assert isinstance(kept, usage_objects._Documented)
     assert found == usage_objects.quantities(usage)
     assert msgspec.to_builtins(kept) == usage
+
+
+@pytest.mark.parametrize(("status", "failed"), [("failed", True), ("completed", False), (None, False)])
+def test_a_response_that_failed_is_said_to_have_so_that_nobody_estimates_it(status, failed):
+    response = {"id": "resp_1", "object": "response", "model": "gpt-4o", "status": status, "usage": None}
+    event = json.dumps({"type": "response.failed", "response": response}).encode()
+
+    _, streamed = metered(b"data: " + event + b"\n\n", content_type=SSE)
+
+    assert (streamed.completeness, streamed.failed) == (Completeness.UNKNOWN, failed)
