@@ -13,6 +13,7 @@ from gateway.messages import ResponseHead
 from gateway.providers import decoding
 from gateway.providers.api import Endpoint, Meter, Prepared, Usage
 from gateway.providers.body import Gathered
+from gateway.providers.json_scan import UNREADABLE
 from metering.usage import Completeness
 
 
@@ -90,7 +91,7 @@ class MadeMeter:
             try:
                 found = _read_made(body)
                 made = found.id or found.batch_id
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            except UNREADABLE:
                 made = None
         named = isinstance(made, str) and 0 < len(made) <= NAME_CHARACTERS_MAX
         return b"", Usage(quantities={}, completeness=Completeness.REPORTED, external_id=str(made) if named else None)

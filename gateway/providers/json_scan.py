@@ -11,6 +11,9 @@ from collections.abc import Callable
 
 import msgspec
 
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding raises for bytes that are no JSON, or other JSON than is asked for, or that nest too deep to be read."""
+
 DEPTH_MAX = 8
 """So many levels are known by name; what lies deeper is only counted in and out."""
 

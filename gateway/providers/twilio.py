@@ -21,6 +21,7 @@ from gateway.providers import decoding
 from gateway.providers.api import Endpoint, ErrorBody, FirstSteps, Meter, Place, Prepared, Provider, Usage
 from gateway.providers.body import Gathered
 from gateway.providers.free import reads_back, unlisted_by
+from gateway.providers.json_scan import UNREADABLE
 from gateway.providers.numbers import country, sender_type
 from metering.usage import Completeness
 
@@ -167,7 +168,7 @@ def _read(body: bytes) -> _Resource | None:
         if not body.lstrip().startswith(b"<"):
             return _read_resource(body)
         text = body.decode()
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return None
     found = _Resource()
     for name, value in _XML_FIELD.findall(text):

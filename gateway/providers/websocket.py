@@ -11,6 +11,8 @@ import zlib
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from gateway.providers.decoding import PLAIN_BYTES_MAX, RATIO_MAX, STEP_BYTES_MAX
+
 MESSAGE_BYTES_MAX = 8 << 20
 """A larger message is passed over unread. The largest that tells of use, a `response.completed`, repeats the whole answer:
 100 KB in recordings."""
@@ -18,14 +20,9 @@ MESSAGE_BYTES_MAX = 8 << 20
 BEGINNING_BYTES = 192
 """From so much of a message whoever asks for messages knows whether it wants this one."""
 
-PLAIN_BYTES_MAX = 16 << 20
-RATIO_MAX = 16
 MESSAGE_PLAIN_BYTES = 64 << 10
-"""What messages may inflate to: so much in all beyond a multiple of what came and an amount for each. Deflate can hold a
-thousand times its size: silence, as audio in base64, has that in small messages, and a bomb in large ones."""
-
-STEP_BYTES_MAX = 1 << 20
-"""So much comes out of one step of inflating, so that a small frame can not become a large one in memory."""
+"""What each message may inflate to beyond what an answer may. Deflate can hold a thousand times its size: silence, as audio
+in base64, has that in small messages, and a bomb in large ones."""
 
 _TAIL = b"\x00\x00\xff\xff"
 """What a sender takes off the end of a compressed message (RFC 7692 section 7.2.1)."""

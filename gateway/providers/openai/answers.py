@@ -9,6 +9,7 @@ import msgspec
 from gateway.messages import ResponseHead
 from gateway.providers import decoding, sse
 from gateway.providers.api import Meter, Prepared, Usage
+from gateway.providers.json_scan import UNREADABLE
 from gateway.providers.openai.requests import text
 from gateway.providers.openai.tools import NO_TOOLS, tools_used
 from gateway.providers.openai.usage import counted, is_documented, unseen
@@ -109,13 +110,13 @@ class _Findings:
 def _read(text: bytes | bytearray) -> _Answer | None:
     try:
         answer = _read_answer(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return None
     if answer.response:
         # An event of a Responses stream holds the response, and says in its own `type` how far it is.
         try:
             inner = _read_answer(answer.response)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except UNREADABLE:
             return answer
         inner.type = answer.type
         return inner

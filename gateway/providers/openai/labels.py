@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from gateway.providers.api import Labels
+from gateway.providers.json_scan import UNREADABLE
 
 USERS = ("user", "safety_identifier")
 
@@ -26,7 +27,7 @@ def labels(body: bytes) -> Labels:
     """What a body says; nothing where it is no JSON, or a field is of another type than documented."""
     try:
         request = _read_labelled(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return Labels({}, {})
     users = {name: value for name in USERS if isinstance(value := getattr(request, name), str) and value}
     noted = request.metadata if isinstance(request.metadata, dict) else {}

@@ -19,6 +19,7 @@ from gateway.providers import decoding, sse
 from gateway.providers.api import Endpoint, Late, Meter, Pending, Prepared, ReadOn, Settles, Usage
 from gateway.providers.body import Gathered
 from gateway.providers.free import reads_back
+from gateway.providers.json_scan import UNREADABLE
 from gateway.providers.openai.answers import CONCLUDING, JsonMeter, meter
 from gateway.providers.openai.requests import read_model_request, text, whole_number
 from gateway.providers.openai.usage import COUNT_MAX, count, quantities
@@ -66,13 +67,11 @@ class _Event(msgspec.Struct):
 _read_object = msgspec.json.Decoder(_Object).decode
 _read_event = msgspec.json.Decoder(_Event).decode
 
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-
 
 def _object(body: bytes) -> _Object:
     try:
         return _read_object(body)
-    except _UNREADABLE:
+    except UNREADABLE:
         return _Object()
 
 
@@ -223,7 +222,7 @@ class BatchLines:
             return
         try:
             answer = None if line is None else _read_line(line)
-        except _UNREADABLE:
+        except UNREADABLE:
             answer = None
         if answer is not None and answer.response is not None and answer.response.status_code != SUCCESS:
             return
@@ -336,7 +335,7 @@ class PassingBy:
             if event.find(b'"response.') >= 0 and event.find(b'"usage"') >= 0:
                 try:
                     told = _read_event(sse.data(event))
-                except _UNREADABLE:
+                except UNREADABLE:
                     continue
                 if isinstance(told.type, str) and told.type in CONCLUDING:
                     self._late = self._read(bytes(told.response))

@@ -14,6 +14,7 @@ import msgspec
 from gateway.messages import ResponseHead
 from gateway.providers import decoding, sse
 from gateway.providers.api import Meter, Prepared, Usage
+from gateway.providers.json_scan import UNREADABLE
 from gateway.providers.openai.answers import JsonMeter, read_ends
 from gateway.providers.openai.requests import text, whole_number, word
 from gateway.providers.openai.tools import CONTAINER, drawn_as_svg
@@ -40,8 +41,6 @@ class Told(msgspec.Struct):
     file: msgspec.Raw = msgspec.Raw(b"")
 
 
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-
 _read_told = msgspec.json.Decoder(Told).decode
 
 CONCLUDING = frozenset(
@@ -61,7 +60,7 @@ Judgement: TypeAlias = Callable[[Prepared, Sequence[Told]], Usage]
 def _read(value: bytes) -> Told | None:
     try:
         return _read_told(value)
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
 
 
@@ -235,7 +234,7 @@ _read_number = msgspec.json.Decoder(list[msgspec.Raw]).decode
 def _number(data: msgspec.Raw) -> int | None:
     try:
         return len(_read_number(data)) if data else None
-    except _UNREADABLE:
+    except UNREADABLE:
         return None
 
 
@@ -323,7 +322,7 @@ def _past_the_gateway(prepared: Prepared, ends: Sequence[Told]) -> Usage:
     told = ends[-1] if ends else Told()
     try:
         session = _read_session(told.session) if told.session else None
-    except _UNREADABLE:
+    except UNREADABLE:
         session = None
     made = told.id if session is None else session.id or told.id
     model = told.model if session is None else session.model or told.model
@@ -349,7 +348,7 @@ def _grader(prepared: Prepared, ends: Sequence[Told]) -> Usage:
     """A grader used what its models did; the first of them is the call's own."""
     try:
         graded = _read_grading(ends[-1].metadata).model_grader_token_usage_per_model if ends else None
-    except _UNREADABLE:
+    except UNREADABLE:
         graded = None
     if graded is None:
         return _usage(prepared, None, {})

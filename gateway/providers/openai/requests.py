@@ -9,6 +9,7 @@ import msgspec
 
 from gateway.providers.api import Prepared
 from gateway.providers.body import Gathered
+from gateway.providers.json_scan import UNREADABLE
 from gateway.providers.multipart import Fields
 from gateway.providers.openai.usage import COUNT_MAX
 
@@ -34,7 +35,7 @@ def read_model_request(body: bytes) -> Prepared:
     """Learn what a body asks for and leave it as it is. What is not JSON is the provider's to refuse."""
     try:
         request = _read_request(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return Prepared(body=body)
     return Prepared(body=body, resource=text(request.model), stream=request.stream is True)
 
@@ -68,7 +69,7 @@ def ask_for_usage(body: bytes) -> Prepared:
             changed = _with_value(body, "stream_options", _with_value(options, "include_usage", b"true"))
         else:
             return prepared
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return Prepared(body=body)
     return Prepared(body=changed, resource=prepared.resource, stream=True, usage_injected=True)
 
@@ -92,7 +93,7 @@ def read_media_request(body: bytes) -> Prepared:
     """Learn what a body asks of a model that is not billed by tokens alone, and leave it as it is."""
     try:
         asked = _read_media(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return Prepared(body=body)
     return _media(asked, body)
 
@@ -101,7 +102,7 @@ def read_speech_request(body: bytes) -> Prepared:
     """Learn how much is to be spoken: some models are billed by the character of the input, which no answer repeats."""
     try:
         asked = _read_media(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return Prepared(body=body)
     spoken = {"characters": len(asked.input)} if isinstance(asked.input, str) else None
     return msgspec.structs.replace(_media(asked, body), quantities=spoken)
@@ -138,7 +139,7 @@ def read_session_request(body: bytes) -> Prepared:
         asked = _read_session_request(body)
         held = bytes(asked.session)
         model = _read_session(held).model if held.startswith(b"{") else asked.model
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return Prepared(body=body)
     return Prepared(body=body, resource=text(model))
 

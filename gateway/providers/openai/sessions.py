@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from math import ceil
 
 import msgspec
 
 from gateway.messages import ResponseHead
 from gateway.providers.api import Billed, Prepared, Usage
+from gateway.providers.json_scan import UNREADABLE
 from gateway.providers.openai.answers import CONCLUDING, JsonMeter
 from gateway.providers.openai.requests import text
-from gateway.providers.openai.usage import COUNT_MAX, counted, mapping
+from gateway.providers.openai.usage import COUNT_MAX, counted, mapping, whole_seconds
 from gateway.providers.websocket import Messages, agreed
 from metering.usage import Completeness
 
@@ -67,7 +67,6 @@ class _Event(msgspec.Struct):
 _read_event = msgspec.json.Decoder(_Event).decode
 _read_session = msgspec.json.Decoder(dict[str, object]).decode
 _read_response = msgspec.json.Decoder(_Response).decode
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def _telling(beginning: bytes) -> bool:
@@ -134,7 +133,7 @@ class Session:
         """Read one event; what it bills, if it was not billed before."""
         try:
             event = _read_event(message)
-        except _UNREADABLE:
+        except UNREADABLE:
             return None
         billed = self._told(event)
         if billed is None:
@@ -187,7 +186,7 @@ class Session:
     def _configured(self, event: _Event) -> None:
         try:
             session = _read_session(event.session)
-        except _UNREADABLE:
+        except UNREADABLE:
             return
         self._model = text(session.get("model")) or self._model
         hearing = mapping(mapping(mapping(session, "audio"), "input"), "transcription")
@@ -211,7 +210,7 @@ class Session:
         """A live session has another model do what it is asked, and passes on what that one says."""
         try:
             event = _read_event(said)
-        except _UNREADABLE:
+        except UNREADABLE:
             return None
         if event.type == "response.created" or event.type in CONCLUDING:
             billed = self._told(event)
@@ -276,14 +275,14 @@ def _asks(message: bytes) -> bool:
         return found[1] == b"response.create"
     try:
         return _read_event(message).type == "response.create"
-    except _UNREADABLE:
+    except UNREADABLE:
         return False
 
 
 def _response(said: msgspec.Raw) -> _Response:
     try:
         return _read_response(said)
-    except _UNREADABLE:
+    except UNREADABLE:
         return _Response()
 
 
@@ -304,11 +303,10 @@ def _duration(usage: msgspec.Raw) -> dict[str, int]:
     """The seconds that a usage object of a duration holds, begun ones counted; empty if it holds none."""
     try:
         seconds = _read_duration(usage).seconds
-    except _UNREADABLE:
+    except UNREADABLE:
         return {}
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= COUNT_MAX:
-        return {}
-    return {"seconds": ceil(seconds)}
+    whole_s = whole_seconds(seconds)
+    return {} if whole_s is None else {"seconds": whole_s}
 
 
 def realtime(head: ResponseHead, prepared: Prepared) -> Session:

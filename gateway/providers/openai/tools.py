@@ -14,6 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from gateway.providers.api import Usage
+from gateway.providers.json_scan import UNREADABLE
 from gateway.providers.openai.requests import text
 from gateway.providers.openai.usage import UNSEEN_MAX, count, counted, is_field, pictured, unseen
 from metering.usage import Completeness
@@ -60,7 +61,6 @@ _read_told = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _read_object = msgspec.json.Decoder(dict[str, object]).decode
 _read_named = msgspec.json.Decoder(_Tool).decode
 
-_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 _KNOWN = frozenset({"web_search", "image_gen"})
 
@@ -144,7 +144,7 @@ def _image_model(tools: msgspec.Raw) -> str | None:
 def _offered(tools: msgspec.Raw) -> list[_Tool]:
     try:
         return _read_tools(tools) if tools else []
-    except _UNREADABLE:
+    except UNREADABLE:
         return []
 
 
@@ -171,21 +171,21 @@ def drawn_as_svg(usage: msgspec.Raw) -> Usage:
 def _items(output: msgspec.Raw) -> list[_Item]:
     try:
         return _read_items(output) if output else []
-    except _UNREADABLE:
+    except UNREADABLE:
         return []
 
 
 def _told(tool_usage: msgspec.Raw) -> dict[str, msgspec.Raw]:
     try:
         return _read_told(tool_usage) if tool_usage else {}
-    except _UNREADABLE:
+    except UNREADABLE:
         return {}
 
 
 def _object(value: msgspec.Raw | None) -> Mapping[str, object]:
     try:
         return _read_object(value) if value else {}
-    except _UNREADABLE:
+    except UNREADABLE:
         return {}
 
 
@@ -193,5 +193,5 @@ def _is_search(action: msgspec.Raw) -> bool:
     """True unless the action says that it is another one than searching."""
     try:
         return not action or _read_named(action).type in (None, "search")
-    except _UNREADABLE:
+    except UNREADABLE:
         return True

@@ -11,6 +11,8 @@ from typing import Annotated, TypeAlias, cast
 
 import msgspec
 
+from gateway.providers.json_scan import UNREADABLE
+
 
 def quantities(usage: Mapping[str, object]) -> dict[str, int]:
     """Turn a usage object, of either of the two shapes in use, into disjoint quantities; empty if it holds none.
@@ -259,7 +261,7 @@ def counted(usage: msgspec.Raw) -> tuple[dict[str, int], object]:
         return documented.quantities(), documented
     try:
         fields = msgspec.json.decode(usage)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return {}, {}
     return (quantities(fields), numbers_only(fields)) if type(fields) is dict else ({}, {})
 
@@ -302,7 +304,7 @@ def unseen(usage: msgspec.Raw) -> tuple[str, ...]:
     """
     try:
         fields = msgspec.json.decode(usage)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return ()
     return tuple(path for path in islice(_leaves(fields, ""), LEAVES_MAX) if path not in _KNOWN)[:UNSEEN_MAX]
 
