@@ -218,6 +218,8 @@ class Poller:
         except Unanswered as unanswered:
             found, outcome = (), unanswered.outcome
             self._say(row, outcome, unanswered.status)
+            if unanswered.status == TOO_MANY:
+                self._paused[row.source] = asyncio.get_running_loop().time() + PAUSE_S
         except TimeoutError:
             found, outcome = (), "unreachable"
         except Exception as error:  # noqa: BLE001  The last line of defence: no answer may stop the others.
@@ -245,29 +247,15 @@ class Poller:
         try:
             async with _answer(session, source.base_url + path, headers) as chunks:
                 body = await _held(chunks)
-            found = settles.read(body)
         except Unanswered as unanswered:
             if unanswered.status == NOT_FOUND and age_s > settles.gone_s:
                 return (lost(row.external_id),)
-            self._pause(row, unanswered)
             raise
-        try:
-            if isinstance(found, ReadOn):
-                async with _answer(session, source.base_url + found.path, headers) as chunks:
-                    found = await _read_lines(chunks, found.lines())
-        except Unanswered as unanswered:
-            assert isinstance(found, ReadOn)
-            # Its owner may delete a file, and has used what it was the answer to all the same.
-            if unanswered.status == NOT_FOUND and found.without:
-                return found.without
-            self._pause(row, unanswered)
-            raise
+        found = settles.read(body)
+        if isinstance(found, ReadOn):
+            found = await _read_on(session, source.base_url, found, headers)
         # An answer about something else says nothing.
         return tuple(one for one in found if one.external_id == row.external_id)
-
-    def _pause(self, row: Any, unanswered: Unanswered) -> None:
-        if unanswered.status == TOO_MANY:
-            self._paused[row.source] = asyncio.get_running_loop().time() + PAUSE_S
 
     def _say(self, row: Any, outcome: str, status: int | None) -> None:
         """Say in the log, once, that a tenant's questions are not answered."""
@@ -339,6 +327,18 @@ async def _held(chunks: AsyncIterator[bytes]) -> bytes:
         if len(held) > BODY_BYTES_MAX:
             raise Unanswered("unreadable")
     return bytes(held)
+
+
+async def _read_on(session: ClientSession, base_url: str, over: ReadOn, headers: Mapping[str, str]) -> tuple[Late, ...]:
+    """What stands in the file of something that is over. Raises Unanswered."""
+    try:
+        async with _answer(session, base_url + over.path, headers) as chunks:
+            return await _read_lines(chunks, over.lines())
+    except Unanswered as unanswered:
+        # Its owner may delete a file, and has used what it was the answer to all the same.
+        if unanswered.status == NOT_FOUND and over.without:
+            return over.without
+        raise
 
 
 async def _read_lines(chunks: AsyncIterator[bytes], lines: Lines) -> tuple[Late, ...]:

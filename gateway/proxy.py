@@ -75,8 +75,6 @@ ESTIMATE_S = 5
 ESTIMATE_ALONE_S = 30
 """For that of an answer that broke off nobody waits, and it may stand in line for a while."""
 
-_UNKNOWN = Completeness.UNKNOWN  # Looking it up in the enumeration is a call.
-
 PLANS_MAX = 1024
 """So many plans are kept, for heads that are remembered; others are made for each call."""
 
@@ -521,13 +519,13 @@ class Proxy:
             exchange.abort()
             if call.event is None:
                 _, usage = meter.finish(whole=False)
-                if kept is not None and usage.completeness is _UNKNOWN and not usage.failed:
+                if kept is not None and usage.estimable:
                     usage = await self._estimated(call, kept, usage, head, ESTIMATE_ALONE_S)
                 call.event = self._recorder.outcome(call.recording, usage, status)
             return
         rest, usage = meter.finish(whole=True)
         if call.event is None:
-            if kept is not None and usage.completeness is _UNKNOWN and not usage.failed:
+            if kept is not None and usage.estimable:
                 usage = await self._estimated(call, kept, usage, head, ESTIMATE_S)
             call.event = self._recorder.outcome(call.recording, usage, status)
             if self._recorder.syncs:
@@ -549,7 +547,7 @@ class Proxy:
         """Record the outcome of an answer that has concluded and is not over yet."""
         _, usage = meter.finish(whole=True)
         if call.kept is not None:
-            if usage.completeness is _UNKNOWN and not usage.failed:
+            if usage.estimable:
                 usage = await self._estimated(call, call.kept, usage, head, ESTIMATE_S)
             call.kept.drop()
         call.event = self._recorder.outcome(call.recording, usage, head.status)

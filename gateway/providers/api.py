@@ -16,6 +16,8 @@ import msgspec
 from gateway.messages import Headers, ResponseHead
 from metering.usage import Completeness
 
+_UNKNOWN = Completeness.UNKNOWN  # Looking it up in the enumeration is a call.
+
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """What one answer says was used."""
@@ -40,6 +42,11 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """The fields of the provider's usage object that nobody here knows: named, and not counted."""
     late: tuple[Late, ...] = ()
     """What the answer says in the end of what a call of before has made."""
+
+    @property
+    def estimable(self) -> bool:
+        """True where something was used and nobody has said how much: that can be estimated from what passed."""
+        return self.completeness is _UNKNOWN and not self.failed
 
 
 class Late(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,6 +10,8 @@ import pytest
 from metering.usage import Completeness, UsageEvent
 from pricing.book import instant_ms
 from pricing.catalogue import Books, load_books
+from pricing.ledger import book
+from tests.builders import NOON, fact
 
 NOVEMBER_2026 = instant_ms(dt.datetime(2026, 11, 20, 12, tzinfo=dt.UTC))
 
@@ -17,6 +19,21 @@ NOVEMBER_2026 = instant_ms(dt.datetime(2026, 11, 20, 12, tzinfo=dt.UTC))
 @pytest.fixture(scope="session")
 def books() -> Books:
     return load_books()
+
+
+LATER = NOON + dt.timedelta(seconds=1)
+"""When events are booked."""
+
+
+@pytest.fixture
+def booked(database, books):
+    """Book events in one transaction."""
+
+    async def booked(*events, at=LATER):
+        async with database.transaction() as connection:
+            return await book(connection, [fact(event) for event in events], books, at)
+
+    return booked
 
 
 @pytest.fixture(scope="session")

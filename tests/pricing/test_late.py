@@ -14,9 +14,9 @@ from metering.tables import dedupe, late_facts, pending_events, quarantine, usag
 from metering.usage import Completeness
 from pricing.ledger import book
 from pricing.tables import charges, rollups
-from tests.builders import DAY_MS, NOON, NOON_MS, call_id, fact, usage_event
+from tests.builders import DAY_MS, NOON_MS, call_id, fact, usage_event
+from tests.pricing.conftest import LATER
 
-LATER = NOON + dt.timedelta(seconds=1)
 USED = {"input_tokens": 73, "input_tokens_cached": 44, "output_tokens": 46}
 PENDING = {"completeness": Completeness.PENDING, "quantities": {}, "external_id": "resp_1", "endpoint": "responses"}
 
@@ -33,17 +33,6 @@ def final(external_id="resp_1", phase="final", quantities=USED, **changes):
         "resource": "gpt-4o-2024-08-06",
     }
     return late_fact(external_id=external_id, phase=phase, quantities=quantities, **values | changes)
-
-
-@pytest.fixture
-def booked(database, books):
-    """Book events in one transaction."""
-
-    async def booked(*events, at=LATER):
-        async with database.transaction() as connection:
-            return await book(connection, [fact(event) for event in events], books, at)
-
-    return booked
 
 
 @pytest.fixture

@@ -16,19 +16,7 @@ from metering.usage import DIMENSIONS, Completeness, Kind
 from pricing.ledger import book
 from pricing.tables import ROLLUP_COUNTS, ROLLUP_KEY, ROLLUP_SUMS, charges, rollups, tenant_plans
 from tests.builders import DAY_MS, NOON, NOON_MS, call_id, fact, usage_event
-
-LATER = NOON + dt.timedelta(seconds=1)
-
-
-@pytest.fixture
-def booked(database, books):
-    """Book events in one transaction."""
-
-    async def booked(*events, at=LATER):
-        async with database.transaction() as connection:
-            return await book(connection, [fact(event) for event in events], books, at)
-
-    return booked
+from tests.pricing.conftest import LATER
 
 
 async def rows(database, table, order="event_id"):

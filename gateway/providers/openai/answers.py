@@ -13,6 +13,7 @@ from gateway.providers.json_scan import UNREADABLE
 from gateway.providers.openai.requests import text
 from gateway.providers.openai.tools import NO_TOOLS, tools_used
 from gateway.providers.openai.usage import counted, is_documented, unseen
+from gateway.providers.revised import Revised
 from metering.usage import Completeness
 
 
@@ -165,6 +166,13 @@ class JsonMeter:
         return b"", findings.result(whole=whole)
 
 
+def read_usage(body: bytes, prepared: Prepared) -> Usage:
+    """What one whole answer says was used."""
+    reading = JsonMeter(prepared)
+    reading.feed(body)
+    return reading.finish(whole=True)[1]
+
+
 _END_FIELD = re.compile(rb'"(id|model|service_tier)"\s*:\s*"([^"\\]{1,200})"')
 _OBJECT = rb'(\{(?:[^{}"]|"[^"\\]*"|\{(?:[^{}"]|"[^"\\]*"|\{[^{}]*\})*\})*\})'
 _END_USAGE = re.compile(rb'"usage"\s*:\s*' + _OBJECT)
@@ -273,25 +281,10 @@ def meter(head: ResponseHead, prepared: Prepared) -> Meter:
     return decoding.plain_for(inner, head)
 
 
-class ByShape:
-    """The meter of a path that no endpoint lists: where the answer holds a usage object, it was a model's."""
-
-    __slots__ = ("_inner",)
-
-    def __init__(self, inner: Meter) -> None:
-        self._inner = inner
-
-    @property
-    def concluded(self) -> bool:
-        return self._inner.concluded
-
-    def feed(self, chunk: bytes) -> bytes:
-        return self._inner.feed(chunk)
-
-    def finish(self, *, whole: bool) -> tuple[bytes, Usage]:
-        held, usage = self._inner.finish(whole=whole)
-        return held, msgspec.structs.replace(usage, event_type="llm_call") if usage.quantities else usage
+def _as_model_call(usage: Usage) -> Usage:
+    return msgspec.structs.replace(usage, event_type="llm_call") if usage.quantities else usage
 
 
 def by_shape(head: ResponseHead, prepared: Prepared) -> Meter:
-    return ByShape(meter(head, prepared))
+    """The meter of a path that no endpoint lists: where the answer holds a usage object, it was a model's."""
+    return Revised(meter(head, prepared), _as_model_call)

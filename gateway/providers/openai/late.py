@@ -8,7 +8,7 @@ model; a video says how long it is, and one that failed is not billed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from urllib.parse import quote
 
@@ -20,7 +20,8 @@ from gateway.providers.api import Endpoint, Late, Meter, Pending, Prepared, Read
 from gateway.providers.body import Gathered
 from gateway.providers.free import reads_back
 from gateway.providers.json_scan import UNREADABLE
-from gateway.providers.openai.answers import CONCLUDING, JsonMeter, meter
+from gateway.providers.openai.answers import CONCLUDING, meter, read_usage
+from gateway.providers.openai.media import seconds_of_video
 from gateway.providers.openai.requests import read_model_request, text, whole_number
 from gateway.providers.openai.usage import COUNT_MAX, count, quantities
 from metering.usage import CONTEXT_TOKENS, INPUT_TOKENS, Completeness
@@ -38,6 +39,7 @@ RESPONSE_ENDED = frozenset({"completed", "incomplete", "failed", "cancelled"})
 BATCH_ENDED = frozenset({"completed", "expired", "cancelled", "failed"})
 JOB_ENDED = frozenset({"succeeded", "failed", "cancelled"})
 EVALUATION_ENDED = frozenset({"completed", "failed", "canceled"})
+VIDEO_ENDED = frozenset({"completed", "failed"})
 RUN_ENDED = frozenset({"completed", "incomplete", "failed", "cancelled", "expired"})
 
 
@@ -75,11 +77,16 @@ def _object(body: bytes) -> _Object:
         return _Object()
 
 
-def _used(body: bytes) -> Usage:
-    """What an answer says was used, as its meter reads it."""
-    reading = JsonMeter(Prepared(body=b""))
-    reading.feed(body)
-    return reading.finish(whole=True)[1]
+def _over(body: bytes, kind: str, ended: Collection[str]) -> tuple[_Object, str, str] | None:
+    """An object of this kind with its id and its status, where that is one of those in which nothing more comes."""
+    found = _object(body)
+    external_id, status = text(found.id), text(found.status)
+    if external_id is None or found.kind != kind or status is None or status not in ended:
+        return None
+    return found, external_id, status
+
+
+NOTHING_ASKED = Prepared(body=b"")
 
 
 def _ended(external_id: str, status: object, used: Usage) -> tuple[Late, ...]:
@@ -102,40 +109,40 @@ def response(body: bytes) -> tuple[Late, ...]:
     external_id = text(found.id)
     if external_id is None or found.background is not True or text(found.status) not in RESPONSE_ENDED:
         return ()
-    return _ended(external_id, found.status, _used(body))
+    return _ended(external_id, found.status, read_usage(body, NOTHING_ASKED))
 
 
 def run(body: bytes) -> tuple[Late, ...]:
     """An assistant's run, once it is over."""
-    found = _object(body)
-    external_id = text(found.id)
-    if external_id is None or found.kind != "thread.run" or text(found.status) not in RUN_ENDED:
+    over = _over(body, "thread.run", RUN_ENDED)
+    if over is None:
         return ()
-    return _ended(external_id, found.status, _used(body))
+    _, external_id, status = over
+    return _ended(external_id, status, read_usage(body, NOTHING_ASKED))
 
 
 def job(body: bytes) -> tuple[Late, ...]:
     """A fine-tuning job, once it is over."""
-    found = _object(body)
-    external_id = text(found.id)
-    if external_id is None or found.kind != "fine_tuning.job" or text(found.status) not in JOB_ENDED:
+    over = _over(body, "fine_tuning.job", JOB_ENDED)
+    if over is None:
         return ()
+    found, external_id, status = over
     tokens = count({"trained_tokens": found.trained_tokens}, "trained_tokens")
     usage = Usage(
         quantities={} if tokens is None else {"trained_tokens": tokens},
         completeness=Completeness.REPORTED,
         resource=text(found.model),
     )
-    return _ended(external_id, found.status, usage)
+    return _ended(external_id, status, usage)
 
 
 def evaluation(body: bytes) -> tuple[Late, ...]:
     """A run of an evaluation, once it is over: each model has a price of its own. One whose graders ask no model used
     nothing. Only sums are told, of which the mean says how large a request's context was."""
-    found = _object(body)
-    external_id, status = text(found.id), text(found.status)
-    if external_id is None or found.kind != "eval.run" or status not in EVALUATION_ENDED:
+    over = _over(body, "eval.run", EVALUATION_ENDED)
+    if over is None:
         return ()
+    found, external_id, status = over
     told = found.per_model_usage
     if not isinstance(told, list):
         return _ended(external_id, status, Usage(quantities={}, completeness=Completeness.UNKNOWN))
@@ -172,10 +179,14 @@ def evaluation(body: bytes) -> tuple[Late, ...]:
         )
         for model, of_model in sorted(sums.items())
     ]
-    if unknown:
-        usage = Usage(quantities={}, completeness=Completeness.UNKNOWN, metadata={"answers": unknown})
-        late.append(Late(external_id=external_id, phase="ended", usage=usage))
-    return tuple(late) or (_nothing(external_id),)
+    return _in_parts(external_id, late, unknown)
+
+
+def _in_parts(external_id: str, parts: Iterable[Late], unknown: int) -> tuple[Late, ...]:
+    """What was used in parts, and beside them so many answers that do not say it; where there is neither, nothing was."""
+    usage = Usage(quantities={}, completeness=Completeness.UNKNOWN, metadata={"answers": unknown})
+    silent = (Late(external_id=external_id, phase="ended", usage=usage),) if unknown else ()
+    return (*parts, *silent) or (_nothing(external_id),)
 
 
 def _used_by_model(told: dict[str, object]) -> dict[str, int]:
@@ -186,21 +197,16 @@ def _used_by_model(told: dict[str, object]) -> dict[str, int]:
 
 def video(body: bytes) -> tuple[Late, ...]:
     """A video, once it is there or has failed. It is billed as the model that was ordered, whatever its answers call it."""
-    found = _object(body)
-    external_id, status = text(found.id), text(found.status)
-    if external_id is None or found.kind != "video" or status not in ("completed", "failed"):
+    over = _over(body, "video", VIDEO_ENDED)
+    if over is None:
         return ()
+    found, external_id, status = over
     metadata: dict[str, object] = {"status": status}
     if status == "failed":
         usage = Usage(quantities={}, completeness=Completeness.REPORTED, metadata=metadata)
         return (Late(external_id=external_id, usage=usage),)
-    long_s = whole_number(found.seconds)
-    known = {"seconds": long_s} if long_s is not None and 0 < long_s < VIDEO_S_MAX else {}
+    known = seconds_of_video(whole_number(found.seconds))
     return _ended(external_id, status, Usage(quantities=known, completeness=Completeness.REPORTED))
-
-
-VIDEO_S_MAX = 1_000_000
-"""No video is as long."""
 
 
 class BatchLines:
@@ -227,7 +233,8 @@ class BatchLines:
         if answer is not None and answer.response is not None and answer.response.status_code != SUCCESS:
             return
         self._read += 1
-        usage = _used(bytes(answer.response.body)) if answer is not None and answer.response is not None else None
+        told = None if answer is None else answer.response
+        usage = None if told is None else read_usage(bytes(told.body), NOTHING_ASKED)
         if usage is None or not usage.quantities:
             self._unknown += 1
             return
@@ -248,11 +255,7 @@ class BatchLines:
     def finish(self) -> tuple[Late, ...]:
         if self._read < self._answers:
             return ()
-        found = [self._late(*group) for group in sorted(self._sums)]
-        if self._unknown:
-            usage = Usage(quantities={}, completeness=Completeness.UNKNOWN, metadata={"answers": self._unknown})
-            found.append(Late(external_id=self._external_id, phase="ended", usage=usage))
-        return tuple(found) or (_nothing(self._external_id),)
+        return _in_parts(self._external_id, [self._late(*group) for group in sorted(self._sums)], self._unknown)
 
     def _late(self, model: str, large: bool) -> Late:  # noqa: FBT001 - what groups are told by
         group = model, large
@@ -287,16 +290,16 @@ def _nothing(external_id: str) -> Late:
 
 def batch(body: bytes) -> tuple[Late, ...] | ReadOn:
     """A batch, once it is over: one that was cancelled or has expired has answers, too."""
-    found = _object(body)
-    external_id = text(found.id)
-    if external_id is None or found.kind != "batch" or text(found.status) not in BATCH_ENDED:
+    over = _over(body, "batch", BATCH_ENDED)
+    if over is None:
         return ()
+    found, external_id, status = over
     file_id = text(found.output_file_id)
     if file_id is None:
         return (_nothing(external_id),)
-    used = _used(body)
+    used = read_usage(body, NOTHING_ASKED)
     # The sum of all requests says nothing of how large any was.
-    metadata: dict[str, object] = {"status": text(found.status), CONTEXT_TOKENS: 0}
+    metadata: dict[str, object] = {"status": status, CONTEXT_TOKENS: 0}
     usage = msgspec.structs.replace(used, event_type="batch", external_id=None, further=(), metadata=metadata)
     without = (Late(external_id=external_id, phase=f"final:{used.resource or ''}", usage=usage),)
     answers = count(found.request_counts if isinstance(found.request_counts, dict) else {}, "completed") or 0
@@ -432,21 +435,18 @@ class BegunRun:
         self._see(bytes(self._frames.rest))
         if text(_object(self._last).status) not in RUN_ENDED:
             return b"", _going_on(self._last, self._prepared.resource)
-        reading = JsonMeter(self._prepared)
-        reading.feed(self._last)
-        return reading.finish(whole=True)
+        return b"", read_usage(self._last, self._prepared)
 
 
 def begun_run(head: ResponseHead, prepared: Prepared) -> Meter:
     of_stream = head.media_type == "text/event-stream"
-    return decoding.plain_for(BegunRun(prepared) if of_stream else Begun(prepared), head)
+    return decoding.plain_for(BegunRun(prepared), head) if of_stream else begun(head, prepared)
 
 
 def begun(head: ResponseHead, prepared: Prepared) -> Meter:
     """A stream tells how it ends, and anything else only how it began."""
-    return (
-        meter(head, prepared) if head.media_type == "text/event-stream" else decoding.plain_for(Begun(prepared), head)
-    )
+    of_stream = head.media_type == "text/event-stream"
+    return meter(head, prepared) if of_stream else decoding.plain_for(Begun(prepared), head)
 
 
 class OfBatch:

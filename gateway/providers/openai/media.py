@@ -281,19 +281,22 @@ def _video(prepared: Prepared, ends: Sequence[Told]) -> Usage:
     asked_s = (prepared.quantities or {}).get("seconds")
     long_s = asked_s if told is None else whole_number(told.seconds) or asked_s
     size = None if told is None else word(told.size)
-    known = {"seconds": long_s} if long_s and 0 < long_s < HOURS_S else {}
-    return _usage(prepared, told, known, {} if size is None else {"size": size}, pending=True)
+    return _usage(prepared, told, seconds_of_video(long_s), {} if size is None else {"size": size}, pending=True)
 
 
-HOURS_S = 1_000_000
+VIDEO_S_MAX = 1_000_000
 """No video is as long."""
+
+
+def seconds_of_video(long_s: int | None) -> dict[str, int]:
+    """A length as quantities; empty where it is none that a video can have."""
+    return {"seconds": long_s} if long_s is not None and 0 < long_s < VIDEO_S_MAX else {}
 
 
 def _extension(prepared: Prepared, ends: Sequence[Told]) -> Usage:
     """A video that is made longer: what was ordered is billed. Answers say how long the whole is then (types of the SDK)."""
     usage = _video(prepared, ends)
-    ordered_s = (prepared.quantities or {}).get("seconds")
-    known = {"seconds": ordered_s} if ordered_s and 0 < ordered_s < HOURS_S else {}
+    known = seconds_of_video((prepared.quantities or {}).get("seconds"))
     return msgspec.structs.replace(usage, quantities=known, metadata=usage.metadata | {AS_ORDERED: True})
 
 

@@ -19,7 +19,7 @@ import msgspec
 from gateway.messages import ResponseHead
 from gateway.providers.api import Billed, Prepared, Usage
 from gateway.providers.json_scan import UNREADABLE
-from gateway.providers.openai.answers import CONCLUDING, JsonMeter
+from gateway.providers.openai.answers import CONCLUDING, read_usage
 from gateway.providers.openai.requests import text
 from gateway.providers.openai.usage import COUNT_MAX, counted, mapping, whole_seconds
 from gateway.providers.websocket import Messages, agreed
@@ -197,9 +197,7 @@ class Session:
             self._open_ended = True
 
     def _response(self, said: msgspec.Raw) -> Billed:
-        meter = JsonMeter(self._prepared)
-        meter.feed(bytes(said))
-        usage = meter.finish(whole=True)[1]
+        usage = read_usage(bytes(said), self._prepared)
         response = _response(said)
         resource = text(response.model) or self._model or self._prepared.resource
         return Billed(
