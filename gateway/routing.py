@@ -27,7 +27,7 @@ class Route(NamedTuple):
     does not administer the account."""
 
 
-_ID = r"[A-Za-z0-9_~@+][A-Za-z0-9._~:@+-]*"
+_ID = r"[A-Za-z0-9_~@+-][A-Za-z0-9._~:@+-]*"
 """What may stand for `{id}`. Dots alone and escapes may not: a provider could take them for another endpoint's path."""
 
 

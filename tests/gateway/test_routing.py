@@ -34,6 +34,11 @@ def test_a_listed_path_is_found_by_its_method_and_path(method, target, endpoint)
     assert route.path == route.target.partition("?")[0]
 
 
+@pytest.mark.parametrize("object_id", ["-KJ5yLYULb7Rj8GKSx7u025ouWVlMgAi", "_KJ5yLYULb7Rj8GK-x7u025o", "a", "0"])
+def test_an_id_may_begin_with_whatever_base64_begins_with(object_id):
+    assert ROUTES.match("GET", f"/sendgrid/v3/mail/batch/{object_id}").endpoint.name == "mail.batch.get"
+
+
 @pytest.mark.parametrize(
     ("method", "target"),
     [
