@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import NoSuchProduct, NoSuchProvider
 from gateway.providers import PROVIDERS, openai, sendgrid, twilio
+from gateway.providers.twilio import paths
 from gateway.routing import Routes
 
 ROUTES = Routes(PROVIDERS)
@@ -135,7 +136,7 @@ def test_an_endpoint_is_found_in_every_spelling_and_forwarded_in_the_one_that_ca
     assert route.path == f"/api/2010-04-01{path}"
 
 
-@pytest.mark.parametrize("product", twilio.PRODUCTS)
+@pytest.mark.parametrize("product", paths.PRODUCTS)
 def test_each_product_has_a_host_of_its_own(product):
     route = ROUTES.match("POST", f"/twilio/{product}/v1/Services?a")
 

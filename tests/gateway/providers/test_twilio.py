@@ -15,6 +15,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from gateway.providers import twilio
 from gateway.providers.api import Prepared
+from gateway.providers.twilio import answers, paths, refusals, requests
 from gateway.routing import Routes
 from metering.usage import Completeness
 from tests.builders import answer_head
@@ -43,7 +44,7 @@ MESSAGE = {
 }
 CALL = {"sid": "CA" + "4d" * 16, "to": TO, "from": FROM, "status": "queued", "price": None, "price_unit": "USD"}
 PLAIN = Prepared(body=b"")
-ASKED = twilio.read_message(urlencode({"To": TO, "From": FROM, "Body": "Hello"}).encode())
+ASKED = requests.read_message(urlencode({"To": TO, "From": FROM, "Body": "Hello"}).encode())
 
 
 def xml(resource, name="Message"):
@@ -57,17 +58,17 @@ def xml(resource, name="Message"):
     return b"<?xml version='1.0' encoding='UTF-8'?>\n" + ET.tostring(root)
 
 
-def metered(body, *, judge=twilio.judge_message, prepared=PLAIN, whole=True, cuts=(), **headers):
+def metered(body, *, judge=answers.judge_message, prepared=PLAIN, whole=True, cuts=(), **headers):
     """What a client gets, and the usage."""
     head = answer_head(201, headers)
-    meter = twilio._meter(judge)(head, prepared)
+    meter = answers.meter(judge)(head, prepared)
     marks = [0, *sorted(min(cut, len(body)) for cut in cuts), len(body)]
     passed = b"".join(meter.feed(body[start:end]) for start, end in itertools.pairwise(marks))
     held, usage = meter.finish(whole=whole)
     return passed + held, usage
 
 
-def answered(judge=twilio.judge_message, prepared=PLAIN, **fields):
+def answered(judge=answers.judge_message, prepared=PLAIN, **fields):
     return metered(json.dumps(MESSAGE | fields).encode(), judge=judge, prepared=prepared)[1]
 
 
@@ -96,7 +97,7 @@ def form(*pairs):
     ],
 )  # fmt: skip
 def test_a_path_has_one_host_and_for_our_decisions_one_spelling(rest, product, target, path):
-    assert twilio.place(rest) == (product, target, path)
+    assert paths.place(rest) == (product, target, path)
 
 
 @pytest.mark.parametrize(
@@ -106,11 +107,11 @@ def test_a_path_has_one_host_and_for_our_decisions_one_spelling(rest, product, t
 )  # fmt: skip
 def test_no_other_host_can_be_named(rest):
     """Guards the list of products: any label would do for a host that is looked up."""
-    assert twilio.place(rest) is None
+    assert paths.place(rest) is None
 
 
 def test_products_are_labels_of_hosts():
-    assert all(re.fullmatch(r"[a-z]+(-[a-z]+)*", product) for product in twilio.PRODUCTS)
+    assert all(re.fullmatch(r"[a-z]+(-[a-z]+)*", product) for product in paths.PRODUCTS)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -138,7 +139,7 @@ def test_products_are_labels_of_hosts():
 def test_a_message_says_whom_it_is_for_and_passes_unchanged(fields, event_type, resource, parties):
     body = form(*fields)
 
-    prepared = twilio.read_message(body)
+    prepared = requests.read_message(body)
 
     assert prepared.body is body
     assert (prepared.event_type, prepared.resource, prepared.parties) == (event_type, resource, parties)
@@ -147,7 +148,7 @@ def test_a_message_says_whom_it_is_for_and_passes_unchanged(fields, event_type, 
 @pytest.mark.parametrize("name", ["ada@example.com", "+12025550143", "ADA", "", "a" * 21, "ada lovelace"])
 def test_what_stands_before_a_number_is_shown_only_where_it_is_the_name_of_a_channel(name):
     """Guards _CHANNEL: the application writes it, so it could be anybody's address, and would stand in the ledger."""
-    prepared = twilio.read_message(form(("To", f"{name}:{TO}"), ("From", FROM)))
+    prepared = requests.read_message(form(("To", f"{name}:{TO}"), ("From", FROM)))
 
     assert prepared.resource in ("US:unknown", None)
     assert prepared.event_type == "api_call"
@@ -156,7 +157,7 @@ def test_what_stands_before_a_number_is_shown_only_where_it_is_the_name_of_a_cha
 def test_a_call_says_whom_it_is_for_and_passes_unchanged():
     body = form(("To", TO), ("From", FROM), ("Url", "https://app.example/?To=x"))
 
-    prepared = twilio.read_call(body)
+    prepared = requests.read_call(body)
 
     assert prepared.body is body
     assert (prepared.event_type, prepared.resource, prepared.parties) == (
@@ -168,7 +169,7 @@ def test_a_call_says_whom_it_is_for_and_passes_unchanged():
 
 @pytest.mark.parametrize("to", ["client:ada", "sip:ada@example.com", ""])
 def test_a_call_to_no_number_is_in_no_country(to):
-    assert twilio.read_call(form(("To", to), ("From", FROM))).resource is None
+    assert requests.read_call(form(("To", to), ("From", FROM))).resource is None
 
 
 @pytest.mark.parametrize(
@@ -176,14 +177,14 @@ def test_a_call_to_no_number_is_in_no_country(to):
     [b"", b"&&&", b"To", b"To=%", b"To=%2", b"To=%zz&From=\xff\xfe", b'{"To":"+12025550143"}', gzip.compress(b"To=1")],
 )
 def test_what_is_no_form_passes_unchanged(body):
-    assert twilio.read_message(body).body is body
-    assert twilio.read_call(body).body is body
+    assert requests.read_message(body).body is body
+    assert requests.read_call(body).body is body
 
 
 def test_a_form_too_large_for_a_message_passes_unread():
-    body = form(("To", TO), ("Body", "x" * twilio.FORM_BYTES_MAX))
+    body = form(("To", TO), ("Body", "x" * requests.FORM_BYTES_MAX))
 
-    assert twilio.read_message(body) == Prepared(body=body, event_type="sms_outbound")
+    assert requests.read_message(body) == Prepared(body=body, event_type="sms_outbound")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -265,7 +266,7 @@ def test_an_answer_that_names_no_message_leaves_the_use_unknown_and_what_was_ask
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_an_answer_that_is_too_large_or_broke_off_leaves_the_use_unknown(whole):
-    body = json.dumps(MESSAGE).encode() + b" " * (twilio.BODY_BYTES_MAX if whole else 0)
+    body = json.dumps(MESSAGE).encode() + b" " * (answers.BODY_BYTES_MAX if whole else 0)
 
     assert metered(body, whole=whole, cuts=[5])[1].completeness is Completeness.UNKNOWN
 
@@ -301,7 +302,7 @@ def test_a_compressed_answer_is_metered():
 
 @pytest.mark.parametrize("write", [lambda fields: json.dumps(fields).encode(), lambda fields: xml(fields, "Call")])
 def test_a_call_is_one_request_whose_duration_is_told_later(write):
-    usage = metered(write(CALL), judge=twilio.judge_call)[1]
+    usage = metered(write(CALL), judge=answers.judge_call)[1]
 
     assert (usage.quantities, usage.completeness, usage.external_id) == (
         {"requests": 1},
@@ -313,21 +314,21 @@ def test_a_call_is_one_request_whose_duration_is_told_later(write):
 
 
 def test_a_call_whose_answer_makes_no_sense_is_unknown():
-    asked = twilio.read_call(form(("To", TO), ("From", FROM)))
+    asked = requests.read_call(form(("To", TO), ("From", FROM)))
 
-    usage = metered(b"{}", judge=twilio.judge_call, prepared=asked)[1]
+    usage = metered(b"{}", judge=answers.judge_call, prepared=asked)[1]
 
     assert (usage.quantities, usage.completeness, usage.resource) == ({}, Completeness.UNKNOWN, "US:toll_free")
 
 
 def test_where_nobody_listed_the_path_a_message_is_known_by_its_shape():
-    usage = answered(judge=twilio.judge_by_shape)
+    usage = answered(judge=answers.judge_by_shape)
 
     assert (usage.event_type, usage.quantities) == ("sms_outbound", {"messages": 1, "segments": 1})
 
 
 def test_where_nobody_listed_the_path_what_was_made_has_a_name_and_no_known_cost():
-    usage = metered(json.dumps({"sid": "VA" + "0" * 32, "to": TO}).encode(), judge=twilio.judge_by_shape)[1]
+    usage = metered(json.dumps({"sid": "VA" + "0" * 32, "to": TO}).encode(), judge=answers.judge_by_shape)[1]
 
     assert (usage.quantities, usage.completeness, usage.external_id) == ({}, Completeness.UNKNOWN, "VA" + "0" * 32)
     assert usage.parties == {}
@@ -367,11 +368,11 @@ def basic(text):
     ],
 )
 def test_the_key_is_the_password_or_the_bearer_token(value, key):
-    assert twilio.presented_key(CIMultiDictProxy(CIMultiDict({"Authorization": value}))) == key
+    assert refusals.presented_key(CIMultiDictProxy(CIMultiDict({"Authorization": value}))) == key
 
 
 def test_a_credential_is_basic_authentication():
-    ((name, value),) = twilio.authorize({"account_sid": ACCOUNT, "auth_token": "secret"})
+    ((name, value),) = refusals.authorize({"account_sid": ACCOUNT, "auth_token": "secret"})
 
     assert (name, value.decode()) == (b"Authorization", basic(f"{ACCOUNT}:secret"))
 
@@ -390,7 +391,7 @@ def test_a_credential_is_basic_authentication():
     ("status", "number"), [(401, 20003), (403, 20403), (404, 20404), (429, 20429), (402, 20402), (503, 20503)]
 )
 def test_a_refusal_has_the_form_that_the_path_asks_for(path, media_type, status, number):
-    refused = twilio.refusal(path, status, "some_code", 'A <sentence> & "more".')
+    refused = refusals.refusal(path, status, "some_code", 'A <sentence> & "more".')
 
     assert refused.media_type == media_type
     if media_type == b"application/json":
@@ -410,7 +411,7 @@ def test_a_refusal_has_the_form_that_the_path_asks_for(path, media_type, status,
     "path", ["/2010-04-01/Accounts/AC1/Messages/<SM>&", "/2010-04-01/Accounts/AC1/Messages/SM1.json"]
 )
 def test_a_missing_object_is_what_twilio_says_it_is(path):
-    said = twilio.missing(path, "SM1")
+    said = refusals.missing(path, "SM1")
 
     message = f"The requested resource {path} was not found"
     if path.endswith(".json"):
@@ -441,7 +442,7 @@ def test_a_look_up_is_metered_however_its_number_is_written(number, version):
 def test_a_look_up_is_one_request_about_a_number_of_a_country():
     body = b'{"calling_country_code":"1","country_code":"US","phone_number":"+12025550143","valid":true}'
 
-    _, usage = metered(body, judge=twilio.judge_lookup)
+    _, usage = metered(body, judge=answers.judge_lookup)
 
     assert (usage.quantities, usage.resource, usage.completeness) == ({"requests": 1}, "US", Completeness.REPORTED)
     assert (usage.external_id, usage.parties, usage.metadata) == (None, {}, {})

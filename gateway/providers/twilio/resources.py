@@ -1,0 +1,115 @@
+"""What Twilio says of one resource, a message or a call, in JSON or XML, and what it means. Pure."""
+
+from __future__ import annotations
+
+import html
+import re
+
+import msgspec
+
+from gateway.providers.json_scan import UNREADABLE
+from gateway.providers.numbers import country, sender_type
+
+
+class Resource(msgspec.Struct, rename={"from_": "from"}):
+    """What is read of a resource that Twilio describes; everything else is skipped undecoded."""
+
+    sid: object = None
+    to: object = None
+    from_: object = None
+    messaging_service_sid: object = None
+    num_segments: object = None
+    num_media: object = None
+    status: object = None
+    price: object = None
+    price_unit: object = None
+    country_code: object = None
+
+
+_read_resource = msgspec.json.Decoder(Resource).decode
+
+_XML_FIELDS = {
+    "Sid": "sid",
+    "To": "to",
+    "From": "from_",
+    "MessagingServiceSid": "messaging_service_sid",
+    "NumSegments": "num_segments",
+    "NumMedia": "num_media",
+    "Status": "status",
+    "Price": "price",
+    "PriceUnit": "price_unit",
+}
+_XML_FIELD = re.compile(rf"<({'|'.join(_XML_FIELDS)})>([^<]*)</\1>")
+
+
+def read(body: bytes) -> Resource | None:
+    """A resource, in the one form or the other (paths without `.json` are answered in XML)."""
+    try:
+        if not body.lstrip().startswith(b"<"):
+            return _read_resource(body)
+        text = body.decode()
+    except UNREADABLE:
+        return None
+    found = Resource()
+    for name, value in _XML_FIELD.findall(text):
+        if value and getattr(found, _XML_FIELDS[name]) is None:
+            setattr(found, _XML_FIELDS[name], html.unescape(value))
+    return found
+
+
+COUNT = re.compile(r"[0-9]{1,6}")
+PLAIN = re.compile(r"[A-Za-z_-]{1,40}|-?[0-9]{1,12}(\.[0-9]{1,12})?|[A-Z]{2}[0-9a-f]{32}")
+"""A word out of a list, a number, or a SID: nothing that a person wrote."""
+
+
+MESSAGE_TYPES = frozenset({"sms_outbound", "mms_outbound", "whatsapp_outbound"})
+
+
+def message_type(message: Resource) -> str:
+    """By the addresses: `whatsapp:+1…`, a number, or a channel that is not billed as any of these."""
+    channels = {_channel(text_of(message.to) or ""), _channel(text_of(message.from_) or "")} - {""}
+    if channels:
+        return "whatsapp_outbound" if channels == {"whatsapp"} else "api_call"
+    media = matching(message.num_media, COUNT)
+    return "mms_outbound" if media is not None and int(media) else "sms_outbound"
+
+
+_CHANNEL = re.compile(r"[a-z]{1,20}")
+
+
+def _channel(address: str) -> str:
+    """What stands before the colon of an address; empty for a number."""
+    name, colon, _ = address.partition(":")
+    return (name if _CHANNEL.fullmatch(name) else "unknown") if colon else ""
+
+
+def resource_of(message: Resource) -> str | None:
+    """Destination country and kind of sender, `US:long_code`: what rates match on. None where no country is known."""
+    to, sender = text_of(message.to) or "", text_of(message.from_)
+    where = country(to.rpartition(":")[2])
+    if where is None:
+        return None
+    if _channel(to):
+        return f"{where}:{_channel(to)}"
+    kind = "messaging_service" if sender is None and message.messaging_service_sid else sender_type(sender or "")
+    return where if kind is None else f"{where}:{kind}"
+
+
+def parties_of(message: Resource) -> dict[str, str]:
+    """The two numbers; a messaging service is no person's, and stands in the metadata as it is."""
+    found = {"to": text_of(message.to), "from": text_of(message.from_)}
+    return {role: party for role, party in found.items() if party is not None}
+
+
+def told_of(found: Resource, *names: str) -> dict[str, object]:
+    """What the provider says of use and price, as it says it, where it is a number, a word or a SID."""
+    told = {name: matching(getattr(found, name), PLAIN) for name in names}
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def matching(value: object, form: re.Pattern[str]) -> str | None:
+    return value if isinstance(value, str) and form.fullmatch(value) else None
+
+
+def text_of(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
