@@ -399,6 +399,7 @@ class _Front:
                 unlisted_forwarded=settings.unlisted is Unlisted.FORWARD,
                 drain_on_disconnect=settings.on_disconnect is OnDisconnect.DRAIN,
                 shared_reads=settings.shared_reads,
+                tls=settings.proxy.tls_cert is not None,
             ),
             access_log=self._access_log,
             counters=self._counters,
@@ -498,7 +499,7 @@ def _sources(office: Office, settings: Settings) -> dict[str, Source]:
                 base_url,
                 settles,
                 partial(_headers_for, provider, credential),
-                partial(_account_of, provider, credential),
+                partial(_account_of, office, provider, credential),
             )
     return found
 
@@ -530,11 +531,15 @@ def _headers_for(
 
 
 def _account_of(
-    provider: Provider, credential_of: Callable[[str], Mapping[str, str] | None], tenant_id: str
+    office: Office, provider: Provider, credential_of: Callable[[str], Mapping[str, str] | None], tenant_id: str
 ) -> str | None:
-    """The account that a tenant's credential names."""
+    """The account that a tenant's calls are on: the one that its credential names, or its own below the platform's."""
     credential = credential_of(tenant_id)
-    return None if credential is None or provider.account_field is None else credential[provider.account_field]
+    if credential is None or provider.account_field is None:
+        return None
+    tenant = office.snapshot.current.tenants.get(tenant_id)
+    below = None if tenant is None or provider.name in tenant.credentials else tenant.accounts.get(provider.name)
+    return below or credential[provider.account_field]
 
 
 @asynccontextmanager

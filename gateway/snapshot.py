@@ -48,6 +48,8 @@ class TenantRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     plan: str | None = None
     credentials: dict[str, str] = {}
     """Provider → the tenant's own credential, sealed."""
+    accounts: dict[str, str] = {}
+    """Provider → the tenant's own account below the platform's, which the platform's credential reaches."""
     request_tags: RequestTags = RequestTags.OFF
 
 

@@ -280,6 +280,18 @@ def one_host(rest: str) -> Place:
     return Place("", rest, rest.partition("?")[0])
 
 
+class Links(NamedTuple):
+    """Where answers hold whole URLs of the provider's own hosts, which its SDKs follow: to the next page above all."""
+
+    answers: re.Pattern[str]
+    """Matches, whole, the paths whose answers hold them, in JSON; none of the others is looked through."""
+    names: re.Pattern[bytes]
+    """Matches, whole, the names of the fields that are such URLs."""
+    targets: re.Pattern[bytes]
+    """Matches, whole, what stands behind the provider's name in a path here, where that is worth following. What else
+    names a host of the provider's, an application has set, and finds again as it was."""
+
+
 class ErrorBody(NamedTuple):
     """An error as a provider writes it."""
 
@@ -337,6 +349,9 @@ class Provider:
     account_field: str | None = None
     """The credential's field that names the account, where paths hold it: to the application it is the tenant's account
     with the gateway, and each is put in the place of the other on the way up and on the way back. Both are as long."""
+    account_path: str | None = None
+    """How the paths to decide by begin that lead to what one account has, with {account}. The platform's credential reaches
+    those of accounts below its own as well."""
     speaks_for: frozenset[str] = frozenset()
     """Request headers by which a call would speak for another account: never on a shared one."""
     administration: re.Pattern[str]
@@ -351,6 +366,8 @@ class Provider:
     missing: Callable[[str, str], ErrorBody]
     """(path, object) → the provider's own answer for an object that does not exist. Paths here are as sent: without the
     gateway's part and the query."""
+    links: Links | None = None
+    """None where answers hold no URLs of the provider's hosts, or none that lead past a base URL."""
     labels: Callable[[bytes], Labels] | None = None
     """Reads how a body of up to BODY_BYTES_MAX is labelled; None where bodies hold no labels."""
     first_steps: FirstSteps

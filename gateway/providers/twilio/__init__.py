@@ -13,7 +13,7 @@ from gateway.providers.api import FirstSteps, Provider
 from gateway.providers.free import unlisted_by
 from gateway.providers.twilio.answers import judge_by_shape, meter
 from gateway.providers.twilio.endpoints import ENDPOINTS
-from gateway.providers.twilio.paths import OBJECT_ID, OPEN, PRODUCTS, REFERENCE, place
+from gateway.providers.twilio.paths import ACCOUNT, LINKS, OBJECT_ID, OPEN, PRODUCTS, REFERENCE, place
 from gateway.providers.twilio.refusals import authorize, missing, presented_key, refusal
 
 unlisted = unlisted_by(meter(judge_by_shape))
@@ -32,11 +32,13 @@ PROVIDER = Provider(
     credential_headers=frozenset({b"authorization"}),
     account_headers=frozenset(),
     account_field="account_sid",
+    account_path=f"{ACCOUNT}/",
     administration=re.compile(rf"(?!(?:{OPEN.pattern})$).*", re.DOTALL),
     object_id=OBJECT_ID,
     references=(REFERENCE,),
     refusal=refusal,
     missing=missing,
+    links=LINKS,
     first_steps=FirstSteps(
         exports="TWILIO_ACCOUNT_SID={account_sid} TWILIO_AUTH_TOKEN={key}",
         path="{proxy}/twilio/2010-04-01/Accounts/{account_sid}/Messages.json",

@@ -73,9 +73,9 @@ ENDPOINTS = (
         settles=late.RECORDING,
     ),
     reads_final("calls.recordings.list", "GET", f"{CALLS}/{{sid}}/Recordings", late.recordings),
-    reads_final("calls.recordings.fetch", "GET", f"{CALLS}/{{sid}}/Recordings/{{part}}", late.recording),
-    reads_final("calls.recordings.update", "POST", f"{CALLS}/{{sid}}/Recordings/{{part}}", late.recording),
-    reads_back("calls.recordings.delete", "DELETE", f"{CALLS}/{{sid}}/Recordings/{{part}}"),
+    reads_final("calls.recordings.fetch", "GET", f"{CALLS}/{{sid}}/Recordings/{{recording_sid}}", late.recording),
+    reads_final("calls.recordings.update", "POST", f"{CALLS}/{{sid}}/Recordings/{{recording_sid}}", late.recording),
+    reads_back("calls.recordings.delete", "DELETE", f"{CALLS}/{{sid}}/Recordings/{{recording_sid}}"),
     reads_final("recordings.list", "GET", RECORDINGS, late.recordings, lists=True),
     reads_final("recordings.fetch", "GET", f"{RECORDINGS}/{{sid}}", late.recording),
     reads_back("recordings.delete", "DELETE", f"{RECORDINGS}/{{sid}}"),
@@ -98,8 +98,12 @@ ENDPOINTS = (
     reads_back("conferences.participants.update", "POST", f"{CONFERENCES}/{{sid}}/Participants/{{call_sid}}"),
     reads_back("conferences.participants.delete", "DELETE", f"{CONFERENCES}/{{sid}}/Participants/{{call_sid}}"),
     reads_final("conferences.recordings.list", "GET", f"{CONFERENCES}/{{sid}}/Recordings", late.recordings),
-    reads_final("conferences.recordings.fetch", "GET", f"{CONFERENCES}/{{sid}}/Recordings/{{part}}", late.recording),
-    reads_final("conferences.recordings.update", "POST", f"{CONFERENCES}/{{sid}}/Recordings/{{part}}", late.recording),
+    reads_final(
+        "conferences.recordings.fetch", "GET", f"{CONFERENCES}/{{sid}}/Recordings/{{recording_sid}}", late.recording
+    ),
+    reads_final(
+        "conferences.recordings.update", "POST", f"{CONFERENCES}/{{sid}}/Recordings/{{recording_sid}}", late.recording
+    ),
     reads_back("usage.records.list", "GET", f"{ACCOUNT}/Usage/Records"),
     reads_back("usage.records.of.list", "GET", f"{ACCOUNT}/Usage/Records/{{value}}"),
     starts(
