@@ -44,7 +44,7 @@ from gateway.listener import CUT_S, Listener, bound
 from gateway.monitor import Monitor
 from gateway.objects import BOOKED_S, LedgerObjects
 from gateway.open_files import granted
-from gateway.poller import Poller, Source
+from gateway.poller import AsksAs, Poller, Source
 from gateway.providers import PROVIDERS
 from gateway.providers.api import Provider
 from gateway.proxy import Proxy, Rules
@@ -400,6 +400,7 @@ class _Front:
                 drain_on_disconnect=settings.on_disconnect is OnDisconnect.DRAIN,
                 shared_reads=settings.shared_reads,
                 tls=settings.proxy.tls_cert is not None,
+                public_url=settings.public_url,
             ),
             access_log=self._access_log,
             counters=self._counters,
@@ -494,52 +495,28 @@ def _sources(office: Office, settings: Settings) -> dict[str, Source]:
         if settles:
             configured = settings.providers[provider.name]
             base_url = configured.base_url.replace("{product}", provider.products[0]).rstrip("/")
-            credential = partial(_credential_of, office, provider.name, configured)
-            found[provider.name] = Source(
-                base_url,
-                settles,
-                partial(_headers_for, provider, credential),
-                partial(_account_of, office, provider, credential),
-            )
+            found[provider.name] = Source(base_url, settles, partial(_asks_as, office, provider, configured))
     return found
 
 
-def _credential_of(
-    office: Office, provider: str, configured: ProviderSettings, tenant_id: str
-) -> Mapping[str, str] | None:
-    """The tenant's own credential, or else the platform's."""
+def _asks_as(office: Office, provider: Provider, configured: ProviderSettings, tenant_id: str) -> AsksAs | None:
+    """With the tenant's own credential, or else the platform's, in its subaccount where it has one."""
     tenant = office.snapshot.current.tenants.get(tenant_id)
-    sealed = None if tenant is None else tenant.credentials.get(provider)
+    sealed = None if tenant is None else tenant.credentials.get(provider.name)
     if sealed is not None:
         try:
-            return office.secrets.unseal(sealed, owner=tenant_id)
+            credential = office.secrets.unseal(sealed, owner=tenant_id)
         except NotSealedHere:
             return None
-    if configured.credential is None:
+    elif configured.credential is not None:
+        credential = {field: secret.get_secret_value() for field, secret in configured.credential.items()}
+    else:
         return None
-    return {field: secret.get_secret_value() for field, secret in configured.credential.items()}
-
-
-def _headers_for(
-    provider: Provider, credential_of: Callable[[str], Mapping[str, str] | None], tenant_id: str
-) -> Mapping[str, str] | None:
-    """What carries a tenant's credential."""
-    credential = credential_of(tenant_id)
-    if credential is None:
-        return None
-    return {name.decode(): value.decode() for name, value in provider.authorize(credential)}
-
-
-def _account_of(
-    office: Office, provider: Provider, credential_of: Callable[[str], Mapping[str, str] | None], tenant_id: str
-) -> str | None:
-    """The account that a tenant's calls are on: the one that its credential names, or its own below the platform's."""
-    credential = credential_of(tenant_id)
-    if credential is None or provider.account_field is None:
-        return None
-    tenant = office.snapshot.current.tenants.get(tenant_id)
-    below = None if tenant is None or provider.name in tenant.credentials else tenant.accounts.get(provider.name)
-    return below or credential[provider.account_field]
+    headers = {name.decode(): value.decode() for name, value in provider.authorize(credential)}
+    account = None if provider.account_field is None else credential[provider.account_field]
+    if sealed is None and tenant is not None:
+        account = provider.subaccount_of(tenant.integration) or account
+    return AsksAs(headers, account)
 
 
 @asynccontextmanager

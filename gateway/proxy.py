@@ -360,7 +360,7 @@ class Proxy:
         credential = self._credentials.get(route.provider.name)
         if credential is None:
             raise errors.NoCredential(_NO_CREDENTIAL.format(route.provider.name))
-        account = caller.tenant.accounts.get(route.provider.name)
+        account = route.provider.subaccount_of(caller.tenant.integration)
         own = account is not None and is_within(route, caller.tenant.account_sid)
         return credential, account, not (own or self._rules.shared_reads)
 

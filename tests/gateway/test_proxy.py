@@ -14,6 +14,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from gateway import proxy, request_body
+from gateway.integrations import Integration
 from gateway.limits import UpstreamLimits
 from gateway.objects import LedgerObjects
 from gateway.snapshot import TenantRecord
@@ -1656,7 +1657,8 @@ SERVICES = "/twilio/messaging/v1/Services"
 
 
 def with_account_below(made):
-    made.publish(TenantRecord(tenant_id="acme", status="active", account_sid=ALIAS, accounts={"twilio": BELOW}))
+    integration = Integration(twilio_subaccount=BELOW)
+    made.publish(TenantRecord(tenant_id="acme", status="active", account_sid=ALIAS, integration=integration))
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
