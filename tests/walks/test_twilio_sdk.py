@@ -783,6 +783,30 @@ def test_an_application_that_brings_its_own_credential_knows_its_account_by_its_
     assert found == ["messages.create", "messages.fetch"]
 
 
+def test_a_tenant_in_a_subaccount_of_the_platforms_has_all_of_it_and_nothing_besides(gateway):
+    below, platform = subaccount(gateway), directly_to_twilio(gateway)
+    gateway.tenant("below")
+    gateway.ask("PATCH", "/v1/tenants/below/integrations", {"twilio_subaccount": below.account_sid})
+    through = through_to_twilio(gateway, "below", gateway.key("below"))
+    with client_of(through) as (client, answers):
+        with asking(client, step_ms="0", seconds="61"):
+            call = client.calls.create(**CALL)
+        assert [listed.sid for listed in client.calls.list()] == [call.sid]
+        assert client.incoming_phone_numbers.list()
+        for refused in (client.api.accounts.list, lambda: client.api.accounts(client.account_sid).fetch()):
+            with pytest.raises(TwilioException, match="shared account"):
+                refused()
+
+    made = next(exchange for exchange in gateway.asked() if exchange.object_id == call.sid)
+    assert f"/Accounts/{below.account_sid}/" in made.target
+    got = "".join(answer.body.decode() for answer in answers)
+    assert not [sid for sid in (below.account_sid, platform.account_sid) if sid in got]
+    minutes = eventually(
+        lambda: [event for event in gateway.events("below") if event["event_type"] == "call_minutes"], "its minutes"
+    )
+    assert minutes[0]["quantities"] == {"seconds": 61}
+
+
 # -- the account that is shared
 
 
