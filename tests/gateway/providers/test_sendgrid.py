@@ -12,6 +12,9 @@ from sendgrid.helpers import mail as sdk
 
 from gateway.providers import sendgrid
 from gateway.providers.api import Prepared
+from gateway.providers.bearer import presented_key
+from gateway.providers.sendgrid.mail import MailMeter, MailWatch
+from gateway.providers.sendgrid.refusals import missing, refusal
 from metering.usage import Completeness
 from tests.builders import answer_head
 
@@ -31,7 +34,7 @@ def cut(body, marks):
 
 
 def watched(*chunks, whole=True):
-    watch = sendgrid.MailWatch()
+    watch = MailWatch()
     for chunk in chunks:
         watch.feed(chunk)
     return watch.finish(whole=whole)
@@ -158,7 +161,7 @@ def test_the_sender_of_a_mail_is_the_one_that_all_of_it_is_from():
 
 def judged(status, prepared=SENT, *, whole=True, **headers):
     head = answer_head(status, headers)
-    meter = sendgrid.MailMeter(head, prepared)
+    meter = MailMeter(head, prepared)
     assert meter.feed(b"x") == b"x"
     held, usage = meter.finish(whole=whole)
     assert held == b""
@@ -223,16 +226,16 @@ def test_only_a_post_can_cost(method):
     ],
 )
 def test_the_key_is_the_bearer_token(value, key):
-    assert sendgrid.presented_key(CIMultiDictProxy(CIMultiDict({"Authorization": value}))) == key
+    assert presented_key(CIMultiDictProxy(CIMultiDict({"Authorization": value}))) == key
 
 
 def test_a_refusal_is_an_error_as_sendgrid_writes_it():
-    (error,) = json.loads(sendgrid.refusal("/v3/x", 403, "some_code", 'A "sentence".').body)["errors"]
+    (error,) = json.loads(refusal("/v3/x", 403, "some_code", 'A "sentence".').body)["errors"]
 
     assert error == {"message": 'A "sentence".', "field": None, "help": None, "error_id": "some_code"}
 
 
 def test_a_missing_object_is_what_sendgrid_says_it_is():
-    assert json.loads(sendgrid.missing("/v3/x", "d-1").body) == {
+    assert json.loads(missing("/v3/x", "d-1").body) == {
         "errors": [{"message": "resource not found", "field": None, "help": None}]
     }
