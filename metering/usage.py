@@ -88,6 +88,7 @@ EVENT_TYPES: Mapping[str, EventType] = {
     "verification": EventType("other", ("requests",)),
     "lookup": EventType("other", ("requests",)),
     "email_outbound": EventType("email", ("recipients",), "outbound"),
+    "email_inbound": EventType("email", ("recipients",), "inbound"),
     "email_validation": EventType("email", ("requests",)),
     "api_call": EventType("other", ("requests",)),
     "system": EventType("other", ("requests",)),
