@@ -43,9 +43,9 @@ BATCH = "NGY5NmM0/TMt+NzQ4Yi00="
 """Base64, as SendGrid makes it."""
 
 
-def named(method, target, *, of="openai", **headers):
+def named(method, target, *, of="openai", speaks_for=(), **headers):
     head = RequestHead(method, target, CIMultiDictProxy(CIMultiDict(headers)), ())
-    return named_objects(ROUTES.match(method, f"/{of}{target}"), head, ACCOUNT)
+    return named_objects(ROUTES.match(method, f"/{of}{target}"), head, ACCOUNT, speaks_for)
 
 
 def referred(*chunks, of=openai):
@@ -458,6 +458,47 @@ def test_on_a_shared_account_nobody_speaks_for_another(provider, name):
             named("POST", "/v3/mail/send", of="sendgrid", **{name: "subuser"})
     else:
         assert named("POST", f"/2010-04-01/Accounts/{ACCOUNT}/Calls", of="twilio", **{name: "subuser"}) == []
+
+
+@pytest.mark.parametrize(
+    ("allowed", "asked", "passes"),
+    [
+        (("anna",), "anna", True),
+        (("anna", "ella"), "ella", True),
+        (("*",), "anybody", True),
+        (("anna",), "ella", False),
+        (("anna",), "Anna", False),
+        (("anna",), "anna,ella", False),
+        (("anna",), "", False),
+        (("anna",), "*", False),
+        (("anna",), "account-id anna", False),
+        ((), "anna", False),
+    ],
+)
+def test_a_tenant_speaks_for_the_subusers_that_its_integration_names(allowed, asked, passes):
+    if passes:
+        assert named("GET", f"/v3/templates/{TEMPLATE}", of="sendgrid", speaks_for=allowed, **{"On-Behalf-Of": asked})
+    else:
+        with pytest.raises(NotOnSharedAccount, match="`on_behalf_of` of your integration"):
+            named("GET", f"/v3/templates/{TEMPLATE}", of="sendgrid", speaks_for=allowed, **{"On-Behalf-Of": asked})
+
+
+def test_each_of_two_headers_is_judged():
+    """Guards a header that stands twice: nobody knows which of the two the provider reads."""
+    headers = CIMultiDict([("On-Behalf-Of", "anna"), ("on-behalf-of", "ella")])
+    head = RequestHead("GET", f"/v3/templates/{TEMPLATE}", CIMultiDictProxy(headers), ())
+    route = ROUTES.match("GET", f"/sendgrid{head.target}")
+
+    assert named_objects(route, head, ACCOUNT, ("anna", "ella")) == [TEMPLATE]
+    for allowed in (("anna",), ("ella",)):
+        with pytest.raises(NotOnSharedAccount):
+            named_objects(route, head, ACCOUNT, allowed)
+
+
+@pytest.mark.parametrize("path", ["/v3/api_keys", "/v3/subusers", "/v3/templates", "/v3/stats"])
+def test_whom_a_tenant_speaks_for_opens_nothing_else(path):
+    with pytest.raises(NotOnSharedAccount):
+        named("GET", path, of="sendgrid", speaks_for=("*",), **{"On-Behalf-Of": "anna"})
 
 
 @pytest.mark.parametrize(
