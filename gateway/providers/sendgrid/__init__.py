@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 
-from gateway.providers.api import Endpoint, FirstSteps, Provider
+from gateway.providers.api import FirstSteps, Provider
 from gateway.providers.bearer import authorize, presented_key
-from gateway.providers.free import makes, reads_back, unlisted_by
-from gateway.providers.sendgrid.mail import MailMeter, MailWatch
+from gateway.providers.free import unlisted_by
+from gateway.providers.sendgrid.endpoints import ENDPOINTS
 from gateway.providers.sendgrid.paths import OBJECT_ID, OPEN, REFERENCE
 from gateway.providers.sendgrid.refusals import missing, refusal
 from gateway.providers.sendgrid.unlisted import unknown
@@ -23,35 +23,7 @@ PROVIDER = Provider(
     name="sendgrid",
     base_url="https://api.sendgrid.com",
     credential_fields=("api_key",),
-    endpoints=(
-        Endpoint(
-            name="mail.send",
-            method="POST",
-            path="/v3/mail/send",
-            event_type="email_outbound",
-            describes="mail",
-            meter=MailMeter,
-            watch=MailWatch,
-        ),
-        makes("mail.batch.create", "/v3/mail/batch"),
-        reads_back("mail.batch.get", "GET", "/v3/mail/batch/{batch_id}"),
-        reads_back("scheduled_sends.list", "GET", "/v3/user/scheduled_sends", lists=True),
-        makes("scheduled_sends.create", "/v3/user/scheduled_sends"),
-        reads_back("scheduled_sends.get", "GET", "/v3/user/scheduled_sends/{batch_id}"),
-        reads_back("scheduled_sends.update", "PATCH", "/v3/user/scheduled_sends/{batch_id}"),
-        reads_back("scheduled_sends.delete", "DELETE", "/v3/user/scheduled_sends/{batch_id}"),
-        reads_back("templates.list", "GET", "/v3/templates", lists=True),
-        makes("templates.create", "/v3/templates"),
-        makes("templates.duplicate", "/v3/templates/{template_id}"),
-        reads_back("templates.get", "GET", "/v3/templates/{template_id}"),
-        reads_back("templates.update", "PATCH", "/v3/templates/{template_id}"),
-        reads_back("templates.delete", "DELETE", "/v3/templates/{template_id}"),
-        reads_back("templates.versions.create", "POST", "/v3/templates/{template_id}/versions"),
-        reads_back("templates.versions.get", "GET", "/v3/templates/{template_id}/versions/{part}"),
-        reads_back("templates.versions.update", "PATCH", "/v3/templates/{template_id}/versions/{part}"),
-        reads_back("templates.versions.delete", "DELETE", "/v3/templates/{template_id}/versions/{part}"),
-        reads_back("templates.versions.activate", "POST", "/v3/templates/{template_id}/versions/{part}/activate"),
-    ),
+    endpoints=ENDPOINTS,
     unlisted=unlisted,
     presented_key=presented_key,
     authorize=authorize,

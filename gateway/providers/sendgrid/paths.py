@@ -6,7 +6,7 @@ import re
 
 OPEN = (
     r"/v3/(mail/send|mail/batch(/[^/]+)?|user/scheduled_sends(/[^/]+)?"
-    r"|templates(/[^/]+(/versions(/[^/]+(/activate)?)?)?)?)"
+    r"|templates(/[^/]+(/versions(/[^/]+(/activate)?)?)?)?|validations/email(/jobs(/[^/]+)?)?)"
 )
 """All that is open on an account that several tenants share. Everything else shows or sets what is everybody's: keys,
 subusers, suppressions, webhooks, statistics, contacts."""

@@ -156,6 +156,62 @@ def test_the_sender_of_a_mail_is_the_one_that_all_of_it_is_from():
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# When it is sent, and whether it can be cancelled until then
+
+LATER = {"batch_id": "NGY5NmM0/TMt+NzQ4Yi00=", "send_at": 1_790_000_000}
+ASKED = {"batch_id": "NGY5NmM0/TMt+NzQ4Yi00=", "send_at": "1790000000"}
+
+
+def asked(*chunks, **fields):
+    return watched(*(chunks or (json.dumps(MAIL | fields).encode(),))).asked
+
+
+@given(st.lists(st.integers(0, 900), max_size=6), st.sampled_from([None, 2]), ANYTHING)
+def test_the_batch_and_the_time_of_a_mail_are_known_wherever_it_is_cut(marks, indent, other):
+    body = json.dumps({"x": other} | MAIL | LATER, indent=indent).encode()
+
+    assert asked(*cut(body, marks)) == ASKED
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"send_at": LATER["send_at"]},
+        {"batch_id": LATER["batch_id"]},
+        LATER | {"batch_id": 'ada@example.com "'},
+        LATER | {"batch_id": "x" * 201},
+        LATER | {"batch_id": ["x"]},
+        LATER | {"send_at": "tomorrow"},
+        LATER | {"send_at": 1.5e9},
+        LATER | {"personalizations": [{"to": [ADA], "send_at": LATER["send_at"]}]},
+        LATER | {"personalizations": [{"to": [ADA]}, {"to": [ADA], "send_at": 1_790_000_001}]},
+        LATER | {"personalizations": [{"to": [ADA], "dynamic_template_data": {"send_at": 1}}]},
+        {"batch_id": "x", "personalizations": [{"to": [ADA], "send_at": 1_790_000_000}]},
+        {"batch_id": "x", "custom_args": {"send_at": 1_790_000_000}},
+    ],
+)
+def test_what_can_not_be_cancelled_as_a_whole_is_sent_when_it_is_taken_on(fields):
+    assert asked(**fields) == {}
+
+
+def test_a_text_that_speaks_of_times_and_batches_is_no_time_and_no_batch():
+    text = json.dumps({"send_at": 1, "batch_id": "x"})
+
+    assert asked(subject=text, content=[{"type": "text/plain", "value": text}], **LATER) == ASKED
+
+
+def test_a_mail_of_a_batch_that_is_sent_later_is_pending():
+    prepared = Prepared(body=b"", resource="transactional", quantities={"recipients": 3}, asked=ASKED)
+    usage = judged(202, prepared, **{"X-Message-Id": "a"})
+
+    assert (usage.quantities, usage.completeness) == ({"recipients": 3}, Completeness.PENDING)
+    assert usage.metadata == {"batch_id": LATER["batch_id"], "due_s": 1_790_000_000, "as_ordered": True}
+    assert judged(202, prepared).completeness == Completeness.REPORTED
+    assert judged(200, prepared, **{"X-Message-Id": "a"}).completeness == Completeness.REPORTED
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # What became of it
 
 
