@@ -299,7 +299,8 @@ class Proxy:
         credential, shared = self._credential(route, caller)
         names: list[str] = []
         if shared:
-            names += named_objects(route, head, caller.tenant.account_sid)
+            may_speak_for = () if caller.tenant.integration is None else caller.tenant.integration.on_behalf_of
+            names += named_objects(route, head, caller.tenant.account_sid, may_speak_for)
             if "?" in route.target:
                 names += References(route.provider).feed(_QUERY_PARTS.sub(b'"', route.target.encode() + b"&"))
         if not route.listed and not self._rules.unlisted_forwarded:
@@ -844,10 +845,14 @@ def _secrets(provider: Provider, credential: Mapping[str, str]) -> tuple[Account
 
 def _alias(route: Route, caller: Caller, credential: Mapping[str, str] | None) -> AccountAlias | None:
     """The names of the account, where the provider has accounts in its paths and the application knows ours."""
-    field = route.provider.account_field
+    provider = route.provider
+    field = provider.account_field
     if field is None or credential is None:
         return None
-    return AccountAlias(caller.tenant.account_sid.encode(), credential[field].encode())
+    account = credential[field]
+    if not caller.brings_credential and provider.name not in caller.tenant.credentials:
+        account = provider.subaccount_of(caller.tenant.integration) or account
+    return AccountAlias(caller.tenant.account_sid.encode(), account.encode())
 
 
 def _answer_lines(head: ResponseHead, plan: Plan, call_id: str, restoring: Restoring | None) -> bytes:
