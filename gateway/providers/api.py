@@ -59,6 +59,27 @@ class Late(msgspec.Struct, frozen=True, kw_only=True):
     """What it used in all. Without a resource or an event type, those of the call that made it."""
 
 
+class Made(NamedTuple):
+    """Something that was used without a call of ours: a message that came in."""
+
+    key: str
+    """What it is known by, and booked once, however often and by whomever it is told."""
+    usage: Usage
+
+
+class Told(NamedTuple):
+    """What a provider tells by itself, in one request."""
+
+    order_key: str
+    """What it is about: what is told of one thing is passed on in order. Empty where that does not matter."""
+    account: str | None = None
+    """The provider's name of the account, where it says that; it must then be the tenant's."""
+    addressed: Sequence[str] = ()
+    """What of the account something came in at, each by another name; on a shared one, one of them must be the tenant's."""
+    made: tuple[Made, ...] = ()
+    late: tuple[Late, ...] = ()
+
+
 class Billed(NamedTuple):
     """What one message of a session says was used: an event of its own."""
 
@@ -181,6 +202,15 @@ def as_it_came(body: bytes) -> Prepared:
     return Prepared(body=body)
 
 
+class CallbackAddress(NamedTuple):
+    """Where a provider is to tell us what becomes of things, on behalf of one tenant."""
+
+    base_url: str
+    """The name of a webhook and a slash behind it make its URL."""
+    bound: Callable[[str], str] | None
+    """Seals an application's URL for its tenant, in characters that stand in a query; None where nothing is passed on."""
+
+
 class Pending(NamedTuple):
     """Something that a call has made and that is not over, as far as the ledger knows."""
 
@@ -241,6 +271,9 @@ class Endpoint:
     prepare: Callable[[bytes], Prepared] | None = None
     """Reads, and where it must changes, a body of up to BODY_BYTES_MAX; None where the body is of no interest. A request
     for a WebSocket has no body, and asks in its query: it is that which is read."""
+    called_back: Callable[[bytes, CallbackAddress], bytes] | None = None
+    """Has the provider tell us what becomes of what is made: changes a body of up to BODY_BYTES_MAX where that can be, and
+    nothing of it besides the address."""
     watch: Callable[[], Watch] | None = None
     """Instead of `prepare`: reads a body that may be too large to be held, or compressed."""
     billable: bool = True

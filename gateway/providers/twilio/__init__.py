@@ -12,6 +12,7 @@ import re
 from gateway.providers.api import Endpoint, FirstSteps, Provider
 from gateway.providers.free import reads_back, unlisted_by
 from gateway.providers.twilio.answers import judge_by_shape, judge_call, judge_lookup, judge_message, meter
+from gateway.providers.twilio.callback_requests import called_back
 from gateway.providers.twilio.paths import ACCOUNT, OBJECT_ID, OPEN, PRODUCTS, REFERENCE, place
 from gateway.providers.twilio.refusals import authorize, missing, presented_key, refusal
 from gateway.providers.twilio.requests import read_call, read_message
@@ -34,6 +35,7 @@ PROVIDER = Provider(
             describes="message",
             meter=meter(judge_message),
             prepare=read_message,
+            called_back=called_back,
         ),
         reads_back("messages.list", "GET", f"{ACCOUNT}/Messages", lists=True),
         reads_back("messages.fetch", "GET", f"{ACCOUNT}/Messages/{{sid}}"),
@@ -50,6 +52,7 @@ PROVIDER = Provider(
             describes="call",
             meter=meter(judge_call),
             prepare=read_call,
+            called_back=called_back,
         ),
         reads_back("calls.list", "GET", f"{ACCOUNT}/Calls", lists=True),
         reads_back("calls.fetch", "GET", f"{ACCOUNT}/Calls/{{sid}}"),
