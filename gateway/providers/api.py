@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from gateway.integrations import Integration
 from gateway.messages import Headers, ResponseHead
 from metering.usage import Completeness
 
@@ -64,6 +65,8 @@ class Made(NamedTuple):
 
     key: str
     """What it is known by, and booked once, however often and by whomever it is told."""
+    endpoint: str
+    """The endpoint that makes such things: how what becomes of it is asked for."""
     usage: Usage
 
 
@@ -238,6 +241,83 @@ class ReadOn(NamedTuple):
     """What is known of it where the file is there no more; empty if nothing is."""
 
 
+class Delivery(NamedTuple):
+    """A request that a provider made to us by itself."""
+
+    method: str
+    url: str
+    """The URL that it was sent to, byte for byte with its query: as it is configured, never as a request says."""
+    headers: Headers
+    body: bytes
+    carried: bool = False
+    """True where the URL carries an application's, which we had sealed in it."""
+
+    @property
+    def query(self) -> str:
+        return self.url.partition("?")[2]
+
+
+class Proofs(NamedTuple):
+    """What the deliveries for one tenant are verified by."""
+
+    credential: Mapping[str, str]
+    """The tenant's own, or else the platform's."""
+    integration: Integration
+    now_s: float
+
+
+class Content(NamedTuple):
+    """What is passed on of a delivery."""
+
+    method: str
+    media_type: str
+    """As the header that says it has it; empty where there is no body."""
+    body: bytes
+    """Of a GET its query, without what is meant for us."""
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+class Reply(NamedTuple):
+    """What the gateway answers on its own behalf."""
+
+    status: int
+    media_type: bytes = b""
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Webhook:
+    """One thing that a provider tells an application by itself: it tells us, and we pass it on."""
+
+    name: str
+    """The last segment of its path."""
+    methods: frozenset[str] = frozenset({"POST"})
+    body_bytes_max: int
+    """A larger body is refused."""
+    is_authentic: Callable[[Delivery, Proofs], bool]
+    """Whether the provider sent it. It never raises."""
+    read: Callable[[Delivery, Callable[[str], str]], Told | None]
+    """What it says was used, with a function that makes the keyed hash that stands for a number or an address; None for what
+    makes no sense."""
+    content: Callable[[Delivery], Content]
+    """What of it is passed on."""
+    application: Callable[[Integration], str | None]
+    """Where it is passed on to, unless it carries a URL."""
+    fallback: Callable[[Integration], str | None] = lambda _: None
+    """Where an answer is waited for: who has one if the first has none."""
+    own: tuple[str, ...] | None = ()
+    """The fields of an integration that hold what of a shared account is the tenant's own: what came in must have come in at
+    one of these. None where it is not the account's credential that verifies a delivery but a key of the tenant's, which
+    tells whose it is."""
+    sign: Callable[[str, str, str, str, bytes], tuple[str, tuple[tuple[str, str], ...]]]
+    """(secret, URL, method, media type, body) → the URL and the headers with which an application knows that it is ours."""
+    reply: Reply
+    """The answer to the provider; where the application's is waited for, the one in its place."""
+    led_back: Callable[[bytes, str, CallbackAddress], bytes] | None = None
+    """Set where the application's answer is waited for, and is the answer: (answer, URL it is from, our address) → the same,
+    with the URLs in it leading to us."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settles:
     """How a provider is asked what became of what an endpoint has made, if nobody else asks."""
@@ -379,4 +459,5 @@ class Provider:
     gateway's part and the query."""
     labels: Callable[[bytes], Labels] | None = None
     """Reads how a body of up to BODY_BYTES_MAX is labelled; None where bodies hold no labels."""
+    webhooks: tuple[Webhook, ...] = ()
     first_steps: FirstSteps

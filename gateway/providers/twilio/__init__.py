@@ -16,6 +16,7 @@ from gateway.providers.twilio.callback_requests import called_back
 from gateway.providers.twilio.paths import ACCOUNT, OBJECT_ID, OPEN, PRODUCTS, REFERENCE, place
 from gateway.providers.twilio.refusals import authorize, missing, presented_key, refusal
 from gateway.providers.twilio.requests import read_call, read_message
+from gateway.providers.twilio.webhooks import WEBHOOKS
 
 unlisted = unlisted_by(meter(judge_by_shape))
 
@@ -81,6 +82,7 @@ PROVIDER = Provider(
     references=(REFERENCE,),
     refusal=refusal,
     missing=missing,
+    webhooks=WEBHOOKS,
     first_steps=FirstSteps(
         exports="TWILIO_ACCOUNT_SID={account_sid} TWILIO_AUTH_TOKEN={key}",
         path="{proxy}/twilio/2010-04-01/Accounts/{account_sid}/Messages.json",

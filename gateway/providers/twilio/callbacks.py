@@ -20,6 +20,8 @@ from metering.usage import Completeness
 FIELDS_MAX = 1_000
 """Beyond it a form is refused: the largest that Twilio sends, of a message with ten media, has some sixty."""
 
+CALLS = "calls.create"
+
 Form = Sequence[tuple[str, str]]
 
 FINAL_MESSAGE = frozenset({"delivered", "undelivered", "failed", "canceled", "read", "received", "partially_delivered"})
@@ -62,7 +64,7 @@ class Fields:
         return {name: value for name, value in found.items() if value is not None}
 
 
-def read_status(form: Form, *, idempotency_token: str | None = None) -> Told:
+def read_status(form: Form) -> Told:
     """A status callback: what became of a message, a call or a recording."""
     fields = Fields(form)
     account = fields.sid("AccountSid")
@@ -78,7 +80,7 @@ def read_status(form: Form, *, idempotency_token: str | None = None) -> Told:
     return Told(order_key="", account=account)
 
 
-def read_message(form: Form, *, idempotency_token: str | None = None) -> Told | None:
+def read_message(form: Form) -> Told | None:
     """A message that came in; None where it does not say which."""
     fields = Fields(form)
     message = fields.sid("MessageSid", "SmsMessageSid", "SmsSid")
@@ -107,7 +109,7 @@ def read_message(form: Form, *, idempotency_token: str | None = None) -> Told | 
         order_key=message,
         account=fields.sid("AccountSid"),
         addressed=_addressed(fields, "To", "MessagingServiceSid"),
-        made=(Made(f"{message}:made", usage),),
+        made=(Made(f"{message}:made", "messages.create", usage),),
     )
 
 
@@ -127,7 +129,7 @@ def read_voice(form: Form, *, idempotency_token: str | None = None, carried: boo
     ringing = fields.text("CallStatus") == "ringing"
     inputs = any(fields.text(name) is not None for name in _INPUTS)
     if inbound and ringing and not carried:
-        made.append(Made(f"{call}:made", _call_usage(fields, call, "call_inbound")))
+        made.append(Made(f"{call}:made", CALLS, _call_usage(fields, call, "call_inbound")))
     elif carried or inputs or inbound:
         step = idempotency_token or _fingerprint(form)
         usage = Usage(
@@ -137,7 +139,7 @@ def read_voice(form: Form, *, idempotency_token: str | None = None, carried: boo
             external_id=call,
             event_type="ivr_step",
         )
-        made.append(Made(f"{call}:ivr:{step}", usage))
+        made.append(Made(f"{call}:ivr:{step}", CALLS, usage))
     leg = fields.sid("DialCallSid")
     if leg is not None and fields.text("DialCallStatus") == "completed":
         usage = Usage(
@@ -147,7 +149,7 @@ def read_voice(form: Form, *, idempotency_token: str | None = None, carried: boo
             event_type="call_forwarded",
             metadata={"parent_call_sid": call},
         )
-        made.append(Made(f"{call}:forwarded:{leg}", usage))
+        made.append(Made(f"{call}:forwarded:{leg}", CALLS, usage))
     recording = fields.sid("RecordingSid")
     if recording is not None:
         made.extend(_recording(fields, recording))
@@ -215,7 +217,7 @@ def _recording(fields: Fields, recording: str) -> tuple[Made, ...]:
         external_id=recording,
         event_type="recording",
     )
-    return (Made(f"{recording}:made", usage),)
+    return (Made(f"{recording}:made", "calls.recordings.create", usage),)
 
 
 def _ours(fields: Fields) -> Resource:
