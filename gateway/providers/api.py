@@ -220,6 +220,8 @@ class Pending(NamedTuple):
     external_id: str
     metadata: Mapping[str, object]
     """That of the call's event."""
+    account: str | None = None
+    """The account of the credential by which it is asked for, where the provider has accounts in its paths."""
 
 
 class Lines(Protocol):
@@ -443,6 +445,8 @@ class Provider:
     account_field: str | None = None
     """The credential's field that names the account, where paths hold it: to the application it is the tenant's account
     with the gateway, and each is put in the place of the other on the way up and on the way back. Both are as long."""
+    subaccount: Callable[[Integration], str | None] | None = None
+    """The account within the platform's that is a tenant's own: its paths name that one, by the platform's credential."""
     speaks_for: frozenset[str] = frozenset()
     """Request headers by which a call would speak for another account: never on a shared one."""
     administration: re.Pattern[str]
@@ -461,3 +465,7 @@ class Provider:
     """Reads how a body of up to BODY_BYTES_MAX is labelled; None where bodies hold no labels."""
     webhooks: tuple[Webhook, ...] = ()
     first_steps: FirstSteps
+
+    def subaccount_of(self, integration: Integration | None) -> str | None:
+        """The account that is a tenant's own within the platform's, if it has one."""
+        return None if integration is None or self.subaccount is None else self.subaccount(integration)
