@@ -54,7 +54,7 @@ ERRORS = (
 
 TAKEN = "taken"
 WEBHOOK_OUTCOMES = (
-    *(TAKEN, "forged", "another_account", "not_the_tenants", "not_understood", "too_large", "not_recorded"),
+    *(TAKEN, "forged", "another_account", "not_the_tenants", "not_understood", "too_large", "not_recorded", "not_kept"),
     *("unknown_webhook", "unknown_tenant", "no_public_url", "no_credential", "owner_unknown", "overloaded", "sender_gone"),
     OTHER,
 )  # fmt: skip

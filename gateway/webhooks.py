@@ -26,7 +26,7 @@ from gateway.account_alias import AccountAlias
 from gateway.callback_addresses import CARRIED, PREFIX, CallbackAddresses, signs_with_its_own
 from gateway.counters import Counters
 from gateway.egress import Egress, EgressError
-from gateway.inbox import Inbox, InboxFull
+from gateway.inbox import Inbox, InboxFull, Kept
 from gateway.integrations import Integration, values_of
 from gateway.keys import NotSealedHere, Secrets, reference
 from gateway.listener import ClientGone, Exchange
@@ -43,6 +43,7 @@ ANSWER_S = 10
 """So long an application may take to say what to do with a call, and its fallback as long as is left of what the provider
 waits, which is 15 s."""
 ANSWERS_S = 13.5
+ANSWER_S_MIN = 0.1
 
 REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 
@@ -174,7 +175,9 @@ class Webhooks:
             urls = [one for one in (url, webhook.fallback(integration)) if one is not None]
             return await asyncio.ensure_future(self._relayed(provider, tenant, webhook, content, urls, said))
         if url is not None:
-            await asyncio.ensure_future(self._kept(provider, tenant, webhook, content, url, told.order_key))
+            # Where the tenant's integration says where it goes, it says so when it goes there.
+            keeping = self._keep(provider, tenant, webhook, content, carried, told.order_key)
+            await asyncio.ensure_future(keeping)
         return webhook.reply
 
     # -- whose it is, and whether it may be
@@ -231,10 +234,32 @@ class Webhooks:
 
     # -- passing it on
 
-    async def _kept(
-        self, provider: Provider, tenant: TenantRecord, webhook: Webhook, content: Content, url: str, order_key: str
+    async def _keep(
+        self,
+        provider: Provider,
+        tenant: TenantRecord,
+        webhook: Webhook,
+        content: Content,
+        url: str | None,
+        order_key: str,
     ) -> None:
-        raise NotImplementedError
+        """Have it delivered, whatever becomes of this worker. Raises Refused."""
+        undelivered = Kept(
+            tenant_id=tenant.tenant_id,
+            source=provider.name,
+            webhook=webhook.name,
+            method=content.method,
+            media_type=content.media_type,
+            headers=content.headers,
+            body=content.body,
+            identity=content.identity,
+            url=url,
+            order_key=order_key,
+        )
+        try:
+            await self._inbox.put(undelivered)
+        except (InboxFull, OSError) as error:
+            raise Refused(503, "not_kept") from error
 
     async def _relayed(
         self,
@@ -256,17 +281,18 @@ class Webhooks:
             told = (("Content-Type", content.media_type),) if content.media_type else ()
             body = b"" if content.method == "GET" else content.body
             within_s = min(ANSWER_S, deadline - time.monotonic())
+            if within_s < ANSWER_S_MIN:
+                break
             try:
                 answer = await self._egress.send(to, content.method, (*told, *content.headers, *signed), body, within_s)
             except EgressError as error:
                 said["application"] = type(error).__name__
                 continue
-            if not (200 <= answer.status < 300 and answer.whole):
+            if not (200 <= answer.status < 300 and answer.whole and "Content-Encoding" not in answer.headers):
                 said["application"] = f"status {answer.status}"
                 continue
             document = answer.body if address is None else webhook.led_back(answer.body, url, address)
-            media_type = answer.headers.get("Content-Type", webhook.reply.media_type.decode())
-            return Reply(200, media_type.encode("latin-1", "replace"), document)
+            return Reply(200, _media_type(answer.headers, webhook), document)
         if not urls:
             said["application"] = "no URL"
         elif secret is None:
@@ -282,6 +308,16 @@ class Webhooks:
         except NotSealedHere:
             return None
         return SigningSecrets.of(unsealed, iso_ms(time.time_ns() // 1_000_000)).current
+
+
+def _media_type(told: Mapping[str, str], webhook: Webhook) -> bytes:
+    """That of an application's answer, if it is one."""
+    media_type = told.get("Content-Type", "").encode("latin-1", "replace")
+    return (
+        media_type
+        if media_type and media_type.isascii() and media_type.decode().isprintable()
+        else webhook.reply.media_type
+    )
 
 
 async def _body(exchange: Exchange, bytes_max: int) -> bytes:

@@ -277,6 +277,8 @@ class Content(NamedTuple):
     body: bytes
     """Of a GET its query, without what is meant for us."""
     headers: tuple[tuple[str, str], ...] = ()
+    identity: bytes | None = None
+    """What tells it from any other where that is not its body byte for byte: as much of it as is signed."""
 
 
 class Reply(NamedTuple):

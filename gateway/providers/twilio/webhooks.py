@@ -7,7 +7,7 @@ must be the tenant's: on an account that several share, Twilio signs what any of
 from __future__ import annotations
 
 from collections.abc import Callable
-from urllib.parse import unquote_plus
+from urllib.parse import unquote_plus, urlencode
 
 from gateway.providers.api import Content, Delivery, Proofs, Reply, Told, Webhook
 from gateway.providers.twilio.callback_requests import CARRIED, STATUS, VOICE
@@ -64,7 +64,10 @@ def content(delivery: Delivery) -> Content:
     if delivery.method == "GET":
         parts = [part for part in delivery.query.split("&") if unquote_plus(part.partition("=")[0]) != CARRIED]
         return Content("GET", "", "&".join(parts).encode("latin-1", "replace"), headers)
-    return Content("POST", delivery.headers.get("Content-Type", FORM), delivery.body, headers)
+    form = form_of(delivery.body) or ()
+    # In another order it has the same signature.
+    identity = urlencode(sorted(set(form))).encode()
+    return Content("POST", delivery.headers.get("Content-Type", FORM), delivery.body, headers, identity)
 
 
 WEBHOOKS = tuple(
