@@ -71,7 +71,7 @@ from gateway.telemetry import AccessLog, configure, log
 from gateway.upstream import Origin, Upstream
 from gateway.webhooks import Webhooks
 from metering import spool_reader
-from metering.columns import iso_ms
+from metering.columns import iso
 from metering.database import Database, DatabaseInUse, DatabaseUnavailable
 from metering.database_sqlite import SqliteDatabase
 from metering.facts import Fact
@@ -584,7 +584,7 @@ def _destination(office: Office, waiting: Waiting) -> Destination | None:
         unsealed = office.secrets.unseal(tenant.signing, owner=tenant.tenant_id)
     except NotSealedHere:
         return None
-    signing = SigningSecrets.of(unsealed, iso_ms(now_ms()))
+    signing = SigningSecrets.of(unsealed, iso(now()))
     url = waiting.url
     if url is None and tenant.integration is not None:
         url = found[0].application(tenant.integration)
