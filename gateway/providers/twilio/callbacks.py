@@ -136,8 +136,9 @@ def read_voice(form: Form, *, idempotency_token: str | None = None, carried: boo
             quantities={"requests": 1},
             completeness=Completeness.REPORTED,
             resource=resource_of(_ours(fields)) if inbound else None,
-            external_id=call,
             event_type="ivr_step",
+            # Not as what was made: what is said of the call in the end is about the call, and not about this.
+            metadata={"call_sid": call},
         )
         made.append(Made(f"{call}:ivr:{step}", CALLS, usage))
     leg = fields.sid("DialCallSid")
