@@ -175,8 +175,7 @@ class Inbox:
                 if self._fsync:
                     file.flush()
                     os.fsync(file.fileno())
-            with suppress(FileExistsError):  # Somebody was faster; of two the first counts, for the order.
-                os.link(draft, path)
+            draft.rename(path)  # Or in the place of the same, from somebody who was faster.
         finally:
             with suppress(FileNotFoundError):
                 draft.unlink()

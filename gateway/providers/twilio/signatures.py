@@ -77,7 +77,7 @@ def _signed_parameters(url: str, body: bytes, content_type: str, method: str) ->
         return None if body else []
     if method != "POST" or (body and not _is_form(content_type)):
         return None
-    return _parameters(body)
+    return _parameters(body, PARAMETERS_MAX)
 
 
 def _body_hash(url: str) -> str | None:
@@ -89,10 +89,10 @@ def _body_hash(url: str) -> str | None:
     return None
 
 
-def _parameters(body: bytes) -> list[tuple[str, str]]:
-    """Those of a form, byte for byte whatever they are encoded in. Raises ValueError."""
+def _parameters(body: bytes, parameters_max: int | None = None) -> list[tuple[str, str]]:
+    """Those of a form, byte for byte whatever they are encoded in. Raises ValueError for more than so many."""
     text = body.decode("utf-8", "surrogateescape")
-    return parse_qsl(text, keep_blank_values=True, errors="surrogateescape", max_num_fields=PARAMETERS_MAX)
+    return parse_qsl(text, keep_blank_values=True, errors="surrogateescape", max_num_fields=parameters_max)
 
 
 def _is_form(content_type: str) -> bool:

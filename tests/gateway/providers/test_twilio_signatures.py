@@ -336,3 +336,14 @@ def test_what_is_passed_on_verifies_with_the_official_validator_and_the_secret_o
     assert to.startswith(url)
     assert verified(["secret"], to, told, b"" if kind == "get" else body, content_type, method)
     assert (to == url) is (kind in ("form", "nothing"))
+
+
+@given(st.binary(), st.sampled_from(["GET", "POST"]), st.sampled_from([FORM, JSON_TYPE, ""]))
+def test_whatever_came_is_signed(body, method, content_type):
+    to, headers = signed("secret", URL, method, content_type, body)
+
+    assert verified(["secret"], to, dict(headers)[HEADER], b"" if method == "GET" else body, content_type, method)
+
+
+def test_a_form_of_more_parameters_than_are_verified_is_signed():
+    assert signed("secret", URL, "POST", FORM, b"&".join(b"a=%d" % n for n in range(2000)))
