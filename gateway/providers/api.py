@@ -329,7 +329,7 @@ class Settles:
     path: Callable[[Pending], str | None]
     """Where to GET it, on the provider's first host; None where the event does not say it."""
     read: Callable[[bytes], tuple[Late, ...] | ReadOn]
-    """Reads the answer, whatever it holds; empty while it is not over."""
+    """Reads the answer, whatever it holds; empty while it is not over. A fact without a name is about what was asked for."""
     first_s: float
     """So long after the call it is asked for first, and then at intervals that grow with its age."""
     days_max: float
