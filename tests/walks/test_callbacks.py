@@ -2,65 +2,25 @@
 
 from __future__ import annotations
 
-import time
-from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 from urllib.request import Request, urlopen
 
 import pytest
 from twilio.request_validator import RequestValidator
-from twilio.rest import Client
 
 from gateway.simulator.truth import read_deliveries
 from tests.walks.applications import Application, free_port
-from tests.walks.harness import Installation, eventually, installation, on_postgres
+from tests.walks.harness import eventually
+from tests.walks.told import Tenant, told_gateway
 
 ADA, TOLL = "+12025550143", "+15005550006"
-ENGINES = pytest.mark.parametrize("reached", ["sqlite", "postgres"], indirect=True, scope="module")
-pytestmark = ENGINES
+pytestmark = pytest.mark.parametrize("reached", ["sqlite", "postgres"], indirect=True, scope="module")
 
 
 @pytest.fixture(scope="module")
 def reached(request, tmp_path_factory):
-    """A gateway that providers can reach."""
-    port = free_port()
-    settings = {
-        "proxy__port": str(port),
-        "public_url": f"http://127.0.0.1:{port}",
-        "callback_hosts": "127.0.0.1",
-    }
-    if request.param == "postgres":
-        settings |= on_postgres(request.getfixturevalue("postgres_server"))
-    with installation(tmp_path_factory.mktemp("walk"), "--record-bodies", **settings) as running:
+    with told_gateway(request, tmp_path_factory) as running:
         yield running
-
-
-class Tenant:
-    """A tenant with an application, and a client of Twilio's own."""
-
-    def __init__(self, gateway: Installation, tenant_id: str, **integration: object) -> None:
-        self.gateway, self.tenant_id = gateway, tenant_id
-        self.key = gateway.tenant(tenant_id)
-        self.account_sid = gateway.account_sid(tenant_id)
-        answer = gateway.ask("PATCH", f"/v1/tenants/{tenant_id}/integrations", integration)
-        self.secret = answer["signing_secret"]
-        self.client = Client(self.account_sid, self.key)
-        self.client.api.base_url = gateway.proxy_url + "/twilio/api"
-        eventually(self._published, "the integration in force")
-
-    def _published(self) -> bool:
-        snapshot = next(self.gateway.data_dir.glob("snapshot*"), None)
-        return snapshot is not None and time.sleep(0.6) is None
-
-    def asking(self, **headers: str) -> Client:
-        """The client, asking the simulator for something."""
-        self.client.http_client.session.headers.update(
-            {f"x-simulator-{k.replace('_', '-')}": v for k, v in headers.items()}
-        )
-        return self.client
-
-    def events(self) -> list[dict[str, Any]]:
-        return self.gateway.events(self.tenant_id)
 
 
 @pytest.fixture
@@ -131,7 +91,6 @@ def test_an_application_that_is_down_gets_all_of_it_in_order_once_it_is_up(tenan
     for message in made:
         states = [one.fields["MessageStatus"] for one in application.got if one.fields["MessageSid"] == message.sid]
         assert states == ["sent", "delivered"]
-    eventually(lambda: not list((tenant.gateway.data_dir / "inbox").glob("*.delivery")), "nothing left")
 
 
 def post(url, fields, **headers):
