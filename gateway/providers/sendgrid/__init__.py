@@ -15,6 +15,7 @@ from gateway.providers.sendgrid.endpoints import ENDPOINTS
 from gateway.providers.sendgrid.paths import OBJECT_ID, OPEN, REFERENCE
 from gateway.providers.sendgrid.refusals import missing, refusal
 from gateway.providers.sendgrid.unlisted import unknown
+from gateway.providers.sendgrid.webhooks import WEBHOOKS
 
 unlisted = unlisted_by(unknown)
 
@@ -35,6 +36,7 @@ PROVIDER = Provider(
     references=(REFERENCE,),
     refusal=refusal,
     missing=missing,
+    webhooks=WEBHOOKS,
     first_steps=FirstSteps(
         exports="SENDGRID_API_KEY=SG.{key}",
         path="{proxy}/sendgrid/v3/mail/send",

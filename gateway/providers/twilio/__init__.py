@@ -13,9 +13,11 @@ from operator import attrgetter
 from gateway.providers.api import Endpoint, FirstSteps, Provider
 from gateway.providers.free import reads_back, unlisted_by
 from gateway.providers.twilio.answers import judge_by_shape, judge_call, judge_lookup, judge_message, meter
+from gateway.providers.twilio.callback_requests import called_back
 from gateway.providers.twilio.paths import ACCOUNT, OBJECT_ID, OPEN, PRODUCTS, REFERENCE, place
 from gateway.providers.twilio.refusals import authorize, missing, presented_key, refusal
 from gateway.providers.twilio.requests import read_call, read_message
+from gateway.providers.twilio.webhooks import WEBHOOKS
 
 unlisted = unlisted_by(meter(judge_by_shape))
 
@@ -35,6 +37,7 @@ PROVIDER = Provider(
             describes="message",
             meter=meter(judge_message),
             prepare=read_message,
+            called_back=called_back,
         ),
         reads_back("messages.list", "GET", f"{ACCOUNT}/Messages", lists=True),
         reads_back("messages.fetch", "GET", f"{ACCOUNT}/Messages/{{sid}}"),
@@ -51,6 +54,7 @@ PROVIDER = Provider(
             describes="call",
             meter=meter(judge_call),
             prepare=read_call,
+            called_back=called_back,
         ),
         reads_back("calls.list", "GET", f"{ACCOUNT}/Calls", lists=True),
         reads_back("calls.fetch", "GET", f"{ACCOUNT}/Calls/{{sid}}"),
@@ -80,6 +84,7 @@ PROVIDER = Provider(
     references=(REFERENCE,),
     refusal=refusal,
     missing=missing,
+    webhooks=WEBHOOKS,
     first_steps=FirstSteps(
         exports="TWILIO_ACCOUNT_SID={account_sid} TWILIO_AUTH_TOKEN={key}",
         path="{proxy}/twilio/2010-04-01/Accounts/{account_sid}/Messages.json",

@@ -73,13 +73,13 @@ def judge_message(found: Resource, prepared: Prepared) -> Usage:
 
 
 def judge_call(found: Resource, prepared: Prepared) -> Usage:
-    """A call that was set up. What it is billed by, its duration, is an event of its own when it has ended."""
+    """A call that was set up. What it is billed by, its duration, is told when it has ended."""
     sid = matching(found.sid, SID)
     if sid is None:
         return Usage(quantities={}, completeness=Completeness.UNKNOWN, resource=prepared.resource)
     return Usage(
         quantities={"requests": 1},
-        completeness=Completeness.REPORTED,
+        completeness=Completeness.PENDING,
         resource=resource_of(found) if text_of(found.to) is not None else prepared.resource,
         external_id=sid,
         parties=parties_of(found),

@@ -306,7 +306,7 @@ def test_a_call_is_one_request_whose_duration_is_told_later(write):
 
     assert (usage.quantities, usage.completeness, usage.external_id) == (
         {"requests": 1},
-        Completeness.REPORTED,
+        Completeness.PENDING,
         CALL["sid"],
     )
     assert (usage.resource, usage.parties) == ("US:toll_free", {"to": TO, "from": FROM})
