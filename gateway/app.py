@@ -19,12 +19,12 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from aiohttp import web
 
@@ -34,13 +34,17 @@ from gateway.api.parts import Health
 from gateway.api.server import ControlRunner
 from gateway.books import books_of
 from gateway.call_ids import new_call_id
+from gateway.callback_addresses import PREFIX, CallbackAddresses
 from gateway.callers import Callers
 from gateway.cost_estimates import CostEstimates
 from gateway.counters import WRITE_S, Counters
+from gateway.deliverer import Deliverer, Destination
+from gateway.egress import Egress, Policy
 from gateway.estimator import Estimator
 from gateway.idempotency import Claims
+from gateway.inbox import Inbox, Waiting
 from gateway.keys import NotSealedHere, Secrets, reference
-from gateway.listener import CUT_S, Listener, bound
+from gateway.listener import CUT_S, Exchange, Handler, Listener, bound
 from gateway.monitor import Monitor
 from gateway.objects import BOOKED_S, LedgerObjects
 from gateway.open_files import granted
@@ -61,11 +65,13 @@ from gateway.settings import (
     restart_needed,
 )
 from gateway.shipper import APART, BESIDE_CALLS, Pace, Shipper
-from gateway.snapshot import EMPTY, SnapshotFile
+from gateway.snapshot import EMPTY, SigningSecrets, SnapshotFile
 from gateway.supervisor import Life, Plan, ReloadRefused, Role, StartRefused, Supervisor
 from gateway.telemetry import AccessLog, configure, log
 from gateway.upstream import Origin, Upstream
+from gateway.webhooks import Webhooks
 from metering import spool_reader
+from metering.columns import iso
 from metering.database import Database, DatabaseInUse, DatabaseUnavailable
 from metering.database_sqlite import SqliteDatabase
 from metering.facts import Fact
@@ -211,7 +217,7 @@ async def control_listener(settings: Settings) -> AsyncIterator[str]:
             return []
 
         listening = bound("127.0.0.1", 0)
-        await stack.enter_async_context(_control(office, shipper, healthy, None, listening))
+        await stack.enter_async_context(_control(office, shipper, healthy, None, None, listening))
         yield f"http://{_address('127.0.0.1', listening)}"
 
 
@@ -315,7 +321,12 @@ async def _office(settings: Settings, *, prepares: bool = True) -> AsyncIterator
 
 @asynccontextmanager
 async def _control(
-    office: Office, shipper: Shipper, healthy: Health, monitor: Monitor | None, listening: socket.socket
+    office: Office,
+    shipper: Shipper,
+    healthy: Health,
+    monitor: Monitor | None,
+    deliverer: Deliverer | None,
+    listening: socket.socket,
 ) -> AsyncIterator[None]:
     application = api.application(
         accounts=office.accounts,
@@ -324,6 +335,7 @@ async def _control(
         secrets=office.secrets,
         health=healthy,
         monitor=monitor,
+        deliverer=deliverer,
         version=version("tollkeeper"),
         now=now,
     )
@@ -339,7 +351,7 @@ async def _control(
 class _Front:
     """The proxy with all it consists of, which new settings replace for the calls that begin from then on."""
 
-    def __init__(self, office: Office, spool: Spool, counters: Counters) -> None:
+    def __init__(self, office: Office, spool: Spool, counters: Counters, egress: Egress) -> None:
         settings = self.settings = office.settings
         self._office = office
         self._spool = spool
@@ -350,7 +362,9 @@ class _Front:
         self._upstream = Upstream()
         self._estimator = Estimator()
         self._tls = _tls(settings)
-        self._listener = Listener(self._proxy(settings), granted(settings.client_limits, settings.upstream_limits))
+        self._inbox = _inbox(office)
+        self._egress = egress
+        self._listener = Listener(self._handler(settings), granted(settings.client_limits, settings.upstream_limits))
         self._refused: str | None = None
         """Why the spool takes no call, as the log has it."""
         counters.look = self._look
@@ -374,7 +388,32 @@ class _Front:
             upstreams=self._upstream.connections,
         )
 
-    def _proxy(self, settings: Settings) -> Proxy:
+    def _handler(self, settings: Settings) -> Handler:
+        """What handles requests: those of applications, and of providers that tell something by themselves."""
+        public_url = settings.public_url
+        addresses = None if public_url is None else CallbackAddresses(public_url, self._office.secrets)
+        proxy = self._proxy(settings, addresses)
+        webhooks = Webhooks(
+            PROVIDERS,
+            self._office.snapshot,
+            addresses,
+            _credentials(settings),
+            self._office.secrets,
+            self._objects,
+            self._recorder,
+            self._inbox,
+            self._egress,
+            self._counters,
+            shared_reads=settings.shared_reads,
+        )
+        self._egress.policy = _policy(settings)
+
+        def handle(exchange: Exchange) -> Coroutine[Any, Any, None]:
+            return webhooks(exchange) if exchange.head.target.startswith(PREFIX) else proxy(exchange)
+
+        return handle
+
+    def _proxy(self, settings: Settings, addresses: CallbackAddresses | None) -> Proxy:
         self._upstream.limits = settings.upstream_limits
         return Proxy(
             routes=Routes(settings.known_providers),
@@ -388,11 +427,7 @@ class _Front:
             recorder=self._recorder,
             upstream=self._upstream,
             origins=_origins(settings),
-            credentials={
-                name: {field: secret.get_secret_value() for field, secret in provider.credential.items()}
-                for name, provider in settings.providers.items()
-                if provider.credential is not None
-            },
+            credentials=_credentials(settings),
             secrets=self._office.secrets,
             cost_estimates=CostEstimates(partial(books_of, settings)),
             rules=Rules(
@@ -405,6 +440,7 @@ class _Front:
             access_log=self._access_log,
             counters=self._counters,
             estimator=self._estimator,
+            addresses=addresses,
         )
 
     async def _create_tenant(self, tenant_id: str) -> None:
@@ -422,7 +458,7 @@ class _Front:
         limits = granted(settings.client_limits, settings.upstream_limits)
         if self._tls is not None:
             _load_certificate(self._tls, settings.proxy)
-        self._listener.change(self._proxy(settings), limits)
+        self._listener.change(self._handler(settings), limits)
         self._office.accounts.providers = settings.known_providers
         self.settings = settings
 
@@ -432,6 +468,11 @@ class _Front:
 
     @asynccontextmanager
     async def open(self, listening: socket.socket, life: Life) -> AsyncIterator[None]:
+        async with self._egress, self._listening(listening, life):
+            yield
+
+    @asynccontextmanager
+    async def _listening(self, listening: socket.socket, life: Life) -> AsyncIterator[None]:
         await self._upstream.open()
         await self._listener.open(listening, self._tls)
         settle()
@@ -520,8 +561,48 @@ def _asks_as(office: Office, provider: Provider, configured: ProviderSettings, t
 
 
 @asynccontextmanager
+async def _delivering(office: Office, egress: Egress) -> AsyncIterator[Deliverer]:
+    """Passes on to applications what providers told by themselves."""
+    deliverer = Deliverer(_inbox(office), egress, partial(_destination, office), now_ms)
+    task = asyncio.create_task(deliverer.run())
+    try:
+        yield deliverer
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
+
+
+def _inbox(office: Office) -> Inbox:
+    settings = office.settings
+    return Inbox(installation.inbox_directory(settings), office.secrets, now_ms, fsync=settings.durability == "fsync")
+
+
+def _destination(office: Office, waiting: Waiting) -> Destination | None:
+    """Where something goes on to, and what it is signed with, as the tenant has it now."""
+    tenant = office.snapshot.current.tenants.get(waiting.tenant_id)
+    found = [
+        webhook
+        for provider in PROVIDERS
+        for webhook in provider.webhooks
+        if (provider.name, webhook.name) == (waiting.source, waiting.webhook)
+    ]
+    if tenant is None or tenant.signing is None or not found:
+        return None
+    try:
+        unsealed = office.secrets.unseal(tenant.signing, owner=tenant.tenant_id)
+    except NotSealedHere:
+        return None
+    signing = SigningSecrets.of(unsealed, iso(now()))
+    url = waiting.url
+    if url is None and tenant.integration is not None:
+        url = found[0].application(tenant.integration)
+    secrets = (signing.current,) if signing.previous is None else (signing.current, signing.previous)
+    return None if url is None else Destination(url, secrets, found[0].sign)
+
+
+@asynccontextmanager
 async def _monitoring(
-    office: Office, shipper: Shipper, poller: Poller, *, expects_workers: bool
+    office: Office, shipper: Shipper, poller: Poller, deliverer: Deliverer, *, expects_workers: bool
 ) -> AsyncIterator[Monitor]:
     """Watches over how far the ledger is behind, and answers who asks."""
     spool_directory, _ = installation.paths(office.settings)
@@ -537,6 +618,7 @@ async def _monitoring(
         now,
         BACKLOG_AGE_MAX_S,
         expects_workers=expects_workers,
+        deliverer=deliverer,
     )
     tasks = [asyncio.create_task(monitor.watch()), asyncio.create_task(_publish_again(office.accounts))]
     try:
@@ -652,10 +734,13 @@ async def running(settings: Settings, read: Read | None = None) -> AsyncIterator
         counters = await stack.enter_async_context(_counting(settings, 0))
         await stack.enter_async_context(_watching(office.snapshot))
         poller = await stack.enter_async_context(_polling(office, shipper))
-        monitor = await stack.enter_async_context(_monitoring(office, shipper, poller, expects_workers=True))
+        egress = await stack.enter_async_context(Egress(_policy(settings)))
+        deliverer = await stack.enter_async_context(_delivering(office, egress))
+        watching = _monitoring(office, shipper, poller, deliverer, expects_workers=True)
+        monitor = await stack.enter_async_context(watching)
         health = _health(shipper, life)
-        await stack.enter_async_context(_control(office, shipper, health, monitor, sockets["control"]))
-        front = _Front(office, spool, counters)
+        await stack.enter_async_context(_control(office, shipper, health, monitor, deliverer, sockets["control"]))
+        front = _Front(office, spool, counters, egress)
         await stack.enter_async_context(front.open(sockets["proxy"], life))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -713,9 +798,11 @@ async def _backoffice(settings: Settings, control: socket.socket, proxy: socket.
         await _first_admin(office)
         shipper = await stack.enter_async_context(_shipping(office, life, APART))
         poller = await stack.enter_async_context(_polling(office, shipper))
-        expects_workers = proxy is not None
-        monitor = await stack.enter_async_context(_monitoring(office, shipper, poller, expects_workers=expects_workers))
-        await stack.enter_async_context(_control(office, shipper, _health(shipper, life), monitor, control))
+        egress = await stack.enter_async_context(Egress(_policy(settings)))
+        deliverer = await stack.enter_async_context(_delivering(office, egress))
+        watching = _monitoring(office, shipper, poller, deliverer, expects_workers=proxy is not None)
+        monitor = await stack.enter_async_context(watching)
+        await stack.enter_async_context(_control(office, shipper, _health(shipper, life), monitor, deliverer, control))
         settle()
         life.ready()
         await life.stopped.wait()
@@ -736,7 +823,8 @@ async def _worker(
         spool = stack.enter_context(_spool(settings, number))
         counters = await stack.enter_async_context(_counting(settings, number))
         await stack.enter_async_context(_watching(office.snapshot))
-        front = _Front(office, spool, counters)
+        egress = await stack.enter_async_context(Egress(_policy(settings)))
+        front = _Front(office, spool, counters, egress)
         await stack.enter_async_context(front.open(proxy, life))
         life.ready()
         await life.stopping.wait()
@@ -822,6 +910,21 @@ def _origins(settings: Settings) -> dict[tuple[str, str], Origin]:
         for provider in settings.known_providers
         for product in provider.products
     }
+
+
+def _credentials(settings: Settings) -> dict[str, dict[str, str]]:
+    """The platform's own, by provider."""
+    return {
+        name: {field: secret.get_secret_value() for field, secret in provider.credential.items()}
+        for name, provider in settings.providers.items()
+        if provider.credential is not None
+    }
+
+
+def _policy(settings: Settings) -> Policy:
+    """Which URLs of applications are called."""
+    own_ports = frozenset((settings.proxy.port, settings.control.port))
+    return Policy(settings.callback_hosts, settings.public_url, own_ports)
 
 
 def _tls(settings: Settings) -> ssl.SSLContext | None:

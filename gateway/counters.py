@@ -52,6 +52,14 @@ ERRORS = (
 )
 """What the log can say is wrong with a call."""
 
+TAKEN = "taken"
+WEBHOOK_OUTCOMES = (
+    *(TAKEN, "forged", "another_account", "not_the_tenants", "not_understood", "too_large", "not_recorded", "not_kept"),
+    *("unknown_webhook", "unknown_tenant", "no_public_url", "no_credential", "owner_unknown", "overloaded", "sender_gone"),
+    OTHER,
+)  # fmt: skip
+"""What can become of what a provider tells by itself."""
+
 GATEWAY_US_BOUNDS = (250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000, 10_000_000)
 
 
@@ -102,6 +110,12 @@ UNKNOWN_FIELDS = Metric(
     "tollkeeper_usage_fields_unknown_total",
     "Fields in providers' usage that nobody here knows, and that are not counted; the log names each once.",
 )
+WEBHOOKS = Metric(
+    "tollkeeper_webhooks_total",
+    "What providers told by themselves, by what became of it: taken, or what the log says as `error`.",
+    ("outcome",),
+    tuple((outcome,) for outcome in WEBHOOK_OUTCOMES),
+)
 LOG_DROPPED = Metric(
     "tollkeeper_access_log_lines_dropped_total", "Lines about calls that the reader of the log was too slow for."
 )
@@ -115,7 +129,7 @@ CLIENTS = Metric("tollkeeper_client_connections", "Open connections of clients."
 UPSTREAMS = Metric("tollkeeper_upstream_connections", "Open connections to providers.", gauge=True)
 
 LAYOUT = (
-    *(CALLS, CALL_ERRORS, BUCKETS, GATEWAY_US, UPSTREAM_US, INTENTS, OUTCOMES, CLOSED, UNKNOWN_FIELDS),
+    *(CALLS, CALL_ERRORS, BUCKETS, GATEWAY_US, UPSTREAM_US, INTENTS, OUTCOMES, CLOSED, UNKNOWN_FIELDS, WEBHOOKS),
     *(LOG_DROPPED, GIVEN_UP, SPOOL_FAILED, UNDER_WAY, OPEN, CLIENTS, UPSTREAMS),
 )
 """The words of a file, metric by metric."""
@@ -128,6 +142,7 @@ _CALLS: dict[str | None, int] = {
     for at, name in enumerate((*(provider.name for provider in PROVIDERS), OTHER, None))
 }
 _ERRORS = {error: _BEGINNINGS[CALL_ERRORS.name] + at for at, error in enumerate(ERRORS)}
+_WEBHOOKS = {outcome: _BEGINNINGS[WEBHOOKS.name] + at for at, outcome in enumerate(WEBHOOK_OUTCOMES)}
 _OUTCOMES = {completeness: _BEGINNINGS[OUTCOMES.name] + at for at, completeness in enumerate(Completeness)}
 _BUCKETS, _GATEWAY_US, _UPSTREAM_US, _INTENTS, _CLOSED, _UNKNOWN_FIELDS = (
     _BEGINNINGS[metric.name] for metric in (BUCKETS, GATEWAY_US, UPSTREAM_US, INTENTS, CLOSED, UNKNOWN_FIELDS)
@@ -201,6 +216,10 @@ class Counters:
 
     def unknown_fields(self, number: int) -> None:
         self._words[_UNKNOWN_FIELDS] += number
+
+    def webhook(self, error: str | None) -> None:
+        """Something that a provider told by itself was taken, or was not."""
+        self._words[_WEBHOOKS[TAKEN if error is None else error if error in _WEBHOOKS else OTHER]] += 1
 
     def saw(
         self,

@@ -62,6 +62,11 @@ def paths(settings: Settings) -> tuple[Path, Path]:
     return settings.data_dir / "spool", settings.data_dir / "snapshot.json"
 
 
+def inbox_directory(settings: Settings) -> Path:
+    """Where what providers delivered waits for the applications."""
+    return settings.data_dir / "inbox"
+
+
 def counters_directory(settings: Settings) -> Path:
     """Where workers show what they have counted."""
     return settings.data_dir / "counters"

@@ -72,21 +72,31 @@ class Secrets:
 
     def seal(self, value: Mapping[str, str], *, owner: str) -> str:
         """Encrypt a value for one owner; a sealed value that is moved to another owner does not open."""
-        nonce = os.urandom(NONCE_BYTES)
-        sealed = AESGCM(self.sealing).encrypt(nonce, msgspec.json.encode(value), owner.encode())
-        return "v1." + _text(nonce + sealed)
+        return "v1." + _text(self.seal_bytes(msgspec.json.encode(value), owner=owner))
 
     def unseal(self, sealed: str, *, owner: str) -> dict[str, str]:
         """Decrypt what :meth:`seal` made for this owner; raises NotSealedHere for anything else."""
         version, _, text = sealed.partition(".")
         try:
             raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-            if version != "v1":
-                raise NotSealedHere("sealed by another release")
-            plain = AESGCM(self.sealing).decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], owner.encode())
+        except ValueError as error:
+            raise NotSealedHere("not a sealed value") from error
+        if version != "v1":
+            raise NotSealedHere("sealed by another release")
+        plain = self.unseal_bytes(raw, owner=owner)
+        return msgspec.json.decode(plain, type=dict[str, str])
+
+    def seal_bytes(self, value: bytes, *, owner: str) -> bytes:
+        """As :meth:`seal`, of bytes and into bytes: what is large has no other form at rest."""
+        nonce = os.urandom(NONCE_BYTES)
+        return nonce + AESGCM(self.sealing).encrypt(nonce, value, owner.encode())
+
+    def unseal_bytes(self, sealed: bytes | memoryview, *, owner: str) -> bytes:
+        """Decrypt what :meth:`seal_bytes` made for this owner; raises NotSealedHere for anything else."""
+        try:
+            return AESGCM(self.sealing).decrypt(bytes(sealed[:NONCE_BYTES]), sealed[NONCE_BYTES:], owner.encode())
         except (InvalidTag, ValueError) as error:
             raise NotSealedHere("sealed with another secret, or for another owner") from error
-        return msgspec.json.decode(plain, type=dict[str, str])
 
 
 def new_gateway_key() -> tuple[str, str]:

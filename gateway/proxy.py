@@ -31,6 +31,7 @@ from gateway import errors, headers, http1, upstream
 from gateway.account_alias import AccountAlias, Restoring, hidden
 from gateway.answer_links import AnswerLinks, Hosts, Leading, address_of
 from gateway.call_ids import new_call_id
+from gateway.callback_addresses import CallbackAddresses
 from gateway.callers import Caller, Callers
 from gateway.cost_estimates import (
     HELD_BYTES_MAX,
@@ -48,7 +49,7 @@ from gateway.keys import NotSealedHere, Secrets, key_id_of, reference
 from gateway.listener import ClientGone, Exchange
 from gateway.messages import RequestHead, ResponseHead
 from gateway.objects import Objects
-from gateway.providers.api import Meter, Prepared, Provider, SessionMeter, Usage, as_it_came
+from gateway.providers.api import CallbackAddress, Meter, Prepared, Provider, SessionMeter, Usage, as_it_came
 from gateway.providers.decoding import UndecodableAnswer
 from gateway.recorder import Recorder, Recording, Sitting
 from gateway.request_body import LOOK_BYTES, RequestBody, codings_of
@@ -172,7 +173,10 @@ class Proxy:
         counters: Counters,
         cost_estimates: CostEstimates,
         estimator: Estimator,
+        addresses: CallbackAddresses | None = None,
     ) -> None:
+        """`addresses` is None where no provider was told where we are."""
+        self._addresses = addresses
         self._cost_estimates = cost_estimates
         self._routes = routes
         self._callers = callers
@@ -255,6 +259,8 @@ class Proxy:
         whole = exchange.body_read
         if plan.claim_key is not None:
             await self._claim(plan, plan.claim_key, call, exchange.head, body, whole=whole)
+        if endpoint.called_back is not None and whole:
+            body = self._called_back(plan, endpoint.called_back, body)
         prepared = _prepared(route, body, whole=whole, websocket=exchange.websocket)
         call.data = _request(plan, exchange, prepared, whole=whole)
         learnt = incoming.learnt or _without_body(prepared)
@@ -291,6 +297,14 @@ class Proxy:
         hashed = partial(reference, self._secrets.reference)
         return caller._replace(tags=tagged(caller.tags, provider.labels(body), caller.tenant.request_tags, hashed))
 
+    def _called_back(self, plan: Plan, asking: Callable[[bytes, CallbackAddress], bytes], body: bytes) -> bytes:
+        """The body that has the provider tell us what becomes of what it asks for; unchanged where what is told could not be
+        verified: of an account that the application alone has the credential of, or with nobody knowing where we are."""
+        if self._addresses is None or plan.credential is None or plan.codings:
+            return body
+        address = self._addresses.of(plan.route.provider, plan.caller.tenant)
+        return body if address is None else asking(body, address)
+
     async def _claim(self, plan: Plan, key: str, call: Call, head: RequestHead, body: bytes, *, whole: bool) -> None:
         """Take the application's own key for this call, so that it is not forwarded twice."""
         if not whole:
@@ -307,7 +321,8 @@ class Proxy:
         credential, account, shared = self._credential(route, caller)
         names: list[str] = []
         if shared:
-            names += named_objects(route, head, caller.tenant.account_sid)
+            may_speak_for = () if caller.tenant.integration is None else caller.tenant.integration.on_behalf_of
+            names += named_objects(route, head, caller.tenant.account_sid, may_speak_for)
             if "?" in route.target:
                 names += References(route.provider).feed(_QUERY_PARTS.sub(b'"', route.target.encode() + b"&"))
         if not route.listed and not self._rules.unlisted_forwarded:

@@ -11,7 +11,7 @@ from gateway.callers import Caller
 from gateway.counters import Counters
 from gateway.errors import NotRecordable
 from gateway.objects import Objects
-from gateway.providers.api import Billed, Late, Prepared, Usage
+from gateway.providers.api import Billed, Late, Made, Prepared, Told, Usage
 from gateway.routing import Route
 from gateway.telemetry import log
 from metering.intents import Closed, Intent
@@ -140,6 +140,43 @@ class Recorder:
             except (SpoolFailed, SpoolFull) as error:
                 log.warning("late_fact_not_recorded", call_id=call.call_id, reason=str(error))
                 return
+
+    async def told(self, tenant_id: str, source: str, told: Told) -> None:
+        """Record what a provider tells by itself, and wait until that survives what it is to survive. Told once more, it is
+        the same fact. Raises SpoolFailed or SpoolFull; what was written of it then is, too."""
+        at_ms = self._now_ms()
+        for made in told.made:
+            event = self._made(tenant_id, source, made, at_ms)
+            self._spool.note(_encode(event))
+            self._counters.outcome(event.completeness)
+            if event.external_id is not None:
+                self._objects.made(tenant_id, source, event.external_id)
+        for late in told.late:
+            self._spool.note(_encode(late_event(tenant_id, source, late)))
+        if self.syncs and (told.made or told.late):
+            await self.durable()
+
+    def _made(self, tenant_id: str, source: str, made: Made, at_ms: int) -> UsageEvent:
+        """Something that was used without a call."""
+        usage, key = made.usage, f"{source}:{made.key}"
+        event_type = usage.event_type or ""
+        event = UsageEvent(
+            event_id=event_id_of(key),
+            tenant_id=tenant_id,
+            source=source,
+            event_type=event_type,
+            endpoint=made.endpoint,
+            occurred_at_ms=at_ms,
+            completeness=usage.completeness,
+            quantities=usage.quantities,
+            resource=usage.resource,
+            external_id=usage.external_id,
+            direction=EVENT_TYPES.get(event_type, OTHER).direction,
+            metadata=self._metadata(usage.metadata, usage.parties),
+            dedupe_key=key,
+        )
+        described = f"{usage.resource or source} {event_type.replace('_', ' ')}"
+        return msgspec.structs.replace(event, description=described)
 
     def _event(self, call: Recording, usage: Usage, status: int, event_id: str) -> tuple[UsageEvent, bytes]:
         """An event of a call, and how it is recorded."""

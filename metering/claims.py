@@ -38,7 +38,7 @@ def claim_of(event: UsageEvent) -> str | None:
 
 def is_report(event: UsageEvent) -> bool:
     """True for what says of an object, without a call, that it was made."""
-    return event.kind is Kind.BACKFILL and event.dedupe_key == made_key(event.source, event.external_id or "")
+    return event.dedupe_key == made_key(event.source, event.external_id or "")
 
 
 def seconded(event: UsageEvent, counted: str) -> UsageEvent:

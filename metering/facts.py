@@ -7,7 +7,7 @@ import re
 
 import msgspec
 
-from metering.usage import UsageEvent
+from metering.usage import Kind, UsageEvent
 
 
 class Fact(msgspec.Struct, frozen=True, gc=False):
@@ -21,8 +21,12 @@ class Fact(msgspec.Struct, frozen=True, gc=False):
 
 
 def fact(event: UsageEvent, said: bytes) -> Fact:
-    """An event and its JSON, in a form that both engines keep."""
-    digest = hashlib.blake2b(said, digest_size=8).hexdigest()
+    """An event and its JSON, in a form that both engines keep.
+
+    What a provider tells by itself it may tell again later: such an event is the same fact at whatever moment it is heard.
+    """
+    told_again = event.dedupe_key is not None and event.kind is Kind.USAGE
+    digest = hashlib.blake2b(_MOMENT.sub(b"", said, count=1) if told_again else said, digest_size=8).hexdigest()
     # Few events hold a backslash, and one character is found much faster than six.
     if b"\\" in said and b"\\u0000" in said:
         said = _NUL.sub(rb"\1\\ufffd", said)
@@ -30,5 +34,6 @@ def fact(event: UsageEvent, said: bytes) -> Fact:
     return Fact(event, said, digest)
 
 
+_MOMENT = re.compile(rb'"occurred_at_ms":[0-9]+,')
 _NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 _as_event = msgspec.json.Decoder(UsageEvent).decode

@@ -60,6 +60,29 @@ class Late(msgspec.Struct, frozen=True, kw_only=True):
     """What it used in all. Without a resource or an event type, those of the call that made it."""
 
 
+class Made(NamedTuple):
+    """Something that was used without a call of ours: a message that came in."""
+
+    key: str
+    """What it is known by, and booked once, however often and by whomever it is told."""
+    endpoint: str
+    """The endpoint that makes such things: how what becomes of it is asked for."""
+    usage: Usage
+
+
+class Told(NamedTuple):
+    """What a provider tells by itself, in one request."""
+
+    order_key: str
+    """What it is about: what is told of one thing is passed on in order. Empty where that does not matter."""
+    account: str | None = None
+    """The provider's name of the account, where it says that; it must then be the tenant's."""
+    addressed: Sequence[str] = ()
+    """What of the account something came in at, each by another name; on a shared one, one of them must be the tenant's."""
+    made: tuple[Made, ...] = ()
+    late: tuple[Late, ...] = ()
+
+
 class Billed(NamedTuple):
     """What one message of a session says was used: an event of its own."""
 
@@ -182,6 +205,15 @@ def as_it_came(body: bytes) -> Prepared:
     return Prepared(body=body)
 
 
+class CallbackAddress(NamedTuple):
+    """Where a provider is to tell us what becomes of things, on behalf of one tenant."""
+
+    base_url: str
+    """The name of a webhook and a slash behind it make its URL."""
+    bound: Callable[[str], str] | None
+    """Seals an application's URL for its tenant, in characters that stand in a query; None where nothing is passed on."""
+
+
 class Pending(NamedTuple):
     """Something that a call has made and that is not over, as far as the ledger knows."""
 
@@ -211,6 +243,85 @@ class ReadOn(NamedTuple):
     """What is known of it where the file is there no more; empty if nothing is."""
 
 
+class Delivery(NamedTuple):
+    """A request that a provider made to us by itself."""
+
+    method: str
+    url: str
+    """The URL that it was sent to, byte for byte with its query: as it is configured, never as a request says."""
+    headers: Headers
+    body: bytes
+    carried: bool = False
+    """True where the URL carries an application's, which we had sealed in it."""
+
+    @property
+    def query(self) -> str:
+        return self.url.partition("?")[2]
+
+
+class Proofs(NamedTuple):
+    """What the deliveries for one tenant are verified by."""
+
+    credential: Mapping[str, str]
+    """The tenant's own, or else the platform's."""
+    integration: Integration
+    now_s: float
+
+
+class Content(NamedTuple):
+    """What is passed on of a delivery."""
+
+    method: str
+    media_type: str
+    """As the header that says it has it; empty where there is no body."""
+    body: bytes
+    """Of a GET its query, without what is meant for us."""
+    headers: tuple[tuple[str, str], ...] = ()
+    identity: bytes | None = None
+    """What tells it from any other where that is not its body byte for byte: as much of it as is signed."""
+
+
+class Reply(NamedTuple):
+    """What the gateway answers on its own behalf."""
+
+    status: int
+    media_type: bytes = b""
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Webhook:
+    """One thing that a provider tells an application by itself: it tells us, and we pass it on."""
+
+    name: str
+    """The last segment of its path."""
+    methods: frozenset[str] = frozenset({"POST"})
+    body_bytes_max: int
+    """A larger body is refused."""
+    is_authentic: Callable[[Delivery, Proofs], bool]
+    """Whether the provider sent it. It never raises."""
+    read: Callable[[Delivery, Callable[[str], str]], Told | None]
+    """What it says was used, with a function that makes the keyed hash that stands for a number or an address; None for what
+    makes no sense."""
+    content: Callable[[Delivery], Content]
+    """What of it is passed on."""
+    application: Callable[[Integration], str | None]
+    """Where it is passed on to, unless it carries a URL."""
+    fallback: Callable[[Integration], str | None] = lambda _: None
+    """Where an answer is waited for: who has one if the first has none."""
+    own: tuple[str, ...] | None = ()
+    """The fields of an integration that hold what of a shared account is the tenant's own: what came in must have come in at
+    one of these. None where it is not the account's credential that verifies a delivery but a key of the tenant's, which
+    tells whose it is."""
+    sign: Callable[[str, str, str, str, bytes], tuple[str, tuple[tuple[str, str], ...]]]
+    """(secret, URL, method, media type, body) → the URL and the headers with which an application knows that it is ours."""
+    reply: Reply
+    """The answer to the provider; where the application's is waited for, the one in its place."""
+    led_back: Callable[[bytes, str, CallbackAddress], bytes] | None = None
+    """Set where the application's answer is waited for, and is the answer: (answer, URL it is from, our address) → the same,
+    with the URLs in it leading to us."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settles:
     """How a provider is asked what became of what an endpoint has made, if nobody else asks."""
@@ -218,7 +329,7 @@ class Settles:
     path: Callable[[Pending], str | None]
     """Where to GET it, on the provider's first host; None where the event does not say it."""
     read: Callable[[bytes], tuple[Late, ...] | ReadOn]
-    """Reads the answer, whatever it holds; empty while it is not over."""
+    """Reads the answer, whatever it holds; empty while it is not over. A fact without a name is about what was asked for."""
     first_s: float
     """So long after the call it is asked for first, and then at intervals that grow with its age."""
     days_max: float
@@ -249,6 +360,9 @@ class Endpoint:
     prepare: Callable[[bytes], Prepared] | None = None
     """Reads, and where it must changes, a body of up to BODY_BYTES_MAX; None where the body is of no interest. A request
     for a WebSocket has no body, and asks in its query: it is that which is read."""
+    called_back: Callable[[bytes, CallbackAddress], bytes] | None = None
+    """Has the provider tell us what becomes of what is made: changes a body of up to BODY_BYTES_MAX where that can be, and
+    nothing of it besides the address."""
     watch: Callable[[], Watch] | None = None
     """Instead of `prepare`: reads a body that may be too large to be held, or compressed."""
     billable: bool = True
@@ -373,6 +487,7 @@ class Provider:
     """None where answers hold no URLs of the provider's hosts, or none that lead past a base URL."""
     labels: Callable[[bytes], Labels] | None = None
     """Reads how a body of up to BODY_BYTES_MAX is labelled; None where bodies hold no labels."""
+    webhooks: tuple[Webhook, ...] = ()
     first_steps: FirstSteps
 
     def subaccount_of(self, integration: Integration | None) -> str | None:

@@ -16,8 +16,12 @@ through it:
 4. `truth` gets the record of the exchange, in one write, before the first byte of the answer.
 5. `wire` lays the answer out in bytes, faults included, and `server` writes them; `truth` is told how that ended. What
    begins with a 101 is a session instead (`openai_realtime`, `openai_turns`), which `sessions` holds over a WebSocket.
-6. `deliveries` sends what the provider makes by itself after that, such as status callbacks, to loopback and private
+6. `misdelivery` loses, doubles and delays where the request asks for it, and `deliveries` sends what the provider makes by itself after that, such as status callbacks, to loopback and private
    addresses only; `truth` is told of each.
+
+What tests ask of the simulator itself, they ask under `/_simulator` (`director`): messages and calls that come in with
+their webhooks, a whole history at once, and the bill of everybody. `--rate-limit N` refuses what a credential asks above
+so many calls in a second, with the provider's own 429 and a Retry-After.
 
 To add a provider: one module with a class like :class:`gateway.simulator.openai.OpenAI`, and its line in `PROVIDERS`.
 
@@ -44,6 +48,16 @@ What a request can ask for, in headers, because headers pass through a proxy unt
 `x-simulator-step-ms: N`
     How long what is made takes from each of its states to the next: else 50. With 0 it is over by the next request. A
     scheduled message goes out after one such step, whatever its SendAt.
+`x-simulator-price-ms: N`
+    How long after its end a Twilio message or call says what it cost: else one step. Before, its price is null.
+`x-simulator-at: TIME`
+    What is made was made then, in ISO 8601, and not now: a time that has passed. Mail, messages, calls, numbers and
+    subaccounts of then, and what OpenAI's answers used then.
+`x-simulator-callbacks: …`
+    What happens to the callbacks of what is made, as words with a comma in between. `lost`: none is sent, or with
+    `lost=N` so many of a hundred are not. `doubled`: each is sent twice, or with `repeat=N` so often, up to 100 times,
+    with the same idempotency token or event ids. `shuffled`: all of them after the last one's time, in any order.
+    `delayed`: a second later, or with `delayed=N` so many milliseconds.
 `x-simulator-fault: …`
     `reset-before-head` reads the request and resets the connection. `hang` reads it and never answers. `cut-body` sends
     a Content-Length, half of the body, and breaks off. `cut-chunked` sends half of the body in chunks and breaks off

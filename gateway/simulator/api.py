@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar, NamedTuple, Protocol
 
 import msgspec
@@ -22,6 +22,8 @@ class Setup(NamedTuple):
     random: random.Random
     """Where its ids come from. What it says depends on the request alone."""
     now: Callable[[], float]
+    real_links: bool = False
+    """Whether links in answers lead to the real hosts, and not back here."""
 
 
 class Asked(NamedTuple):
@@ -42,6 +44,15 @@ class Asked(NamedTuple):
     controls: Controls
 
 
+class Reply(NamedTuple):
+    """What an application answered to a delivery, or why there is no answer."""
+
+    status: int | None
+    body: bytes
+    """Its beginning."""
+    error: str | None
+
+
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     """A request that a provider makes by itself, some time after an answer: a status callback, an event webhook."""
 
@@ -51,11 +62,17 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     """As it is signed, query included; nothing in it is changed on its way."""
     body: bytes = b""
     headers: tuple[tuple[str, str], ...]
-    """With the content type and the provider's signature."""
+    """With the content type and the provider's signature, but for what says when it left."""
+    signed: Callable[[float], tuple[tuple[str, str], ...]] | None = None
+    """Makes the headers that say when it leaves, in seconds since 1970-01-01T00:00Z."""
     object_id: str | None = None
     """What it tells of. Deliveries of one object leave in the order in which they were given, after their delays."""
     still_so: Callable[[], bool] = lambda: True
     """Asked when its time has come; where what it tells of was called off meanwhile, it is not sent."""
+    answered: Callable[[Reply], Sequence[Delivery]] | None = None
+    """What follows from the answer; None where the provider does not listen to it."""
+    fallback: bool = False
+    """Whether it goes where another delivery should have gone, and failed."""
 
 
 class Bill(NamedTuple):

@@ -139,3 +139,17 @@ def test_a_reference_is_the_same_for_the_same_value_and_tells_nothing_without_th
     assert keys.reference(SECRETS.reference, number) == keys.reference(SECRETS.reference, number)
     assert keys.reference(SECRETS.reference, number) != keys.reference(SECRETS.pepper, number)
     assert number[1:] not in keys.reference(SECRETS.reference, number)
+
+
+@given(st.binary(max_size=5000), st.text(max_size=20), st.text(max_size=20))
+def test_sealed_bytes_open_for_their_owner_alone(value, owner, other):
+    sealed = SECRETS.seal_bytes(value, owner=owner)
+
+    assert SECRETS.unseal_bytes(sealed, owner=owner) == value
+    assert SECRETS.unseal_bytes(memoryview(sealed), owner=owner) == value
+    if other != owner:
+        with pytest.raises(NotSealedHere):
+            SECRETS.unseal_bytes(sealed, owner=other)
+    for damaged in (sealed[:-1], sealed + b"\0", b"", bytes([sealed[0] ^ 1]) + sealed[1:]):
+        with pytest.raises(NotSealedHere):
+            SECRETS.unseal_bytes(damaged, owner=owner)

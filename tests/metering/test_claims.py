@@ -36,6 +36,18 @@ def listed(external_id="SM1", **changes):
     return usage_event(event_id=event_id_of(key), **fields | changes)
 
 
+def told(**changes):
+    """The same message, as its provider told it by itself when it came in."""
+    return listed(**{"kind": Kind.USAGE, "event_type": "sms_inbound"} | changes)
+
+
+def step(**changes):
+    """A question about a call, which its provider told by itself."""
+    key = "twilio:CA1:ivr:token"
+    fields = {"external_id": None, "event_type": "ivr_step", "quantities": {"requests": 1}, "dedupe_key": key}
+    return usage_event(event_id=event_id_of(key), **SMS | fields | changes)
+
+
 @pytest.fixture
 def added(database):
     async def added(*events):
@@ -71,7 +83,7 @@ def test_a_report_of_what_is_counted_says_nothing_new():
     assert is_report(listed())
     assert not is_report(sent())
     assert not is_report(listed(dedupe_key="cdr:1:made"))
-    assert not is_report(listed(kind=Kind.USAGE))
+    assert is_report(told())
 
 
 def test_what_comes_second_says_whose_it_was_and_adds_nothing():
@@ -127,6 +139,37 @@ async def test_what_a_list_says_later_of_what_is_there_is_no_contradiction(datab
     again = await added(listed(resource="GB"))
 
     assert (again.new, again.conflicting, again.repeated) == ([], [], 1)
+
+
+LATER = NOON.timestamp() * 1000 + 90_000_000
+
+
+@pytest.mark.parametrize("event", [told, step])
+async def test_what_is_told_again_at_another_moment_is_the_same(database, added, event):
+    """Guards money, and the operator's peace: a webhook is repeated when its answer was lost."""
+    await added(event())
+
+    again = await added(event(occurred_at_ms=int(LATER)), event(occurred_at_ms=int(LATER) + 1))
+
+    assert (again.new, again.conflicting) == ([], [])
+    assert len(await booked(database)) == 1
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+async def test_what_comes_in_counts_once_whether_it_is_told_or_listed_first(database, added, order):
+    events = [(told(), listed())[place] for place in order]
+    for event in (*events, *events):
+        assert (await added(event)).conflicting == []
+
+    assert sum(amount for _, amount, _ in await booked(database)) == 1
+
+
+async def test_another_content_under_one_key_is_still_set_aside(added):
+    await added(step())
+
+    again = await added(step(quantities={"requests": 2}))
+
+    assert len(again.conflicting) == 1
 
 
 async def test_each_tenant_has_its_own(database, added):

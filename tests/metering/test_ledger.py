@@ -221,7 +221,7 @@ async def test_a_fact_without_a_call_is_added_once_however_often_it_is_heard_of(
 @pytest.mark.parametrize("batches", ["one", "two"])
 @pytest.mark.parametrize(
     "other",
-    [{"status": 201}, {"occurred_at_ms": NOON_MS + 40 * DAY_MS}, {"event_id": call_id(7)}],
+    [{"status": 201}, {"status": 201, "occurred_at_ms": NOON_MS + 40 * DAY_MS}, {"event_id": call_id(7)}],
     ids=["content", "month", "event"],
 )
 async def test_another_content_under_the_same_dedupe_key_is_set_aside(database, batches, other):

@@ -16,6 +16,7 @@ from gateway.providers.twilio.answers import judge_by_shape, meter
 from gateway.providers.twilio.endpoints import ENDPOINTS
 from gateway.providers.twilio.paths import ACCOUNT, LINKS, OBJECT_ID, OPEN, PRODUCTS, REFERENCE, place
 from gateway.providers.twilio.refusals import authorize, missing, presented_key, refusal
+from gateway.providers.twilio.webhooks import WEBHOOKS
 
 unlisted = unlisted_by(meter(judge_by_shape))
 
@@ -41,6 +42,7 @@ PROVIDER = Provider(
     refusal=refusal,
     missing=missing,
     links=LINKS,
+    webhooks=WEBHOOKS,
     first_steps=FirstSteps(
         exports="TWILIO_ACCOUNT_SID={account_sid} TWILIO_AUTH_TOKEN={key}",
         path="{proxy}/twilio/2010-04-01/Accounts/{account_sid}/Messages.json",

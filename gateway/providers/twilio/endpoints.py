@@ -25,6 +25,7 @@ from gateway.providers.twilio.answers import (
     lookup,
     meter,
 )
+from gateway.providers.twilio.callback_requests import called_back
 from gateway.providers.twilio.late import reads_final
 from gateway.providers.twilio.paths import ACCOUNT
 from gateway.providers.twilio.requests import read_call, read_message
@@ -47,6 +48,7 @@ ENDPOINTS = (
     replace(
         starts("messages.create", MESSAGES, "sms_outbound", "message", meter(judge_message)),
         prepare=read_message,
+        called_back=called_back,
         settles=late.MESSAGE,
     ),
     reads_final("messages.list", "GET", MESSAGES, late.messages, lists=True),
@@ -60,6 +62,7 @@ ENDPOINTS = (
     replace(
         starts("calls.create", CALLS, "call_outbound", "call", meter(judge_call)),
         prepare=read_call,
+        called_back=called_back,
         settles=late.CALL,
     ),
     reads_final("calls.list", "GET", CALLS, late.calls, lists=True),

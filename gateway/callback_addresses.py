@@ -1,0 +1,58 @@
+"""Where providers tell us what becomes of a tenant's calls, and which of its URLs come back to us in that.
+
+A URL of an application goes to a provider and back inside ours. It is sealed for its tenant, because on an account that
+several share, the provider calls whatever URL any of them names, with a signature that is right: nobody but we may say
+where a delivery is passed on to, and for whom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gateway.integrations import Integration
+from gateway.keys import NotSealedHere, Secrets
+from gateway.providers.api import CallbackAddress, Provider
+from gateway.snapshot import TenantRecord
+
+PREFIX = "/webhooks/"
+
+CARRIED = "to"
+"""The parameter of our URLs that holds an application's."""
+
+_URL = "callback"
+
+
+class CallbackAddresses:
+    """The URLs of ours that providers are given."""
+
+    def __init__(self, public_url: str, secrets: Secrets) -> None:
+        self.public_url = public_url.rstrip("/")
+        self._secrets = secrets
+
+    def of(self, provider: Provider, tenant: TenantRecord) -> CallbackAddress | None:
+        """The tenant's; None where what comes there could not be verified, which is then asked for instead."""
+        if not provider.webhooks or signs_with_its_own(provider, tenant):
+            return None
+        # Without a secret of the tenant's its application could not tell what we pass on from anybody else's.
+        bound = None if tenant.signing is None else lambda url: self._sealed(url, tenant.tenant_id)
+        return CallbackAddress(f"{self.public_url}{PREFIX}{provider.name}/{tenant.tenant_id}", bound)
+
+    def _sealed(self, url: str, tenant_id: str) -> str:
+        return self._secrets.seal({_URL: url}, owner=tenant_id)
+
+    def opened(self, sealed: str, tenant_id: str) -> str | None:
+        """The application's URL that one of ours holds; None for what was not sealed here, as that, for this tenant."""
+        try:
+            held: Mapping[str, str] = self._secrets.unseal(sealed, owner=tenant_id)
+        except NotSealedHere:
+            return None
+        return held.get(_URL)
+
+
+def signs_with_its_own(provider: Provider, tenant: TenantRecord) -> bool:
+    """True where the provider signs with the secret of an account within the platform's, which is not ours to know: what
+    is said of such an account's calls can be verified once its own credential is stored for the tenant."""
+    if provider.name in tenant.credentials:
+        return False
+    integration: Integration | None = tenant.integration
+    return provider.subaccount_of(integration) is not None

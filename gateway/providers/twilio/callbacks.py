@@ -1,0 +1,245 @@
+"""What Twilio's requests to applications say was used: status callbacks, and what comes in. Pure.
+
+What is told here of a message or a call is also found elsewhere, in its resource or in a list, and whoever finds it must
+say the same: so only that is said which all of them know. A message's callback has neither its segments nor its price, and
+says no more than that it is time to ask.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from urllib.parse import parse_qsl
+
+from gateway.providers.api import Late, Made, Told, Usage
+from gateway.providers.twilio.paths import SID
+from gateway.providers.twilio.resources import COUNT, PLAIN, Resource, matching, message_type, resource_of
+from metering.usage import Completeness
+
+FIELDS_MAX = 1_000
+"""Beyond it a form is refused: the largest that Twilio sends, of a message with ten media, has some sixty."""
+
+CALLS = "calls.create"
+
+Form = Sequence[tuple[str, str]]
+
+FINAL_MESSAGE = frozenset({"delivered", "undelivered", "failed", "canceled", "read", "received", "partially_delivered"})
+UNANSWERED = frozenset({"busy", "no-answer", "failed", "canceled"})
+FINAL_CALL = UNANSWERED | {"completed"}
+
+
+def form_of(body: bytes) -> Form | None:
+    """The fields of a form or a query, in their order; None for what is none."""
+    try:
+        return parse_qsl(
+            body.decode("latin-1"), keep_blank_values=True, strict_parsing=bool(body), max_num_fields=FIELDS_MAX
+        )
+    except ValueError:
+        return None
+
+
+class Fields:
+    """The first value of each field of a form."""
+
+    def __init__(self, form: Form) -> None:
+        self._fields: dict[str, str] = {}
+        for name, value in form:
+            self._fields.setdefault(name, value)
+
+    def text(self, *names: str) -> str | None:
+        """What stands in the first of these fields that has anything."""
+        return next((value for name in names if (value := self._fields.get(name))), None)
+
+    def sid(self, *names: str) -> str | None:
+        return matching(self.text(*names), SID)
+
+    def count(self, name: str) -> int | None:
+        value = matching(self.text(name), COUNT)
+        return None if value is None else int(value)
+
+    def told(self, **names: str) -> dict[str, object]:
+        """What is kept of a form: numbers, words and SIDs, by the names that resources have for them."""
+        found = {name: matching(self.text(field), PLAIN) for name, field in names.items()}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+def read_status(form: Form) -> Told:
+    """A status callback: what became of a message, a call or a recording."""
+    fields = Fields(form)
+    account = fields.sid("AccountSid")
+    recording = fields.sid("RecordingSid")
+    if recording is not None:
+        return Told(order_key=fields.sid("CallSid") or recording, account=account, made=_recording(fields, recording))
+    message, call = fields.sid("MessageSid", "SmsSid"), fields.sid("CallSid")
+    if message is not None:
+        over = fields.text("MessageStatus", "SmsStatus") in FINAL_MESSAGE
+        return Told(order_key=message, account=account, late=(_heard(message),) if over else ())
+    if call is not None:
+        return Told(order_key=call, account=account, late=_ended(fields, call))
+    return Told(order_key="", account=account)
+
+
+def read_message(form: Form) -> Told | None:
+    """A message that came in; None where it does not say which."""
+    fields = Fields(form)
+    message = fields.sid("MessageSid", "SmsMessageSid", "SmsSid")
+    if message is None:
+        return None
+    quantities = {"messages": 1}
+    for dimension, field in (("segments", "NumSegments"), ("media", "NumMedia")):
+        count = fields.count(field)
+        if count:
+            quantities[dimension] = count
+    told = _ours(fields)
+    event_type = message_type(told).replace("outbound", "inbound")
+    billed = event_type != "api_call"
+    usage = Usage(
+        quantities=quantities if billed else {},
+        completeness=Completeness.PENDING if billed else Completeness.UNKNOWN,
+        resource=resource_of(told),
+        external_id=message,
+        event_type=event_type,
+        parties=_parties(fields),
+        metadata=fields.told(
+            num_segments="NumSegments", num_media="NumMedia", messaging_service_sid="MessagingServiceSid"
+        ),
+    )
+    return Told(
+        order_key=message,
+        account=fields.sid("AccountSid"),
+        addressed=_addressed(fields, "To", "MessagingServiceSid"),
+        made=(Made(f"{message}:made", "messages.create", usage),),
+    )
+
+
+def read_voice(form: Form, *, idempotency_token: str | None = None, carried: bool = False) -> Told | None:
+    """Twilio asks what to do with a call: the first time of one that comes in, or a further one. None where it does not say
+    of which.
+
+    A call rings until it is answered, and is answered by the first thing that lets somebody press or say anything: what is
+    asked while it still rings is the first question, unless it comes to a URL that an answer of before has named (`carried`).
+    """
+    fields = Fields(form)
+    call = fields.sid("CallSid")
+    if call is None:
+        return None
+    made: list[Made] = []
+    inbound = fields.text("Direction") == "inbound"
+    ringing = fields.text("CallStatus") == "ringing"
+    inputs = any(fields.text(name) is not None for name in _INPUTS)
+    if inbound and ringing and not carried:
+        made.append(Made(f"{call}:made", CALLS, _call_usage(fields, call, "call_inbound")))
+    elif carried or inputs or inbound:
+        step = idempotency_token or _fingerprint(form)
+        usage = Usage(
+            quantities={"requests": 1},
+            completeness=Completeness.REPORTED,
+            resource=resource_of(_ours(fields)) if inbound else None,
+            event_type="ivr_step",
+            # Not as what was made: what is said of the call in the end is about the call, and not about this.
+            metadata={"call_sid": call},
+        )
+        made.append(Made(f"{call}:ivr:{step}", CALLS, usage))
+    leg = fields.sid("DialCallSid")
+    if leg is not None and fields.text("DialCallStatus") == "completed":
+        usage = Usage(
+            quantities={"requests": 1},
+            completeness=Completeness.PENDING,
+            external_id=leg,
+            event_type="call_forwarded",
+            metadata={"parent_call_sid": call},
+        )
+        made.append(Made(f"{call}:forwarded:{leg}", CALLS, usage))
+    recording = fields.sid("RecordingSid")
+    if recording is not None:
+        made.extend(_recording(fields, recording))
+    # A call that comes in and is over before it was answered is told of here as well, where a number has one URL for all.
+    return Told(
+        order_key=call,
+        account=fields.sid("AccountSid"),
+        addressed=_addressed(fields, "To", "Called") if inbound else (),
+        made=tuple(made),
+        late=_ended(fields, call),
+    )
+
+
+_INPUTS = (
+    *("Digits", "SpeechResult", "DialCallStatus", "RecordingSid", "RecordingUrl", "QueueResult", "PaymentConfirmationCode"),
+    *("UnstableSpeechResult", "msg", "ReferTransferTarget", "Result"),
+)  # fmt: skip
+"""What a further question says of what was done before."""
+
+
+def _call_usage(fields: Fields, call: str, event_type: str) -> Usage:
+    return Usage(
+        quantities={"requests": 1},
+        completeness=Completeness.PENDING,
+        resource=resource_of(_ours(fields)),
+        external_id=call,
+        event_type=event_type,
+        parties=_parties(fields),
+    )
+
+
+def _ended(fields: Fields, call: str) -> tuple[Late, ...]:
+    """What a call was in the end: each leg of it has a SID of its own. Its price is told by the call itself, later."""
+    status = fields.text("CallStatus")
+    seconds = fields.count("CallDuration")
+    if status not in FINAL_CALL or (status == "completed" and seconds is None):
+        return ()
+    usage = Usage(
+        quantities={"seconds": seconds} if status == "completed" and seconds is not None else {},
+        completeness=Completeness.REPORTED,
+        event_type="call_minutes",
+        metadata={"status": status},
+    )
+    final = Late(external_id=call, usage=usage)
+    if status != "completed":
+        return (final,)
+    return (final, Late(external_id=call, phase="open", usage=_NOTHING_YET))
+
+
+_NOTHING_YET = Usage(quantities={}, completeness=Completeness.PENDING)
+
+
+def _heard(external_id: str) -> Late:
+    return Late(external_id=external_id, phase="heard", usage=_NOTHING_YET)
+
+
+def _recording(fields: Fields, recording: str) -> tuple[Made, ...]:
+    """A recording, once it is over: told to its own callback, and to the question of what comes after it."""
+    seconds = fields.count("RecordingDuration")
+    if seconds is None or fields.text("RecordingStatus") not in (None, "completed"):
+        return ()
+    usage = Usage(
+        quantities={"seconds": seconds},
+        completeness=Completeness.REPORTED,
+        external_id=recording,
+        event_type="recording",
+    )
+    return (Made(f"{recording}:made", "calls.recordings.create", usage),)
+
+
+def _ours(fields: Fields) -> Resource:
+    """What comes in is priced by the number that it comes to: its country and its kind."""
+    number = fields.text("To", "Called")
+    return Resource(to=number, from_=number, num_media=fields.text("NumMedia") or "0")
+
+
+def _parties(fields: Fields) -> dict[str, str]:
+    found = {"to": fields.text("To", "Called"), "from": fields.text("From", "Caller")}
+    return {role: party for role, party in found.items() if party is not None}
+
+
+def _addressed(fields: Fields, *names: str) -> tuple[str, ...]:
+    """The number or the service that something came to, without its channel: whose it is decides for whom it is."""
+    found = (fields.text(name) for name in names)
+    return tuple(_CHANNEL.sub("", value) for value in found if value is not None)
+
+
+_CHANNEL = re.compile(r"^[a-z]{1,20}:")
+
+
+def _fingerprint(form: Form) -> str:
+    return hashlib.sha256(repr(sorted(form)).encode("utf-8", "surrogateescape")).hexdigest()[:32]

@@ -1,0 +1,177 @@
+"""The documents that an application answers a call with, on their way to Twilio. Pure.
+
+Twilio fetched such a document from us, so that what is written in it relative to its own URL would lead to us and find
+nothing there, and what the application is told next would be signed with a token that it does not have. So URLs of the
+application are replaced: where Twilio asks for what to do next, or tells how something went, by ours that carries them;
+where it only fetches something to play, by the whole URL. URLs on other hosts, and everything that is no URL, stay byte for
+byte as they came; and so does all of a document that is not well-formed, which is Twilio's to refuse.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from urllib.parse import urljoin, urlsplit
+
+from gateway.providers.api import CallbackAddress
+from gateway.providers.twilio.callback_requests import STATUS, VOICE, wrapped
+
+DOCUMENT_BYTES_MAX = 256 << 10
+"""Four times what Twilio reads of one. A larger one stays as it is."""
+
+ATTRIBUTES: Mapping[bytes, str | None] = {
+    **dict.fromkeys((b"action", b"url", b"referUrl", b"waitUrl"), VOICE),
+    **dict.fromkeys(
+        (
+            *(b"statusCallback", b"recordingStatusCallback", b"transcribeCallback", b"partialResultCallback"),
+            *(b"amdStatusCallback", b"conferenceStatusCallback", b"machineDetectionStatusCallback"),
+        ),
+        STATUS,
+    ),
+}
+"""The attributes that hold a URL, and the webhook that passes on what comes there: `voice` where Twilio asks what to do
+next, `status` where it only tells."""
+
+TEXTS: Mapping[bytes, str | None] = {b"Redirect": VOICE, b"Play": None, b"Media": None}
+"""The verbs whose text is a URL; None where it is of something to play, which Twilio fetches from the application."""
+
+_STREAMS = frozenset({b"Stream", b"Siprec", b"ConversationRelay", b"Start", b"VirtualAgent"})
+"""Verbs whose `url` is no webhook but where the sound of a call goes."""
+
+_NAME = rb"[A-Za-z_][A-Za-z0-9._:-]*"
+_ATTRIBUTE = re.compile(rb"""(\s+(%b)\s*=\s*)("[^"<]*"|'[^'<]*')""" % _NAME)
+_TOKEN = re.compile(
+    rb"""(?P<aside><!--(?:(?!--).)*-->|<\?(?:(?!\?>).)*\?>)|(?P<cdata><!\[CDATA\[.*?\]\]>)|</(?P<end>%b)\s*>"""
+    rb"""|<(?P<begin>%b)(?P<attributes>(?:\s+%b\s*=\s*(?:"[^"<]*"|'[^'<]*'))*)\s*(?P<empty>/?)>|(?P<text>[^<]+)"""
+    % (_NAME, _NAME, _NAME),
+    re.DOTALL,
+)
+
+
+class _NotWellFormed(Exception):
+    """Whatever this is, it is not for us to change."""
+
+
+def led_back(document: bytes, at: str, address: CallbackAddress) -> bytes:
+    """The document that the application has at that URL, as Twilio gets it from us."""
+    if len(document) > DOCUMENT_BYTES_MAX:
+        return document
+    try:
+        return b"".join(_written(document, lambda url, webhook: _led(url, at, webhook, address)))
+    except _NotWellFormed:
+        return document
+
+
+def _led(url: str, at: str, webhook: str | None, address: CallbackAddress) -> str:
+    """Where a URL of a document leads to from us."""
+    try:
+        whole = urljoin(at, url)
+        own = _host(whole) == _host(at)
+    except ValueError:
+        return url
+    if not own:
+        return url
+    return whole if webhook is None else wrapped(whole, address, webhook) or whole
+
+
+def _host(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    scheme = parts.scheme.lower()
+    return scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(scheme)
+
+
+def _written(document: bytes, led: Callable[[str, str | None], str]) -> list[bytes]:
+    written: list[bytes] = []
+    inside: list[bytes] = []
+    place, begun = 0, False
+    said = 0
+    """Where the text of the verb that is open began to be written, which may be several pieces."""
+    while place < len(document):
+        found = _TOKEN.match(document, place)
+        if found is None:
+            raise _NotWellFormed
+        place = found.end()
+        token = found[0]
+        if found["begin"]:
+            if begun and not inside:
+                raise _NotWellFormed  # A document has one root.
+            begun = True
+            token = _beginning(found, led)
+            if not found["empty"]:
+                inside.append(found["begin"])
+                said = len(written) + 1
+        elif found["end"]:
+            if not inside or inside.pop() != found["end"]:
+                raise _NotWellFormed
+            if found["end"] in TEXTS:
+                written[said:] = [_text(written[said:], TEXTS[found["end"]], led)]
+        elif not inside and not found["aside"] and token.strip(b"\xef\xbb\xbf\t\r\n "):
+            raise _NotWellFormed
+        written.append(token)
+    if inside or not begun:
+        raise _NotWellFormed
+    return written
+
+
+def _beginning(found: re.Match[bytes], led: Callable[[str, str | None], str]) -> bytes:
+    """The tag that begins an element, with the URLs in it led back."""
+
+    def changed(attribute: re.Match[bytes]) -> bytes:
+        name, value = attribute[2], attribute[3]
+        if name not in ATTRIBUTES or (name == b"url" and found["begin"] in _STREAMS):
+            return attribute[0]
+        before = _unescaped(value[1:-1])
+        after = before if before is None else led(before.strip(), ATTRIBUTES[name])
+        return attribute[0] if after is None or after == before else attribute[1] + b'"' + _escaped(after) + b'"'
+
+    attributes = found["attributes"]
+    if not attributes:
+        return found[0]
+    start = found.start("attributes") - found.start()
+    return found[0][:start] + _ATTRIBUTE.sub(changed, attributes) + found[0][start + len(attributes) :]
+
+
+def _text(pieces: list[bytes], webhook: str | None, led: Callable[[str, str | None], str]) -> bytes:
+    """The text of an element that is a URL, led back; what is not text alone stays as it is."""
+    whole, said = b"".join(pieces), ""
+    for piece in pieces:
+        if piece.startswith(b"<![CDATA["):
+            said += piece[9:-3].decode("utf-8", "replace")
+        elif piece.startswith(b"<!--"):
+            continue
+        elif piece.startswith(b"<"):
+            return whole
+        else:
+            plain = _unescaped(piece)
+            if plain is None:
+                return whole
+            said += plain
+    url = said.strip()
+    after = led(url, webhook) if url or webhook is not None else url
+    return whole if after == url else _escaped(after)
+
+
+_ENTITY = re.compile(r"&(?:#([0-9]{1,7})|#x([0-9A-Fa-f]{1,6})|([A-Za-z]+));|&")
+_ENTITIES = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
+
+
+def _unescaped(value: bytes) -> str | None:
+    """What XML's characters mean; None for an entity that it does not have by itself, or what is not UTF-8."""
+    try:
+        return _ENTITY.sub(_character, value.decode())
+    except (LookupError, OverflowError, UnicodeDecodeError, ValueError):
+        return None
+
+
+def _character(found: re.Match[str]) -> str:
+    if found[1] or found[2]:
+        character = chr(int(found[1] or found[2], 10 if found[1] else 16))
+        character.encode()  # Raises ValueError for half of one.
+        return character
+    return _ENTITIES[found[3]]
+
+
+def _escaped(text: str) -> bytes:
+    for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;")):
+        text = text.replace(character, entity)
+    return text.encode("utf-8", "xmlcharrefreplace")

@@ -1,0 +1,352 @@
+"""One webhook, start to finish: what a provider tells by itself, on the listener that calls arrive at.
+
+whose    by the path                       provider, tenant, what is told     404
+body     bounded                           413
+true?    the provider's signature          over the URL that is configured    403
+for it?  nothing of other tenants          on a shared account                403
+read     the provider's module             what was used                      400
+record   recorder.told                     before anything else               503
+pass on  inbox, to be delivered later      or the application is waited for   503
+answer
+
+Whoever tells has the answer within the time that providers give, a few seconds, whatever the application does: only what
+must answer a call is waited for, and something else is said in its place where it does not answer in time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from http import HTTPStatus
+from typing import NamedTuple, TypeVar
+from urllib.parse import parse_qsl
+
+from gateway.account_alias import AccountAlias
+from gateway.callback_addresses import CARRIED, PREFIX, CallbackAddresses, signs_with_its_own
+from gateway.counters import Counters
+from gateway.egress import Egress, EgressError
+from gateway.inbox import Inbox, InboxFull, Kept
+from gateway.integrations import Integration, values_of
+from gateway.keys import NotSealedHere, Secrets, reference
+from gateway.listener import ClientGone, Exchange
+from gateway.objects import Objects
+from gateway.providers.api import Content, Delivery, Proofs, Provider, Reply, Told, Webhook
+from gateway.recorder import Recorder
+from gateway.snapshot import SigningSecrets, SnapshotFile, TenantRecord
+from gateway.telemetry import log
+from metering.columns import iso_ms
+from metering.database import DatabaseUnavailable
+from metering.spool import SpoolFailed, SpoolFull
+
+ANSWER_S = 10
+"""So long an application may take to say what to do with a call, and its fallback as long as is left of what the provider
+waits, which is 15 s."""
+ANSWERS_S = 13.5
+ANSWER_S_MIN = 0.1
+
+AT_ONCE_BYTES = 64 << 10
+"""A body up to this size is looked at in a millisecond."""
+
+REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
+
+INTEGRATION = Integration()
+
+
+class Refused(Exception):
+    """A delivery that goes no further: the status, and what the log says of it."""
+
+    def __init__(self, status: int, error: str) -> None:
+        super().__init__(error)
+        self.status = status
+        self.error = error
+
+
+class _Knock(NamedTuple):
+    """Whose a delivery is, by its path."""
+
+    provider: Provider
+    tenant: TenantRecord
+    webhook: Webhook
+
+
+class Webhooks:
+    """Handles what providers tell by themselves."""
+
+    def __init__(
+        self,
+        providers: Sequence[Provider],
+        snapshot: SnapshotFile,
+        addresses: CallbackAddresses | None,
+        credentials: Mapping[str, Mapping[str, str]],
+        secrets: Secrets,
+        objects: Objects,
+        recorder: Recorder,
+        inbox: Inbox,
+        egress: Egress,
+        counters: Counters,
+        *,
+        shared_reads: bool,
+    ) -> None:
+        """`addresses` is None where no provider was told where we are. `credentials` are the platform's."""
+        self._webhooks = {
+            (provider.name, webhook.name): (provider, webhook)
+            for provider in providers
+            for webhook in provider.webhooks
+        }
+        self._snapshot = snapshot
+        self._addresses = addresses
+        self._credentials = credentials
+        self._secrets = secrets
+        self._objects = objects
+        self._recorder = recorder
+        self._inbox = inbox
+        self._egress = egress
+        self._counters = counters
+        self._shared_reads = shared_reads
+
+    async def __call__(self, exchange: Exchange) -> None:
+        """Answer one delivery. Whatever happens, its sender gets an answer, and the log a line."""
+        began = time.perf_counter()
+        said: dict[str, object] = {}
+        error: str | None = None
+        try:
+            reply = await self._told(exchange, said)
+        except Refused as refused:
+            error = refused.error
+            reply = _refusal(refused)
+        except (SpoolFull, SpoolFailed):
+            error = "not_recorded"
+            reply = _refusal(Refused(503, error))
+        except ClientGone:
+            error = "malformed" if exchange.malformed else "sender_gone"
+            reply = None
+        except Exception as failed:  # noqa: BLE001  The last line of defence: its text could hold anything, its type can not.
+            error = f"internal: {type(failed).__name__}"
+            reply = _refusal(Refused(500, "internal"))
+        if reply is not None:
+            lines = b"\r\nContent-Type: " + reply.media_type if reply.media_type else b""
+            exchange.answer(reply.status, REASONS.get(reply.status, b""), lines, reply.body)
+        elif exchange.malformed:
+            exchange.refuse()
+        else:
+            exchange.abort()
+        self._counters.webhook(error)
+        took_ms = (time.perf_counter() - began) * 1000
+        say = log.info if error is None else log.warning
+        if error is not None:
+            said["error"] = error
+        say("webhook", status=exchange.status, **said, duration_ms=round(took_ms, 3))
+
+    async def _told(self, exchange: Exchange, said: dict[str, object]) -> Reply:
+        provider, tenant, webhook = self._knock(exchange, said)
+        if exchange.overloaded:
+            raise Refused(503, "overloaded")
+        body = await _body(exchange, webhook.body_bytes_max)
+        assert self._addresses is not None
+        target = exchange.head.target
+        sealed = dict(parse_qsl(target.partition("?")[2])).get(CARRIED)
+        delivery = Delivery(
+            exchange.head.method,
+            self._addresses.public_url + target,
+            exchange.head.headers,
+            body,
+            carried=sealed is not None,
+        )
+        integration = tenant.integration or INTEGRATION
+        credential, shared = self._credential(provider, tenant, webhook)
+        proofs = Proofs(credential, integration, time.time())
+        if not await _beside(len(body), lambda: webhook.is_authentic(delivery, proofs)):
+            raise Refused(403, "forged")
+        carried = None if sealed is None else self._addresses.opened(sealed, tenant.tenant_id)
+        if sealed is not None and carried is None:
+            raise Refused(403, "forged")
+        hashed = partial(reference, self._secrets.reference)
+        told = await _beside(len(body), lambda: webhook.read(delivery, hashed))
+        if told is None:
+            raise Refused(400, "not_understood")
+        accounts = {credential.get(provider.account_field or ""), provider.subaccount_of(integration)}
+        if told.account is not None and told.account not in accounts:
+            raise Refused(403, "another_account")
+        if shared and carried is None and webhook.own is not None:
+            await self._check_own(provider, tenant, webhook, integration, told)
+        await asyncio.ensure_future(self._recorder.told(tenant.tenant_id, provider.name, told))
+        alias = None if told.account is None else AccountAlias(tenant.account_sid.encode(), told.account.encode())
+        content = webhook.content(delivery)
+        if alias is not None:
+            content = content._replace(body=content.body.replace(alias.theirs, alias.ours))
+        url = webhook.application(integration) if carried is None else carried
+        if webhook.led_back is not None:
+            urls = [one for one in (url, webhook.fallback(integration)) if one is not None]
+            return await asyncio.ensure_future(self._relayed(provider, tenant, webhook, content, urls, said))
+        if url is not None:
+            # Where the tenant's integration says where it goes, it says so when it goes there.
+            keeping = self._keep(provider, tenant, webhook, content, carried, told.order_key)
+            await asyncio.ensure_future(keeping)
+        return webhook.reply
+
+    # -- whose it is, and whether it may be
+
+    def _knock(self, exchange: Exchange, said: dict[str, object]) -> _Knock:
+        path = exchange.head.target.partition("?")[0]
+        source, _, rest = path.removeprefix(PREFIX).partition("/")
+        tenant_id, _, name = rest.partition("/")
+        found = self._webhooks.get((source, name))
+        tenant = self._snapshot.current.tenants.get(tenant_id)
+        if found is not None:
+            said |= {"provider": source, "webhook": name}
+        if found is None or exchange.head.method not in found[1].methods:
+            raise Refused(404, "unknown_webhook")
+        if tenant is None:
+            raise Refused(404, "unknown_tenant")
+        said["tenant_id"] = tenant_id
+        if self._addresses is None:
+            raise Refused(404, "no_public_url")
+        return _Knock(found[0], tenant, found[1])
+
+    def _credential(self, provider: Provider, tenant: TenantRecord, webhook: Webhook) -> tuple[Mapping[str, str], bool]:
+        """The credential of the account that a delivery is of, and whether it is shared."""
+        if webhook.own is None:
+            return {}, False
+        if signs_with_its_own(provider, tenant):
+            raise Refused(503, "no_credential")
+        sealed = tenant.credentials.get(provider.name)
+        if sealed is not None:
+            try:
+                return self._secrets.unseal(sealed, owner=tenant.tenant_id), False
+            except NotSealedHere:
+                raise Refused(503, "no_credential") from None
+        credential = self._credentials.get(provider.name)
+        if credential is None:
+            raise Refused(503, "no_credential")
+        return credential, not self._shared_reads
+
+    async def _check_own(
+        self, provider: Provider, tenant: TenantRecord, webhook: Webhook, integration: Integration, told: Told
+    ) -> None:
+        """On a shared account a provider calls whatever URL any tenant names, and signs that. So it must be about something
+        that is this tenant's: it came in at a number of its, or is about what its calls have made. Raises Refused."""
+        own = {value for field in webhook.own or () for value in values_of(integration, field)}
+        if any(address in own for address in told.addressed):
+            return
+        if not told.addressed and told.order_key:
+            try:
+                if await asyncio.ensure_future(self._objects.owns(tenant.tenant_id, provider.name, told.order_key)):
+                    return
+            except DatabaseUnavailable:
+                raise Refused(503, "owner_unknown") from None
+        raise Refused(403, "not_the_tenants")
+
+    # -- passing it on
+
+    async def _keep(
+        self,
+        provider: Provider,
+        tenant: TenantRecord,
+        webhook: Webhook,
+        content: Content,
+        url: str | None,
+        order_key: str,
+    ) -> None:
+        """Have it delivered, whatever becomes of this worker. Raises Refused."""
+        undelivered = Kept(
+            tenant_id=tenant.tenant_id,
+            source=provider.name,
+            webhook=webhook.name,
+            method=content.method,
+            media_type=content.media_type,
+            headers=content.headers,
+            body=content.body,
+            identity=content.identity,
+            url=url,
+            order_key=order_key,
+        )
+        try:
+            await self._inbox.put(undelivered)
+        except (InboxFull, OSError) as error:
+            raise Refused(503, "not_kept") from error
+
+    async def _relayed(
+        self,
+        provider: Provider,
+        tenant: TenantRecord,
+        webhook: Webhook,
+        content: Content,
+        urls: Sequence[str],
+        said: dict[str, object],
+    ) -> Reply:
+        """The answer of the first of these URLs that has one, or else what is said in its place."""
+        assert webhook.led_back is not None
+        assert self._addresses is not None
+        address = self._addresses.of(provider, tenant)
+        secret = self._signing_secret(tenant)
+        deadline = time.monotonic() + ANSWERS_S
+        for url in urls if secret is not None else ():
+            to, signed = webhook.sign(secret or "", url, content.method, content.media_type, content.body)
+            told = (("Content-Type", content.media_type),) if content.media_type else ()
+            body = b"" if content.method == "GET" else content.body
+            within_s = min(ANSWER_S, deadline - time.monotonic())
+            if within_s < ANSWER_S_MIN:
+                break
+            try:
+                answer = await self._egress.send(to, content.method, (*told, *content.headers, *signed), body, within_s)
+            except EgressError as error:
+                said["application"] = type(error).__name__
+                continue
+            if not (200 <= answer.status < 300 and answer.whole and "Content-Encoding" not in answer.headers):
+                said["application"] = f"status {answer.status}"
+                continue
+            document = answer.body if address is None else webhook.led_back(answer.body, url, address)
+            return Reply(200, _media_type(answer.headers, webhook), document)
+        if not urls:
+            said["application"] = "no URL"
+        elif secret is None:
+            said["application"] = "no signing secret"
+        return webhook.reply
+
+    def _signing_secret(self, tenant: TenantRecord) -> str | None:
+        """What the tenant's applications know us by."""
+        if tenant.signing is None:
+            return None
+        try:
+            unsealed = self._secrets.unseal(tenant.signing, owner=tenant.tenant_id)
+        except NotSealedHere:
+            return None
+        return SigningSecrets.of(unsealed, iso_ms(time.time_ns() // 1_000_000)).current
+
+
+def _media_type(told: Mapping[str, str], webhook: Webhook) -> bytes:
+    """That of an application's answer, if it is one."""
+    media_type = told.get("Content-Type", "").encode("latin-1", "replace")
+    return (
+        media_type
+        if media_type and media_type.isascii() and media_type.decode().isprintable()
+        else webhook.reply.media_type
+    )
+
+
+T = TypeVar("T")
+
+
+async def _beside(size_bytes: int, thought: Callable[[], T]) -> T:
+    """What is thought about so many bytes; about many of them in a thread, so that calls do not wait."""
+    return thought() if size_bytes <= AT_ONCE_BYTES else await asyncio.ensure_future(asyncio.to_thread(thought))
+
+
+async def _body(exchange: Exchange, bytes_max: int) -> bytes:
+    """All of the body. Raises Refused for one that is too large, before it is read where it says so; and ClientGone."""
+    if exchange.length is not None and exchange.length > bytes_max:
+        raise Refused(413, "too_large")
+    chunks, size = [], 0
+    while not exchange.body_read:
+        chunks.append(await exchange.read())
+        size += len(chunks[-1])
+        if size > bytes_max:
+            raise Refused(413, "too_large")
+    return b"".join(chunks)
+
+
+def _refusal(refused: Refused) -> Reply:
+    body = b'{"error":{"code":"%b"}}' % refused.error.encode()
+    return Reply(refused.status, b"application/json", body)

@@ -1,0 +1,159 @@
+"""Which forms have Twilio tell us what became of a message or a call, and that nothing else of them changes."""
+
+from __future__ import annotations
+
+import json
+from urllib.parse import parse_qs, parse_qsl, quote, unquote, urlencode, urlsplit
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.providers import twilio
+from gateway.providers.api import CallbackAddress
+from gateway.providers.twilio.callback_requests import FORM_BYTES_MAX, URL_CHARACTERS_MAX, called_back, passable
+
+BASE = "https://tolls.example/webhooks/twilio/acme"
+OURS = BASE + "/status"
+ADDRESS = CallbackAddress(BASE, lambda url: "sealed." + url.encode().hex())
+UNBOUND = CallbackAddress(BASE, None)
+THEIRS = "https://app.example/status?tenant=1&x=%20y"
+SERVICE, APPLICATION = "MG" + "3c" * 16, "AP" + "4d" * 16
+MESSAGE = {"To": "+12025550143", "From": "+18005550199", "Body": "Hello, Ada & Bob = friends + more"}
+
+
+def changed(address=ADDRESS, **fields):
+    return called_back(urlencode(fields).encode(), address)
+
+
+def callback_of(form):
+    return parse_qs(form.decode())["StatusCallback"]
+
+
+def carried(url):
+    """The application's URL that ours carries."""
+    (sealed,) = parse_qs(urlsplit(url).query)["to"]
+    return bytes.fromhex(sealed.removeprefix("sealed.")).decode()
+
+
+def test_a_form_that_names_no_callback_gets_ours_at_its_end():
+    form = urlencode(MESSAGE).encode()
+
+    assert called_back(form, ADDRESS) == form + b"&StatusCallback=" + quote(OURS, safe="").encode()
+    assert callback_of(called_back(form, UNBOUND)) == [OURS]
+
+
+def test_a_callback_gives_way_to_ours_that_carries_it():
+    (url,) = callback_of(changed(**MESSAGE, StatusCallback=THEIRS, StatusCallbackMethod="GET"))
+
+    assert url.startswith(OURS + "?to=sealed.")
+    assert carried(url) == THEIRS
+
+
+def test_what_tells_twilio_how_to_connect_stays_behind_it():
+    (url,) = callback_of(changed(**MESSAGE, StatusCallback=THEIRS + "#rc=3&ct=2000"))
+
+    assert url.endswith("#rc=3&ct=2000")
+    assert carried(url.partition("#")[0]) == THEIRS
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"MessagingServiceSid": SERVICE},
+        {"ApplicationSid": APPLICATION},
+        {"ApplicationSid": APPLICATION, "StatusCallback": THEIRS},
+        {"StatusCallback": "ftp://app.example/status"},
+        {"StatusCallback": "https://ada:secret@app.example/status"},
+        {"StatusCallback": "/status"},
+        {"StatusCallback": "https://app.example:port/status"},
+        {"StatusCallback": "https://app.example/" + "x" * URL_CHARACTERS_MAX},
+        {"Body": "x" * FORM_BYTES_MAX},
+    ],
+    ids=str,
+)
+def test_a_form_that_is_not_ours_to_change_stays_as_it_is(fields):
+    form = urlencode({**MESSAGE, **fields}).encode()
+
+    assert called_back(form, ADDRESS) == form
+
+
+def test_a_messaging_service_gives_way_to_a_callback_that_the_form_names():
+    (url,) = callback_of(changed(**MESSAGE, MessagingServiceSid=SERVICE, StatusCallback=THEIRS))
+
+    assert carried(url) == THEIRS
+
+
+def test_an_empty_field_is_none():
+    assert callback_of(changed(**MESSAGE, StatusCallback="", ApplicationSid="", MessagingServiceSid="")) == [OURS]
+
+
+def test_two_callbacks_are_left_to_twilio():
+    form = urlencode([*MESSAGE.items(), ("StatusCallback", THEIRS), ("StatusCallback", OURS)]).encode()
+
+    assert called_back(form, ADDRESS) == form
+
+
+def test_a_tenant_that_has_nothing_to_sign_with_keeps_its_callback():
+    form = urlencode({**MESSAGE, "StatusCallback": THEIRS}).encode()
+
+    assert called_back(form, UNBOUND) == form
+
+
+def test_a_field_with_an_escaped_name_is_the_same_field():
+    form = b"To=%2B12025550143&Status%43allback=" + quote(THEIRS, safe="").encode()
+
+    (url,) = callback_of(called_back(form, ADDRESS))
+
+    assert carried(url) == THEIRS
+
+
+@pytest.mark.parametrize("body", [b"", json.dumps({"To": "+1"}).encode(), b"--b\r\nContent-Disposition: form-data\r\n"])
+def test_what_is_no_form_stays_as_it_is(body):
+    assert called_back(body, ADDRESS) == body
+
+
+@pytest.mark.parametrize(
+    ("url", "is_passable"), [(THEIRS, True), ("HTTP://app.example:8080", True), ("https://", False)]
+)
+def test_whether_something_can_be_passed_on_to_a_url(url, is_passable):
+    assert passable(url) is is_passable
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["To", "Body", "MediaUrl", "StatusCallbackEvent", "StatusCallback", "MessagingServiceSid"]),
+            st.text(max_size=20),
+        ),
+        min_size=1,
+        max_size=8,
+    ),
+    st.booleans(),
+)
+def test_no_other_field_changes_by_a_byte(fields, escaped_whole):
+    escape = (lambda text: "".join(f"%{byte:02X}" for byte in text.encode())) if escaped_whole else quote
+    pairs = [f"{name}={escape(value)}".encode() for name, value in fields]
+    form = b"&".join(pairs)
+
+    left = called_back(form, ADDRESS).split(b"&")
+
+    others = [pair for pair in pairs if not pair.startswith(b"StatusCallback=")]
+    assert [pair for pair in left if not pair.startswith(b"StatusCallback=")] == others
+    assert len(left) <= len(pairs) + 1
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8"), max_size=40))
+def test_a_url_is_carried_as_the_application_meant_it(rest):
+    theirs = "https://app.example/" + rest.replace("#", "")
+    form = urlencode({"To": "+1", "StatusCallback": theirs}).encode()
+
+    after = dict(parse_qsl(called_back(form, ADDRESS).decode()))["StatusCallback"]
+
+    assert carried(unquote(after) if not after.startswith(OURS) else after) == theirs
+
+
+def test_the_endpoints_that_make_messages_and_calls_ask_for_it():
+    asking = {one.name for one in twilio.PROVIDER.endpoints if one.called_back is not None}
+
+    assert asking >= {"messages.create", "calls.create"}

@@ -1,0 +1,525 @@
+"""What providers tell by themselves: who is believed, what is recorded, what is passed on, and what is answered."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from urllib.parse import parse_qs, parse_qsl, quote, urlencode, urlsplit
+
+import msgspec
+import pytest
+from multidict import CIMultiDict
+from twilio.request_validator import RequestValidator
+
+from gateway.callback_addresses import CallbackAddresses
+from gateway.counters import Counters
+from gateway.egress import Answer, Forbidden, TooSlow
+from gateway.inbox import InboxFull, Kept
+from gateway.integrations import Integration
+from gateway.listener import Listener, bound
+from gateway.providers import PROVIDERS, twilio
+from gateway.recorder import Recorder
+from gateway.webhooks import Webhooks
+from metering.spool import Spool
+from tests.gateway.peers import client
+from tests.gateway.proxied import (
+    OWN_SID,
+    REAL_SID,
+    REAL_TOKEN,
+    SECRETS,
+    UNHURRIED,
+    Proxied,
+    Remembered,
+    WatchedSpool,
+    hashed,
+    sid_of,
+    snapshot_in,
+)
+
+PUBLIC_URL = "https://tolls.example"
+SIGNING = "the-signing-secret-of-acme"
+TOLL, ADA = "+18005550199", "+12025550143"
+MESSAGE, CALL = "SM" + "2" * 32, "CA" + "3" * 32
+INBOUND = {"MessageSid": MESSAGE, "AccountSid": REAL_SID, "From": ADA, "To": TOLL, "Body": "Hello", "NumSegments": "1"}
+RINGING = {
+    "CallSid": CALL,
+    "AccountSid": REAL_SID,
+    "Direction": "inbound",
+    "CallStatus": "ringing",
+    "From": ADA,
+    "To": TOLL,
+}
+DELIVERED = {"MessageSid": MESSAGE, "AccountSid": REAL_SID, "MessageStatus": "delivered", "From": TOLL, "To": ADA}
+SMS, VOICE, STATUS = (f"/webhooks/twilio/acme/{name}" for name in ("sms", "voice", "status"))
+TWIML = b'<Response><Gather action="/menu"/></Response>'
+INTEGRATION = Integration(
+    sms_url="https://app.example/sms",
+    voice_url="https://app.example/voice",
+    voice_fallback_url="https://fallback.example/voice",
+    status_url="https://app.example/status",
+    phone_numbers=(TOLL,),
+)
+
+
+class Box(list):
+    """An inbox that a test can look into, and that can refuse."""
+
+    refuses = False
+
+    async def put(self, undelivered: Kept) -> str:
+        if self.refuses:
+            raise InboxFull("refused by the test")
+        self.append(undelivered)
+        return ""
+
+
+@dataclass
+class Applications:
+    """What stands in for the way to applications: what each URL answers, and what was asked."""
+
+    answers: dict[str, object] = field(default_factory=dict)
+    asked: list[tuple[str, str, dict[str, str], bytes, float]] = field(default_factory=list)
+
+    async def send(self, url, method, headers, body, timeout_s):
+        self.asked.append((url, method, dict(headers), body, timeout_s))
+        answer = self.answers.get(url.partition("?")[0], Forbidden("no such application"))
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+@dataclass
+class Running:
+    """What a test has in hand."""
+
+    proxied: Proxied
+    kept: Box
+    applications: Applications
+    objects: Remembered
+    addresses: CallbackAddresses
+    counters: Counters
+    port: int = 0
+
+    @property
+    def events(self):
+        return self.proxied.events
+
+    async def ask(self, target, fields=(), *, method="POST", signature=None, token=REAL_TOKEN, at=None, **headers):
+        """Send as Twilio does, signed over the public URL."""
+        body = b"" if method == "GET" else urlencode(fields).encode()
+        if method == "GET" and fields:
+            target += ("&" if "?" in target else "?") + urlencode(fields)
+        if signature is None:
+            params = {} if method == "GET" else dict(fields)
+            signature = RequestValidator(token).compute_signature((at or PUBLIC_URL) + target, params)
+        lines = [f"{method} {target} HTTP/1.1", "Host: internal.example", f"X-Twilio-Signature: {signature}"]
+        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        if method != "GET":
+            lines += [f"Content-Length: {len(body)}"]
+            if "Content_Type" not in headers:
+                lines += ["Content-Type: application/x-www-form-urlencoded"]
+        async with client(self.port) as peer:
+            peer.writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+            return await peer.message()
+
+    def carrying(self, url, tenant_id="acme", name="voice"):
+        """The target of our webhook, carrying an application's URL."""
+        tenant = self.proxied.published.current.tenants[tenant_id]
+        bind = self.addresses.of(twilio.PROVIDER, tenant).bound
+        return f"/webhooks/twilio/{tenant_id}/{name}?to={quote(bind(url), safe='')}"
+
+
+def carried(url):
+    """The application's URL that one of ours carries."""
+    return CallbackAddresses(PUBLIC_URL, SECRETS).opened(parse_qs(urlsplit(url).query)["to"][0], "acme")
+
+
+@asynccontextmanager
+async def listening(directory, *, public_url=PUBLIC_URL, shared_reads=False, credentials=True, integration=INTEGRATION):
+    proxied = Proxied(None, directory / "spool")
+    spool = Spool(proxied.directory, "test", fsync=False, segment_bytes=1 << 20)
+    spool.open()
+    proxied.spool = WatchedSpool(spool, proxied.order)
+    proxied.published = snapshot_in(directory)
+    for tenant_id in ("acme", "own"):
+        sealed = SECRETS.seal({"current": SIGNING}, owner=tenant_id)
+        tenant = proxied.published.current.tenants[tenant_id]
+        proxied.publish(msgspec.structs.replace(tenant, integration=integration, signing=sealed))
+    counters, objects = Counters(), Remembered()
+    running = Running(proxied, Box(), Applications(), objects, CallbackAddresses(PUBLIC_URL, SECRETS), counters)
+    webhooks = Webhooks(
+        PROVIDERS,
+        proxied.published,
+        None if public_url is None else CallbackAddresses(public_url, SECRETS),
+        {"twilio": {"account_sid": REAL_SID, "auth_token": REAL_TOKEN}} if credentials else {},
+        SECRETS,
+        objects,
+        Recorder(proxied.spool, objects, lambda: 1_800_000_000_000, hashed, counters),
+        running.kept,
+        running.applications,
+        counters,
+        shared_reads=shared_reads,
+    )
+    listener = Listener(webhooks, UNHURRIED)
+    socket = bound("127.0.0.1", 0)
+    running.port = socket.getsockname()[1]
+    await listener.open(socket, None)
+    try:
+        yield running
+    finally:
+        await listener.close(0)
+        spool.close()
+
+
+@pytest.fixture
+async def running(tmp_path):
+    async with listening(tmp_path) as found:
+        yield found
+
+
+def answered(body=TWIML, status=200, media_type="text/xml; charset=utf-8", *, whole=True, **headers):
+    return Answer(status, CIMultiDict({"Content-Type": media_type, **headers}), body, whole)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Messages
+
+
+async def test_a_message_that_comes_in_is_recorded_then_kept_then_answered(running):
+    answer = await running.ask(SMS, INBOUND, I_Twilio_Idempotency_Token="token-1")
+
+    assert (answer.status, answer.body) == (200, b"<Response/>")
+    (event,) = running.events
+    assert (event.tenant_id, event.source, event.event_type) == ("acme", "twilio", "sms_inbound")
+    assert (event.quantities, event.completeness) == ({"messages": 1, "segments": 1}, "pending")
+    assert (event.external_id, event.dedupe_key) == (MESSAGE, f"twilio:{MESSAGE}:made")
+    assert (event.resource, event.direction, event.endpoint) == ("US:toll_free", "inbound", "messages.create")
+    assert event.metadata["from"] == hashed(ADA)
+    (kept,) = running.kept
+    assert (kept.tenant_id, kept.source, kept.webhook, kept.order_key) == ("acme", "twilio", "sms", MESSAGE)
+    assert kept.url is None  # The integration says it when it is delivered.
+    assert kept.headers == (("I-Twilio-Idempotency-Token", "token-1"),)
+
+
+async def test_the_application_sees_its_own_account_and_everything_else_as_it_came(running):
+    await running.ask(SMS, INBOUND)
+
+    (kept,) = running.kept
+    assert dict(parse_qsl(kept.body.decode())) == INBOUND | {"AccountSid": sid_of("acme")}
+
+
+async def test_a_message_for_a_tenant_without_a_url_is_recorded_all_the_same(tmp_path):
+    async with listening(tmp_path, integration=Integration(phone_numbers=(TOLL,))) as running:
+        answer = await running.ask(SMS, INBOUND)
+
+        assert answer.status == 200
+        assert len(running.events) == 1
+        assert running.kept == []
+
+
+async def test_what_can_not_be_recorded_is_not_taken(running):
+    running.proxied.spool.refusing.add("note")
+
+    answer = await running.ask(SMS, INBOUND)
+
+    assert answer.status == 503
+    assert running.kept == []
+
+
+async def test_what_can_not_be_kept_is_not_taken(running):
+    running.kept.refuses = True
+
+    assert (await running.ask(SMS, INBOUND)).status == 503
+
+
+async def test_it_is_known_to_be_the_tenants_from_then_on(running):
+    await running.ask(SMS, INBOUND)
+
+    assert await running.objects.owns("acme", "twilio", MESSAGE)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Who is believed
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"signature": ""},
+        {"signature": "AAAAAAAAAAAAAAAAAAAAAAAAAAA="},
+        {"token": "its-token"},
+        {"token": SIGNING},
+        {"at": "http://tolls.example"},
+        {"at": "https://internal.example", "X_Forwarded_Host": "internal.example"},
+        {"at": "https://other.example", "X_Forwarded_Host": "other.example"},
+    ],
+    ids=str,
+)
+async def test_a_forged_delivery_has_no_effect(running, how):
+    answer = await running.ask(SMS, INBOUND, **how)
+
+    assert answer.status == 403
+    assert running.events == []
+    assert running.kept == []
+
+
+async def test_an_altered_delivery_has_no_effect(running):
+    signature = RequestValidator(REAL_TOKEN).compute_signature(PUBLIC_URL + SMS, INBOUND)
+
+    for fields in (INBOUND | {"NumSegments": "9"}, INBOUND | {"More": "1"}, {k: INBOUND[k] for k in list(INBOUND)[1:]}):
+        assert (await running.ask(SMS, fields, signature=signature)).status == 403
+    assert (await running.ask(SMS + "?x=1", INBOUND, signature=signature)).status == 403
+    assert (await running.ask("/webhooks/twilio/other/sms", INBOUND, signature=signature)).status == 403
+    assert running.events == []
+
+
+async def test_a_tenant_with_an_account_of_its_own_is_told_under_its_token(running):
+    fields = INBOUND | {"AccountSid": OWN_SID, "To": ADA}
+
+    assert (await running.ask("/webhooks/twilio/own/sms", fields)).status == 403
+    assert (await running.ask("/webhooks/twilio/own/sms", fields, token="its-token")).status == 200
+    assert [event.tenant_id for event in running.events] == ["own"]
+
+
+async def test_what_is_said_of_another_account_is_refused(running):
+    answer = await running.ask(SMS, INBOUND | {"AccountSid": "AC" + "9" * 32})
+
+    assert answer.status == 403
+    assert running.events == []
+
+
+async def test_on_a_shared_account_what_comes_in_at_another_number_is_not_the_tenants(running):
+    assert (await running.ask(SMS, INBOUND | {"To": ADA})).status == 403
+    assert (await running.ask(VOICE, RINGING | {"To": ADA})).status == 403
+    assert running.events == []
+    assert running.applications.asked == []
+
+
+async def test_on_a_shared_account_what_others_have_made_is_not_the_tenants(running):
+    assert (await running.ask(STATUS, DELIVERED)).status == 403
+    running.objects.made("other", "twilio", MESSAGE)
+    assert (await running.ask(STATUS, DELIVERED)).status == 403
+    running.objects.made("acme", "twilio", MESSAGE)
+    assert (await running.ask(STATUS, DELIVERED)).status == 204
+
+
+async def test_on_an_account_of_its_own_everything_is_the_tenants(tmp_path):
+    async with listening(tmp_path, shared_reads=True) as running:
+        assert (await running.ask(SMS, INBOUND | {"To": ADA})).status == 200
+        assert (await running.ask(STATUS, DELIVERED)).status == 204
+
+
+async def test_whose_it_is_must_be_known(running):
+    running.objects.unavailable = True
+
+    assert (await running.ask(STATUS, DELIVERED)).status == 503
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("/webhooks/twilio/nobody/sms", 404),
+        ("/webhooks/twilio/acme/fax", 404),
+        ("/webhooks/openai/acme/sms", 404),
+        ("/webhooks/twilio/acme/sms/more", 404),
+        ("/webhooks/", 404),
+    ],
+)
+async def test_a_webhook_that_nobody_has_is_missing(running, target, status):
+    assert (await running.ask(target, INBOUND)).status == status
+
+
+async def test_without_a_public_url_or_a_credential_nothing_can_be_verified(tmp_path):
+    async with listening(tmp_path / "one", public_url=None) as running:
+        assert (await running.ask(SMS, INBOUND)).status == 404
+    async with listening(tmp_path / "two", credentials=False) as running:
+        assert (await running.ask(SMS, INBOUND)).status == 503
+
+
+async def test_a_body_that_is_too_large_is_not_read(running):
+    answer = await running.ask(SMS, INBOUND | {"Body": "x" * (300 << 10)})
+
+    assert answer.status == 413
+    assert running.events == []
+
+
+async def test_what_makes_no_sense_is_refused(running):
+    fields = {"AccountSid": REAL_SID, "To": TOLL}
+
+    assert (await running.ask(SMS, fields)).status == 400
+
+
+async def test_no_refusal_shows_what_was_sent(running):
+    answer = await running.ask(SMS, INBOUND, signature="AAAA")
+
+    assert b"Hello" not in answer.body
+    assert ADA.encode() not in answer.body
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Status callbacks
+
+
+async def test_a_callback_that_carries_a_url_is_passed_on_there(running):
+    target = running.carrying("https://app.example/mine?x=1", name="status")
+
+    answer = await running.ask(target, DELIVERED)
+
+    assert (answer.status, answer.body) == (204, b"")
+    (kept,) = running.kept
+    assert (kept.url, kept.webhook) == ("https://app.example/mine?x=1", "status")
+    (late,) = running.events
+    assert (late.dedupe_key, late.completeness) == (f"twilio:{MESSAGE}:heard", "pending")
+
+
+async def test_a_callback_by_get_is_passed_on_without_what_is_ours(running):
+    target = running.carrying("https://app.example/mine", name="status")
+
+    assert (await running.ask(target, DELIVERED, method="GET")).status == 204
+
+    (kept,) = running.kept
+    assert kept.method == "GET"
+    assert dict(parse_qsl(kept.body.decode())) == DELIVERED | {"AccountSid": sid_of("acme")}
+
+
+async def test_a_url_that_was_sealed_for_another_tenant_leads_nowhere(running):
+    target = running.carrying("https://evil.example/", tenant_id="own", name="status").replace("/own/", "/acme/")
+
+    assert (await running.ask(target, DELIVERED)).status == 403
+    assert (await running.ask(STATUS + "?to=https%3A%2F%2Fevil.example", DELIVERED)).status == 403
+    assert running.kept == []
+
+
+async def test_nothing_else_that_was_sealed_for_the_tenant_is_taken_for_a_url(running):
+    sealed = SECRETS.seal({"account_sid": "x", "auth_token": "y"}, owner="acme")
+
+    assert (await running.ask(f"{STATUS}?to={sealed}", DELIVERED)).status == 403
+
+
+async def test_a_call_that_ended_is_told_in_seconds(running):
+    fields = {"CallSid": CALL, "AccountSid": REAL_SID, "CallStatus": "completed", "CallDuration": "49", "Duration": "1"}
+
+    await running.ask(running.carrying("https://app.example/mine", name="status"), fields)
+
+    final, still_open = running.events
+    assert (final.dedupe_key, final.quantities) == (f"twilio:{CALL}:final", {"seconds": 49})
+    assert still_open.dedupe_key == f"twilio:{CALL}:open"
+
+
+async def test_told_a_hundred_times_it_is_one_fact(running):
+    target = running.carrying("https://app.example/mine", name="status")
+    for _ in range(100):
+        assert (await running.ask(target, DELIVERED)).status == 204
+
+    assert len({msgspec.json.encode(event) for event in running.events}) == 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Voice
+
+
+async def test_a_call_that_comes_in_is_answered_by_its_application(running):
+    running.applications.answers = {INTEGRATION.voice_url: answered()}
+
+    answer = await running.ask(VOICE, RINGING)
+
+    assert answer.status == 200
+    assert answer.all("content-type") == ["text/xml; charset=utf-8"]
+    action = answer.body.partition(b'action="')[2].partition(b'"')[0].decode()
+    assert action.startswith(f"{PUBLIC_URL}{VOICE}?to=")
+    assert carried(action) == "https://app.example/menu"
+    assert [event.event_type for event in running.events] == ["call_inbound"]
+
+
+async def test_the_application_can_verify_that_it_is_us(running):
+    running.applications.answers = {INTEGRATION.voice_url: answered()}
+
+    await running.ask(VOICE, RINGING)
+
+    ((url, method, headers, body, _),) = running.applications.asked
+    fields = dict(parse_qsl(body.decode()))
+    assert (url, method) == (INTEGRATION.voice_url, "POST")
+    assert fields == RINGING | {"AccountSid": sid_of("acme")}
+    assert RequestValidator(SIGNING).validate(url, fields, headers["X-Twilio-Signature"])
+
+
+async def test_what_comes_next_goes_where_the_application_said(running):
+    running.applications.answers = {"https://app.example/menu": answered(b"<Response/>")}
+    target = running.carrying("https://app.example/menu?a=1")
+
+    answer = await running.ask(target, RINGING | {"CallStatus": "in-progress", "Digits": "1"})
+
+    assert answer.body == b"<Response/>"
+    assert running.applications.asked[0][0] == "https://app.example/menu?a=1"
+    assert [event.event_type for event in running.events] == ["ivr_step"]
+
+
+async def test_an_application_is_asked_by_get_where_the_provider_asks_by_get(running):
+    running.applications.answers = {INTEGRATION.voice_url: answered()}
+
+    assert (await running.ask(VOICE, RINGING, method="GET")).status == 200
+
+    ((url, method, headers, body, _),) = running.applications.asked
+    assert (method, body) == ("GET", b"")
+    assert RequestValidator(SIGNING).validate(url, {}, headers["X-Twilio-Signature"])
+    assert dict(parse_qsl(urlsplit(url).query)) == RINGING | {"AccountSid": sid_of("acme")}
+
+
+@pytest.mark.parametrize(
+    "failing",
+    [
+        TooSlow("too slow"),
+        Forbidden("not public"),
+        answered(status=500),
+        answered(status=302),
+        answered(whole=False),
+        answered(**{"Content-Encoding": "gzip"}),
+    ],
+    ids=str,
+)
+async def test_an_application_that_does_not_answer_has_a_fallback(running, failing):
+    running.applications.answers = {
+        INTEGRATION.voice_url: failing,
+        INTEGRATION.voice_fallback_url: answered(b"<Response><Say>Later</Say></Response>"),
+    }
+
+    answer = await running.ask(VOICE, RINGING)
+
+    assert answer.body == b"<Response><Say>Later</Say></Response>"
+    assert [event.event_type for event in running.events] == ["call_inbound"]
+
+
+async def test_where_nobody_answers_we_do(running):
+    answer = await running.ask(VOICE, RINGING)
+
+    assert answer.status == 200
+    assert b"<Response><Say>" in answer.body
+    assert len(running.applications.asked) == 2
+    assert sum(timeout_s for *_, timeout_s in running.applications.asked) <= 24
+    assert running.applications.asked[0][4] <= 10
+
+
+async def test_a_call_is_not_answered_later_than_the_provider_waits(tmp_path, monkeypatch):
+    monkeypatch.setattr("gateway.webhooks.ANSWERS_S", 0.2)
+
+    class Slow(Applications):
+        async def send(self, url, method, headers, body, timeout_s):
+            self.asked.append((url, method, dict(headers), body, timeout_s))
+            await asyncio.sleep(timeout_s)
+            raise TooSlow("too slow")
+
+    async with listening(tmp_path) as running:
+        slow = Slow()
+        running.applications.send = slow.send
+        answer = await running.ask(VOICE, RINGING)
+
+        assert b"<Response><Say>" in answer.body
+        assert [timeout_s <= 0.2 for *_, timeout_s in slow.asked] == [True]
+
+
+async def test_what_can_not_be_recorded_is_not_relayed(running):
+    running.proxied.spool.refusing.add("note")
+
+    assert (await running.ask(VOICE, RINGING)).status == 503
+    assert running.applications.asked == []

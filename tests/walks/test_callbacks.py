@@ -1,0 +1,140 @@
+"""What becomes of messages and calls, as Twilio tells it by itself: booked, and passed on to whoever asked to be told."""
+
+from __future__ import annotations
+
+from urllib.parse import quote, urlencode, urlsplit
+from urllib.request import Request, urlopen
+
+import pytest
+from twilio.request_validator import RequestValidator
+
+from gateway.simulator.truth import read_deliveries
+from tests.walks.applications import Application, free_port
+from tests.walks.harness import eventually
+from tests.walks.told import Tenant, told_gateway
+
+ADA, TOLL = "+12025550143", "+15005550006"
+pytestmark = pytest.mark.parametrize("reached", ["sqlite", "postgres"], indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module")
+def reached(request, tmp_path_factory):
+    with told_gateway(request, tmp_path_factory) as running:
+        yield running
+
+
+@pytest.fixture
+def tenant(reached, request):
+    tenant_id = f"{request.node.originalname[5:40]}-{request.node.callspec.id}".replace("_", "-")
+    return Tenant(reached, tenant_id)
+
+
+@pytest.fixture
+def application():
+    with Application(free_port()).up() as running:
+        yield running
+
+
+def corrections(tenant):
+    return [event for event in tenant.events() if event["kind"] == "correction"]
+
+
+def test_a_message_that_asks_for_no_callback_is_told_of_to_us(tenant):
+    made = tenant.client.messages.create(to=ADA, from_=TOLL, body="Hello")
+
+    def told():
+        return [one for one in read_deliveries(tenant.gateway.directory / "truth.jsonl") if one.object_id == made.sid]
+
+    statuses = eventually(lambda: (found := told()) and len(found) >= 2 and found, "the callbacks")
+    assert {one.status for one in statuses} == {204}
+    assert all(f"/webhooks/twilio/{tenant.tenant_id}/status" in one.url for one in statuses)
+
+
+def test_a_callback_is_passed_on_in_order_and_the_sdk_verifies_it(tenant, application):
+    url = f"{application.base_url}/told?order=17&of=%C3%A4"
+
+    made = tenant.client.messages.create(to=ADA, from_=TOLL, body="Hello", status_callback=url)
+
+    eventually(lambda: [one for one in application.got if one.fields["MessageStatus"] == "delivered"], "the last one")
+    assert [one.fields["MessageStatus"] for one in application.got] == ["sent", "delivered"]
+    for one in application.got:
+        assert one.url == url
+        assert one.is_signed_with(tenant.secret)
+        assert not one.is_signed_with(tenant.key)
+        assert (one.fields["MessageSid"], one.fields["AccountSid"]) == (made.sid, tenant.account_sid)
+
+
+def test_a_call_is_booked_by_its_duration_when_it_has_ended(tenant, application):
+    url = f"{application.base_url}/calls"
+
+    made = tenant.client.calls.create(to=ADA, from_=TOLL, url="https://example.com/twiml", status_callback=url)
+
+    (minutes,) = eventually(lambda: [one for one in tenant.events() if one["event_type"] == "call_minutes"], "minutes")
+    assert (minutes["quantities"], minutes["external_id"]) == ({"seconds": 49}, made.sid)
+    assert (minutes["kind"], minutes["completeness"]) == ("correction", "reported")
+    assert minutes["charge"]["amount"] == "0.015"
+    (got,) = eventually(lambda: application.got, "the callback")
+    assert (got.fields["CallStatus"], got.fields["CallDuration"]) == ("completed", "49")
+    assert got.is_signed_with(tenant.secret)
+
+
+def test_an_application_that_is_down_gets_all_of_it_in_order_once_it_is_up(tenant):
+    application = Application(free_port())
+    made = [
+        tenant.client.messages.create(to=ADA, from_=TOLL, body="Hello", status_callback=application.base_url + "/told")
+        for _ in range(5)
+    ]
+    eventually(lambda: len(list((tenant.gateway.data_dir / "inbox").glob("*.delivery"))) >= 10, "what waits")
+    with application.up():
+        eventually(lambda: len(application.got) >= 10, "everything")
+
+    for message in made:
+        states = [one.fields["MessageStatus"] for one in application.got if one.fields["MessageSid"] == message.sid]
+        assert states == ["sent", "delivered"]
+
+
+def post(url, fields, **headers):
+    """What whoever sends such a form is answered."""
+    request = Request(url, urlencode(fields).encode(), headers)
+    try:
+        with urlopen(request, timeout=30) as answer:
+            return answer.status
+    except OSError as error:
+        return error.code
+
+
+def test_a_forged_callback_has_no_effect(tenant, application):
+    made = tenant.client.messages.create(to=ADA, from_=TOLL, body="Hello")
+    account = tenant.gateway.providers.credentials["twilio"]
+    url = f"{tenant.gateway.proxy_url}/webhooks/twilio/{tenant.tenant_id}/status"
+    fields = {"MessageSid": made.sid, "MessageStatus": "delivered", "AccountSid": account["account_sid"]}
+    before = len(list((tenant.gateway.data_dir / "inbox").glob("*")))
+
+    def signed(token, at=url, told=fields):
+        return {"X-Twilio-Signature": RequestValidator(token).compute_signature(at, told)}
+
+    carrying = f"{url}?to={quote(application.base_url, safe='')}"
+    assert post(url, fields) == 403
+    assert post(url, fields, **signed(tenant.secret)) == 403
+    assert post(url, fields, **signed(account["auth_token"], told=fields | {"MessageStatus": "failed"})) == 403
+    assert post(carrying, fields, **signed(account["auth_token"], at=carrying)) == 403
+    another = fields | {"MessageSid": "SM" + "9" * 32}
+    assert post(url, another, **signed(account["auth_token"], told=another)) == 403
+    assert post(url, fields, **signed(account["auth_token"])) == 204
+    assert application.got == []
+    assert len(list((tenant.gateway.data_dir / "inbox").glob("*"))) == before
+
+
+def test_nothing_of_a_callback_is_readable_at_rest(tenant):
+    port = free_port()
+    secret_path = f"http://127.0.0.1:{port}/a-path-that-is-nobodys-business"
+    tenant.client.messages.create(to=ADA, from_=TOLL, body="Hello", status_callback=secret_path)
+    files = eventually(lambda: list((tenant.gateway.data_dir / "inbox").glob("*.delivery")), "what waits")
+
+    for path in files:
+        content = path.read_bytes()
+        assert ADA[1:].encode() not in content
+        assert b"nobodys-business" not in content
+    assert urlsplit(secret_path).path not in "".join(tenant.gateway.gateway.lines)
+    with Application(port).up() as application:
+        eventually(lambda: len(application.got) >= 2, "everything")
