@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from gateway.answer_links import Leading
 from gateway.providers.decoding import Plain
 
 
@@ -34,14 +35,16 @@ def hidden(secret: bytes) -> AccountAlias:
 class Restoring:
     """Puts the application's name of the account into an answer, wherever the network cut it."""
 
-    __slots__ = ("_aliases", "_held", "_plain", "cut")
+    __slots__ = ("_aliases", "_held", "_leading", "_plain", "cut")
 
-    def __init__(self, aliases: Sequence[AccountAlias], encoding: str) -> None:
-        """`encoding` is the answer's. We ask for no compression; one that comes all the same is taken off.
+    def __init__(self, aliases: Sequence[AccountAlias], encoding: str, leading: Leading | None = None) -> None:
+        """`encoding` is the answer's. We ask for no compression; one that comes all the same is taken off. `leading` leads
+        the URLs in it to the gateway.
 
         Raises UndecodableAnswer for one that can not be.
         """
         self._aliases = aliases
+        self._leading = leading
         self._held = b""
         self._plain = Plain(encoding) if encoding else None
         self.cut: frozenset[bytes] = frozenset() if self._plain is None else frozenset({b"content-encoding"})
@@ -50,7 +53,11 @@ class Restoring:
     @property
     def keeps_length(self) -> bool:
         """True where what leaves is as long as what came."""
-        return self._plain is None and all(len(alias.ours) == len(alias.theirs) for alias in self._aliases)
+        return (
+            self._plain is None
+            and self._leading is None
+            and all(len(alias.ours) == len(alias.theirs) for alias in self._aliases)
+        )
 
     def header(self, line: bytes) -> bytes:
         """A header line of the answer."""
@@ -63,16 +70,16 @@ class Restoring:
         if self._plain is not None:
             chunk = self._plain.feed(chunk)
         seen = self.header(self._held + chunk if self._held else chunk)
-        held = min(_begun(seen, alias.theirs) for alias in self._aliases)
+        held = min((_begun(seen, alias.theirs) for alias in self._aliases), default=len(seen))
         self._held = seen[held:]
-        return seen[:held]
+        return seen[:held] if self._leading is None else self._leading.feed(seen[:held])
 
     def finish(self) -> bytes:
         """The end that was held back. Raises UndecodableAnswer where the answer was not whole."""
         if self._plain is not None:
             self._plain.finish()
         held, self._held = self._held, b""
-        return held
+        return held if self._leading is None else self._leading.feed(held) + self._leading.finish()
 
 
 def _begun(seen: bytes, name: bytes) -> int:

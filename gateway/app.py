@@ -434,6 +434,8 @@ class _Front:
                 unlisted_forwarded=settings.unlisted is Unlisted.FORWARD,
                 drain_on_disconnect=settings.on_disconnect is OnDisconnect.DRAIN,
                 shared_reads=settings.shared_reads,
+                tls=settings.proxy.tls_cert is not None,
+                public_url=settings.public_url,
             ),
             access_log=self._access_log,
             counters=self._counters,

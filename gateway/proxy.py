@@ -29,6 +29,7 @@ import msgspec
 
 from gateway import errors, headers, http1, upstream
 from gateway.account_alias import AccountAlias, Restoring, hidden
+from gateway.answer_links import AnswerLinks, Hosts, Leading, address_of
 from gateway.call_ids import new_call_id
 from gateway.callback_addresses import CallbackAddresses
 from gateway.callers import Caller, Callers
@@ -54,7 +55,7 @@ from gateway.recorder import Recorder, Recording, Sitting
 from gateway.request_body import LOOK_BYTES, RequestBody, codings_of
 from gateway.request_tags import tagged
 from gateway.routing import Route, Routes
-from gateway.sharing import References, named_objects
+from gateway.sharing import References, is_within, named_objects
 from gateway.snapshot import RequestTags, Snapshot
 from gateway.strand import PARK
 from gateway.telemetry import AccessLog, CallLine, log
@@ -91,6 +92,10 @@ class Rules:
     unlisted_forwarded: bool
     drain_on_disconnect: bool
     shared_reads: bool
+    tls: bool = False
+    """True where clients speak TLS to us."""
+    public_url: str | None = None
+    """Where the gateway is reached from outside."""
 
 
 class Plan(NamedTuple):
@@ -111,8 +116,10 @@ class Plan(NamedTuple):
     """The objects that path and query name, each of which must then be the caller's own."""
     own: Callable[[Iterable[str]], Awaitable[None]]
     """Raises for names that are not."""
-    alias: AccountAlias | None
-    """What names the account on the way, None where the application knows the real one."""
+    aliases: tuple[AccountAlias, ...]
+    """What names the account on the way, its own and that of the credential; none where the application knows the real one."""
+    links: AnswerLinks | None
+    """What leads the URLs of the answer to the gateway, None where it holds none that lead elsewhere."""
     credential: Mapping[str, str] | None
     """What is sent as ours; a provider could repeat it in an answer that is no success."""
     answer_cut: re.Pattern[bytes]
@@ -183,6 +190,7 @@ class Proxy:
         self._access_log = access_log
         self._counters = counters
         self._estimator = estimator
+        self._hosts = {provider.name: _hosts(provider, origins) for provider in routes.providers if provider.links}
         self._plans: dict[RequestHead, Plan] = {}
 
     async def __call__(self, exchange: Exchange) -> None:
@@ -310,7 +318,7 @@ class Proxy:
         route = call.route = self._routes.match(head.method, head.target)
         snapshot = self._callers.current
         caller = call.caller = await self._callers.identify(route.provider, head.headers)
-        credential, shared = self._credential(route, caller)
+        credential, account, shared = self._credential(route, caller)
         names: list[str] = []
         if shared:
             may_speak_for = () if caller.tenant.integration is None else caller.tenant.integration.on_behalf_of
@@ -321,7 +329,8 @@ class Proxy:
             raise errors.UnlistedDenied(
                 "This path is not in the gateway's list, and the operator has set `unlisted = deny`."
             )
-        alias = _alias(route, caller, credential)
+        aliases = _aliases(route, caller, credential, account)
+        links = self._links(route, head)
         provider = route.provider
         pool = self._pools[provider.name, route.product]
         of_account = frozenset() if caller.brings_credential else provider.account_headers
@@ -332,11 +341,12 @@ class Proxy:
             route,
             caller,
             pool,
-            _lines(head, route, pool.origin, credential, alias),
+            _lines(head, route, pool.origin, credential, aliases, changed=bool(aliases) or links is not None),
             shared,
             tuple(names),
             partial(self._own, caller.tenant.tenant_id, provider.name),
-            alias,
+            aliases,
+            links,
             credential,
             headers.lines_of(headers.OF_ANSWERS | of_account),
             codings_of(head.headers),
@@ -349,14 +359,15 @@ class Proxy:
             self._plans[head] = plan
         return plan
 
-    def _credential(self, route: Route, caller: Caller) -> tuple[Mapping[str, str] | None, bool]:
-        """The credential to send, None for the one that the request brings, and whether its account is shared."""
+    def _credential(self, route: Route, caller: Caller) -> tuple[Mapping[str, str] | None, str | None, bool]:
+        """The credential to send, None for the one that the request brings; the account of the tenant's own that is below
+        it, if there is one; and whether the account that the call is about is shared."""
         if caller.brings_credential:
-            return None, False
+            return None, None, False
         sealed = caller.tenant.credentials.get(route.provider.name)
         if sealed is not None:
             try:
-                return self._secrets.unseal(sealed, owner=caller.tenant.tenant_id), False
+                return self._secrets.unseal(sealed, owner=caller.tenant.tenant_id), None, False
             except NotSealedHere as error:
                 raise errors.NoCredential(
                     "The tenant's stored credential can not be opened. Store it again."
@@ -364,7 +375,17 @@ class Proxy:
         credential = self._credentials.get(route.provider.name)
         if credential is None:
             raise errors.NoCredential(_NO_CREDENTIAL.format(route.provider.name))
-        return credential, not self._rules.shared_reads
+        account = route.provider.subaccount_of(caller.tenant.integration)
+        own = account is not None and is_within(route, caller.tenant.account_sid)
+        return credential, account, not (own or self._rules.shared_reads)
+
+    def _links(self, route: Route, head: RequestHead) -> AnswerLinks | None:
+        """What leads URLs in the answer back here; None where none are to be found, or nobody knows where here is."""
+        hosts = self._hosts.get(route.provider.name)
+        if hosts is None or not hosts.stand_in(route.path):
+            return None
+        address = address_of(head, tls=self._rules.tls, public_url=self._rules.public_url)
+        return None if address is None else AnswerLinks(hosts, f"{address}/{route.provider.name}")
 
     async def _own(self, tenant_id: str, source: str, names: Iterable[str]) -> None:
         for name in names:
@@ -481,7 +502,7 @@ class Proxy:
     ) -> None:
         """Pass a successful answer on, and record what it used before the client can conclude that it succeeded."""
         endpoint, status = plan.route.endpoint, head.status
-        restoring = None if plan.alias is None else Restoring((plan.alias,), head.encoding)
+        restoring = _restoring(plan, head)
         meter = endpoint.meter(head, call.recording.prepared)
         streamed = head.media_type == "text/event-stream"
         kept = call.kept
@@ -606,8 +627,7 @@ class Proxy:
                 "Ask the operator to replace it."
             )
         changes = () if plan.credential is None else _secrets(plan.route.provider, plan.credential)
-        if plan.alias is not None:
-            changes = (plan.alias, *changes)
+        changes = (*plan.aliases, *changes)
         restoring = Restoring(changes, head.encoding) if changes else None
         length = head.length if restoring is None or restoring.keeps_length else None
         exchange.start(head.status, head.reason, _answer_lines(head, plan, call.call_id, restoring), length=length)
@@ -765,11 +785,13 @@ def _lines(
     route: Route,
     origin: Origin,
     credential: Mapping[str, str] | None,
-    alias: AccountAlias | None,
+    aliases: Sequence[AccountAlias],
+    *,
+    changed: bool,
 ) -> bytes:
-    """A head as it goes to the provider: as it came, with the documented changes."""
+    """A head as it goes to the provider: as it came, with the documented changes. `changed` is the answer on its way."""
     provider = route.provider
-    target = route.target if alias is None else alias.sent(route.target)
+    target = aliases[0].sent(route.target) if aliases else route.target
     cut = frozenset() if credential is None else provider.credential_headers
     lines = [f"{head.method} {origin.prefix}{target} HTTP/1.1\r\nHost: ".encode(), origin.authority, b"\r\n"]
     for name, value in headers.of_request(head.raw_headers, cut):
@@ -779,7 +801,7 @@ def _lines(
             lines += (name, b": ", value, b"\r\n")
     if credential is not None:
         lines += [b"%b: %b\r\n" % pair for pair in provider.authorize(credential)]
-    return b"".join(lines) if alias is None else _accepting_plain(b"".join(lines))
+    return _accepting_plain(b"".join(lines)) if changed else b"".join(lines)
 
 
 _ESTIMATE_LINES = headers.lines_of(
@@ -857,16 +879,30 @@ def _secrets(provider: Provider, credential: Mapping[str, str]) -> tuple[Account
     return tuple(hidden(secret) for secret in sorted(kept | sent) if len(secret) >= SECRET_BYTES_MIN)
 
 
-def _alias(route: Route, caller: Caller, credential: Mapping[str, str] | None) -> AccountAlias | None:
-    """The names of the account, where the provider has accounts in its paths and the application knows ours."""
-    provider = route.provider
-    field = provider.account_field
+def _aliases(
+    route: Route, caller: Caller, credential: Mapping[str, str] | None, account: str | None
+) -> tuple[AccountAlias, ...]:
+    """The names of the account, where the provider has accounts in its paths and the application knows ours: first of the
+    account that the call is about, then of that whose credential carries it."""
+    field = route.provider.account_field
     if field is None or credential is None:
+        return ()
+    ours, theirs = caller.tenant.account_sid.encode(), credential[field]
+    names = dict.fromkeys((account or theirs, theirs))
+    return tuple(AccountAlias(ours, name.encode()) for name in names)
+
+
+def _restoring(plan: Plan, head: ResponseHead) -> Restoring | None:
+    """What changes a successful answer on its way; None where nothing does."""
+    leads = plan.links is not None and head.media_type.endswith("json")
+    if not plan.aliases and not leads:
         return None
-    account = credential[field]
-    if not caller.brings_credential and provider.name not in caller.tenant.credentials:
-        account = provider.subaccount_of(caller.tenant.integration) or account
-    return AccountAlias(caller.tenant.account_sid.encode(), account.encode())
+    return Restoring(plan.aliases, head.encoding, Leading(plan.links) if plan.links is not None and leads else None)
+
+
+def _hosts(provider: Provider, origins: Mapping[tuple[str, str], Origin]) -> Hosts:
+    """The addresses by which answers of a provider may name its hosts."""
+    return Hosts(provider, {product: origins[provider.name, product].url for product in provider.products})
 
 
 def _answer_lines(head: ResponseHead, plan: Plan, call_id: str, restoring: Restoring | None) -> bytes:
@@ -875,6 +911,8 @@ def _answer_lines(head: ResponseHead, plan: Plan, call_id: str, restoring: Resto
         kept = headers.of_answer(head, plan.answer_cut, frozenset())
     else:
         kept = restoring.header(headers.of_answer(head, plan.answer_cut, restoring.cut))
+    if plan.links is not None:
+        kept = plan.links.header(kept)
     return b"%b\r\nx-tollkeeper-call-id: %b" % (kept, call_id.encode())
 
 

@@ -2,7 +2,8 @@
 
 On the platform's own credentials a tenant sees what it made, and nothing else: what administers the account is refused,
 what belongs to another tenant looks missing, and lists are refused, since they show everybody's. A tenant with
-credentials of its own has all of its account, and none of this applies.
+credentials of its own has all of its account, and none of this applies; nor does it within an account of its own below
+the platform's.
 """
 
 from __future__ import annotations
@@ -43,6 +44,18 @@ _OVERRIDES = ("X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override")
 
 def _revealed(found: re.Match[bytes]) -> bytes:
     return bytes((int(found[1], 16),))
+
+
+def is_within(route: Route, account: str) -> bool:
+    """True for a path that leads to what the tenant's account has, and can be read in no other way. Where that account is
+    the tenant's alone, so is all of it. The account itself, which hands out its credentials, is not within, with a slash
+    behind it neither."""
+    begins = route.provider.account_path
+    return (
+        begins is not None
+        and route.path.rstrip("/").startswith(begins.format(account=account))
+        and _PLAIN_PATH.fullmatch(route.path) is not None
+    )
 
 
 ANY_ACCOUNT = "*"

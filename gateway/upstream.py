@@ -78,6 +78,11 @@ class Origin(NamedTuple):
         default = port == (443 if tls else 80)
         return cls(url.hostname, port, tls, url.path.rstrip("/"), (host if default else f"{host}:{port}").encode())
 
+    @property
+    def url(self) -> str:
+        """The base URL, without a trailing slash."""
+        return f"{'https' if self.tls else 'http'}://{self.authority.decode()}{self.prefix}"
+
 
 class Connection(asyncio.Protocol):
     """One connection to a provider, carrying one request at a time."""

@@ -336,6 +336,11 @@ class Settles:
     """So old it is given up: what it used is unknown."""
     gone_s: float
     """So old it is given up where the provider does not know it, which it may say to another account than made it."""
+    interval_s_max: float = 300
+    """No longer is between two questions, however old it is."""
+    read_old: Callable[[bytes], tuple[Late, ...] | ReadOn] | None = None
+    """Reads the answer about what is as old as `old_days`: then a state may be the last that is no such thing before."""
+    old_days: float = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -388,6 +393,18 @@ class Place(NamedTuple):
 def one_host(rest: str) -> Place:
     """What follows the provider's name is what it gets."""
     return Place("", rest, rest.partition("?")[0])
+
+
+class Links(NamedTuple):
+    """Where answers hold whole URLs of the provider's own hosts, which its SDKs follow: to the next page above all."""
+
+    answers: re.Pattern[str]
+    """Matches, whole, the paths whose answers hold them, in JSON; none of the others is looked through."""
+    names: re.Pattern[bytes]
+    """Matches, whole, the names of the fields that are such URLs."""
+    targets: re.Pattern[bytes]
+    """Matches, whole, what stands behind the provider's name in a path here, where that is worth following. What else
+    names a host of the provider's, an application has set, and finds again as it was."""
 
 
 class ErrorBody(NamedTuple):
@@ -447,6 +464,9 @@ class Provider:
     account_field: str | None = None
     """The credential's field that names the account, where paths hold it: to the application it is the tenant's account
     with the gateway, and each is put in the place of the other on the way up and on the way back. Both are as long."""
+    account_path: str | None = None
+    """How the paths to decide by begin that lead to what one account has, with {account}. The platform's credential reaches
+    those of accounts below its own as well."""
     subaccount: Callable[[Integration], str | None] | None = None
     """The account within the platform's that is a tenant's own: its paths name that one, by the platform's credential."""
     speaks_for: frozenset[str] = frozenset()
@@ -463,6 +483,8 @@ class Provider:
     missing: Callable[[str, str], ErrorBody]
     """(path, object) → the provider's own answer for an object that does not exist. Paths here are as sent: without the
     gateway's part and the query."""
+    links: Links | None = None
+    """None where answers hold no URLs of the provider's hosts, or none that lead past a base URL."""
     labels: Callable[[bytes], Labels] | None = None
     """Reads how a body of up to BODY_BYTES_MAX is labelled; None where bodies hold no labels."""
     webhooks: tuple[Webhook, ...] = ()

@@ -33,6 +33,11 @@ class Figures(NamedTuple):
     unknown: int
 
 
+def first_words(events: Sequence[Event]) -> list[Event]:
+    """The events without what became of messages, which the gateway asks for by itself, and which corrects them."""
+    return [event for event in events if (event["source"], event["kind"]) != ("twilio", "correction")]
+
+
 def number_of(event: Event) -> int:
     """Which call an event is of."""
     return int(event["tags"]["call"])
@@ -45,7 +50,7 @@ def happened(exchange: Exchange) -> bool:
 def figures(calls: Sequence[Call], truth: Iterable[Exchange], events: Sequence[Event]) -> Figures:
     unknown = sum(event["completeness"] == "unknown" for event in events)
     seen = sum(call.seen is not None for call in calls)
-    return Figures(len(calls), seen, sum(map(happened, truth)), len(events), unknown)
+    return Figures(len(calls), seen, sum(map(happened, truth)), len(first_words(events)), unknown)
 
 
 def problems(
@@ -57,10 +62,11 @@ def problems(
     for exchange in truth:
         asked.setdefault(int(exchange.header("x-walk-call") or 0), []).append(exchange)
     booked: dict[int, list[Event]] = {}
-    for event in events:
+    said_first = first_words(events)
+    for event in said_first:
         booked.setdefault(number_of(event), []).append(event)
 
-    found = [*_twice(events)]
+    found = [*_twice(said_first)]
     for number in sorted({*made, *asked, *booked}):
         call = made.get(number)
         if call is None:
@@ -130,7 +136,8 @@ def _sums_apart(events: Sequence[Event], sums: Iterable[Mapping[str, Any]]) -> l
     for event in events:
         own = by_group.setdefault(tuple(event[name] for name in GROUPED), Counter())
         own.update(event["quantities"])
-        own.update(events=1, charge=nano(event["charge"]["amount"]), cost=nano(event["cost"]["amount"]))
+        counted = int(event["kind"] == "usage")
+        own.update(events=counted, charge=nano(event["charge"]["amount"]), cost=nano(event["cost"]["amount"]))
     kept: dict[tuple[Any, ...], Counter[str]] = {}
     for group in sums:
         own = kept[tuple(group[name] for name in GROUPED)] = Counter(group["quantities"])

@@ -39,6 +39,7 @@ def event(number, *, known=True):
         "event_id": f"id-{number}",
         "tenant_id": "acme",
         "source": "openai",
+        "kind": "usage",
         "event_type": "llm_call",
         "resource": "gpt-4o",
         "external_id": f"made-{number}" if known else None,

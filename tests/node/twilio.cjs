@@ -10,13 +10,18 @@ class Asking extends twilio.RequestClient {
   request(options) {
     const makes = options.method === "post" && /(Messages|Calls)\.json$/.test(options.uri);
     const hurried = side.atOnce && makes ? { "x-simulator-step-ms": "0" } : {};
-    return super.request({ ...options, headers: { ...options.headers, "x-walk": side.name, ...hurried, ...controls } });
+    // Twilio's own hosts are the simulator's, to whoever asks it without the gateway.
+    const direct = (_, product) => `${side.baseUrl}/${product}`;
+    const uri = side.key.startsWith("tk_") ? options.uri : options.uri.replace(/^https:\/\/([a-z-]+)\.twilio\.com(?=\/)/, direct);
+    if (!uri.startsWith(side.baseUrl)) throw new Error(`led past the gateway, to ${uri}`);
+    return super.request({ ...options, uri, headers: { ...options.headers, "x-walk": side.name, ...hurried, ...controls } });
   }
 }
 
 const client = twilio(side.accountSid, side.key, { httpClient: new Asking() });
 client.api.baseUrl = `${side.baseUrl}/api`;
 client.messaging.baseUrl = `${side.baseUrl}/messaging`;
+client.verify.baseUrl = `${side.baseUrl}/verify`;
 
 async function asking(wanted, call) {
   for (const [name, value] of Object.entries(wanted)) controls[`x-simulator-${name}`] = value;
@@ -41,6 +46,20 @@ const main = {
   "from a service": async () => {
     const service = await client.messaging.v1.services.create({ friendlyName: "Tolls" });
     return [service, await client.messages.create({ to: parties.to, messagingServiceSid: service.sid, body: "Hello" })];
+  },
+  services: async () => {
+    const made = [];
+    for (let number = 0; number < 6; number += 1) {
+      made.push(await client.messaging.v1.services.create({ friendlyName: `Service ${number}` }));
+    }
+    return [made, await client.messaging.v1.services(made[0].sid).fetch(), await client.messaging.v1.services(made[5].sid).remove()];
+  },
+  verification: async () => {
+    const service = await client.verify.v2.services.create({ friendlyName: "Tolls" });
+    const verify = client.verify.v2.services(service.sid);
+    const made = await verify.verifications.create({ to: parties.to, channel: "sms" });
+    const checked = await verify.verificationChecks.create({ to: parties.to, code: "123456" });
+    return [service, made, checked, await verify.verifications(made.sid).fetch(), await verify.remove()];
   },
   call: () =>
     client.calls.create({ ...parties, url: "https://example.com/twiml?a=1&b=2", statusCallbackEvent: ["initiated", "completed"] }),
@@ -67,6 +86,8 @@ const lists = {
   "since yesterday": () => client.messages.list({ dateSentAfter: yesterday, pageSize: 2 }),
   "until yesterday": () => client.messages.list({ dateSentBefore: yesterday, pageSize: 2 }),
   "to one number": () => client.messages.list({ to: parties.to, pageSize: 2 }),
+  "services, three pages": () => client.messaging.v1.services.list({ pageSize: 2 }),
+  "the first three services": () => client.messaging.v1.services.list({ pageSize: 2, limit: 3 }),
   "calls since yesterday": () => client.calls.list({ startTimeAfter: yesterday }),
 };
 

@@ -213,11 +213,17 @@ class Installation:
                 return events
             cursor = f"&cursor={page['next_cursor']}"
 
-    def events_of(self, tenant_id: str, count: int) -> list[dict[str, Any]]:
-        """A tenant's events, once there are as many as that, in the order of the calls."""
-        found = eventually(
-            lambda: (e := self.events(tenant_id)) and len(e) >= count and e, f"{count} events of {tenant_id}"
-        )
+    def asked(self) -> list[Exchange]:
+        """What the simulator was asked by clients, and not by the gateway itself, which wants to know what became of it."""
+        return [one for one in self.truth() if not (one.header("user-agent") or "").startswith("Python/")]
+
+    def events_of(self, tenant_id: str, count: int, *, kind: str | None = None) -> list[dict[str, Any]]:
+        """A tenant's events, of one kind or of all, once there are as many as that, in the order of the calls."""
+
+        def of_kind() -> list[dict[str, Any]]:
+            return [event for event in self.events(tenant_id) if kind in (None, event["kind"])]
+
+        found = eventually(lambda: (e := of_kind()) and len(e) >= count and e, f"{count} events of {tenant_id}")
         assert len(found) == count, found
         return found[::-1]
 

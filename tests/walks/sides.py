@@ -89,29 +89,36 @@ FRAMING = {"connection", "content-encoding", "content-length", "keep-alive", "tr
 """Each connection's own. That bodies are the same says that they are whole."""
 
 
-def alike(text: str, account_sid: str) -> str:
+def alike(text: str, account_sid: str, base_url: str = "") -> str:
     """A text without what differs between two calls whoever is in between: names and times that are made anew.
 
-    Of the account, which the gateway names otherwise, there stays that it is the client's own and no other.
+    Of the account, which the gateway names otherwise, there stays that it is the client's own and no other, and of URLs of
+    Twilio's that they lead where the client has it.
     """
+    if base_url:
+        text = re.sub(rf"{re.escape(base_url)}/([a-z-]+)(?=/v\d)", r"https://\1.twilio.com", text)
     if account_sid:
         text = text.replace(account_sid, "<its account>")
     return MADE_ANEW.sub(lambda found: f"<{found.lastgroup}>", text)
 
 
-def plain(value: Any, account_sid: str = "") -> Any:
+def plain(value: Any, account_sid: str = "", base_url: str = "") -> Any:
     """The same of whatever an SDK returns, down to texts and numbers."""
     if isinstance(value, str):
-        return alike(value, account_sid)
+        return alike(value, account_sid, base_url)
     if value is None or isinstance(value, int | float):
         return value
     if isinstance(value, Mapping):
-        return {name: plain(item, account_sid) for name, item in sorted(value.items()) if name not in MADE_ANEW_FIELDS}
+        return {
+            name: plain(item, account_sid, base_url)
+            for name, item in sorted(value.items())
+            if name not in MADE_ANEW_FIELDS
+        }
     if isinstance(value, list | tuple):
-        return [plain(item, account_sid) for item in value]
+        return [plain(item, account_sid, base_url) for item in value]
     if hasattr(value, "__dict__"):
         fields = {name: item for name, item in vars(value).items() if not name.startswith("_")}
-        return type(value).__name__, plain(fields, account_sid)
+        return type(value).__name__, plain(fields, account_sid, base_url)
     # Of a time the kind: that the SDK could read it.
     return type(value).__name__
 

@@ -31,7 +31,7 @@ def walked(script: str, side: Side, name: str, **more: Any) -> dict[str, Any]:
 def both(script: str, walk: str, sides: tuple[Side, Side], **more: Any) -> list[dict[str, Any]]:
     """The same of both sides, without what is made anew; the truth log has the name of the walk, too."""
     return [
-        plain(walked(script, side, f"{walk} {name}", **more), side.account_sid)
+        plain(walked(script, side, f"{walk} {name}", **more), side.account_sid, side.base_url)
         for name, side in zip(("directly", "through"), sides, strict=True)
     ]
 
@@ -111,8 +111,9 @@ def test_twilios_sdk_returns_what_it_returns_directly_and_every_message_is_in_th
         "provider failing": ("RestException", 500),
     }
     seen = done(gateway, "twilio")
-    events = gateway.events_of("twilio", len(seen))
-    sent = [(x.object_id, x.usage) for x in seen if x.method == "POST" and x.usage]
+    events = gateway.events_of("twilio", len(seen), kind="usage")
+    makes = ("message", "call")
+    sent = [(x.object_id, x.usage) for x in seen if x.method == "POST" and x.usage and x.usage["kind"] in makes]
     found = [event for event in events if event["direction"] == "outbound"]
     assert [event["external_id"] for event in found] == [sid for sid, _ in sent]
     assert [event["event_type"] for event in found] == [
@@ -148,6 +149,8 @@ def test_twilios_sdk_lists_an_account_of_the_tenants_own_page_by_page(gateway):
         "since yesterday": 7,
         "until yesterday": 0,
         "to one number": 5,
+        "services, three pages": 6,
+        "the first three services": 3,
         "calls since yesterday": 1,
     }
 

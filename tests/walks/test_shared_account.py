@@ -470,7 +470,7 @@ AT_A_TIME = 32
 
 def refused(gateway: Installation, tenant: Tenant, attempts: Iterator[Attempt]) -> int:
     """Make the attempts; each must be refused, show nothing, and go no further. How many there were."""
-    before = len(gateway.truth())
+    before = len(gateway.asked())
     made = list(attempts)
     with ThreadPoolExecutor(AT_A_TIME) as threads:
         replies = list(threads.map(lambda attempt: ask(gateway, tenant, *attempt), made))
@@ -485,7 +485,7 @@ def refused(gateway: Installation, tenant: Tenant, attempts: Iterator[Attempt]) 
         assert attempt.method == "HEAD" or in_the_shape_of_the_provider(reply, attempt.target), what
         assert [text for text in shown(reply, gateway) if text not in attempt.target] == [], what
     assert not let_through, "\n".join([f"{len(let_through)} of {len(made)} were let through:", *let_through])
-    assert len(gateway.truth()) == before
+    assert len(gateway.asked()) == before
     return len(made)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -133,6 +134,23 @@ def a_call_that_is_over(client: Client) -> list[Any]:
     return [made, client.calls(made.sid).fetch(), client.calls(made.sid).delete()]
 
 
+def a_verification_that_is_approved(client: Client) -> list[Any]:
+    service = client.verify.v2.services.create(friendly_name="Tolls")
+    verify = client.verify.v2.services(service.sid)
+    made = verify.verifications.create(to=ADA, channel="sms")
+    wrong = verify.verification_checks.create(to=ADA, code="000000")
+    right = verify.verification_checks.create(to=ADA, code="123456")
+    read = verify.verifications(made.sid).fetch()
+    return [service, made, wrong, right, read, verify.fetch(), verify.delete()]
+
+
+def a_verification_that_is_cancelled(client: Client) -> list[Any]:
+    service = client.verify.v2.services.create(friendly_name="Tolls")
+    verify = client.verify.v2.services(service.sid)
+    made = verify.verifications.create(to="ada@example.com", channel="email")
+    return [made, verify.verifications(made.sid).update(status="canceled")]
+
+
 def with_controls(call: Callable[[Client], Any], **controls: str) -> Callable[[Client], Any]:
     def walk(client: Client) -> Any:
         with asking(client, **controls):
@@ -149,6 +167,10 @@ WALKS: dict[str, Callable[[Client], Any]] = {
     "a message, read, redacted, deleted": a_message_that_is_read_redacted_and_deleted,
     "a message, scheduled, cancelled": a_message_that_is_scheduled_and_cancelled,
     "pictures, listed, read, deleted": pictures_that_are_listed_read_and_deleted,
+    "a verification, checked, approved": a_verification_that_is_approved,
+    "a verification, cancelled": a_verification_that_is_cancelled,
+    "a number, looked up": lambda c: c.lookups.v2.phone_numbers(ADA).fetch(fields="line_type_intelligence,sim_swap"),
+    "a number, whether there is such": lambda c: c.lookups.v2.phone_numbers(ADA).fetch(),
     "a call": lambda c: c.calls.create(**CALL, status_callback_event=EVENTS, timeout=20),
     "a call with its own TwiML": lambda c: c.calls.create(
         to=ADA, from_=TOLL, twiml="<Response><Say>Hi</Say></Response>"
@@ -180,6 +202,21 @@ class Walked(NamedTuple):
     answers: list[Answered]
 
 
+class Following(TwilioHttpClient):
+    """Follows the URLs that it is given. Twilio's own hosts are the simulator's, to whoever asks it without the gateway;
+    whoever asks through the gateway is led to no other."""
+
+    def __init__(self, side: Side, **more: Any) -> None:
+        super().__init__(**more)
+        self._side = side
+
+    def request(self, method: str, url: str, *more: Any, **named: Any) -> Any:
+        if not self._side.key.startswith("tk_"):
+            url = re.sub(r"^https://([a-z-]+)\.twilio\.com(?=/)", rf"{self._side.base_url}/\1", url)
+        assert url.startswith(self._side.base_url), f"led past the gateway, to {url}"
+        return super().request(method, url, *more, **named)
+
+
 @contextmanager
 def client_of(side: Side, **headers: str) -> Iterator[tuple[Client, list[Answered]]]:
     """The SDK's client as an application makes it, and what it gets."""
@@ -188,11 +225,13 @@ def client_of(side: Side, **headers: str) -> Iterator[tuple[Client, list[Answere
     def seen(answer: requests.Response, **_: Any) -> None:
         answers.append(Answered(answer.status_code, list(answer.headers.items()), answer.content))
 
-    http_client = TwilioHttpClient(request_hooks={"response": seen})
+    http_client = Following(side, request_hooks={"response": seen})
     http_client.session.headers.update(headers)
     client = Client(side.account_sid, side.key, http_client=http_client)
     client.api.base_url = f"{side.base_url}/api"
     client.messaging.base_url = f"{side.base_url}/messaging"
+    client.verify.base_url = f"{side.base_url}/verify"
+    client.lookups.base_url = f"{side.base_url}/lookups"
     try:
         yield client, answers
     finally:
@@ -212,7 +251,7 @@ def asking(client: Client, **controls: str) -> Iterator[None]:
 def walked(side: Side, name: str) -> Walked:
     with client_of(side, **{"x-walk": name}) as (client, answers):
         try:
-            told = plain(CALLS[name](client), side.account_sid)
+            told = plain(CALLS[name](client), side.account_sid, side.base_url)
         except TwilioRestException as error:
             told = plain(("refused", vars(error), str(error)), side.account_sid)
         except requests.RequestException as error:
@@ -248,7 +287,7 @@ def events(gateway, walks):
     ids = [answer.header("x-tollkeeper-call-id") for _, through in walks.values() for answer in through.answers]
     done = sum(answer.status < 300 for _, through in walks.values() for answer in through.answers)
     # The answer that breaks off never got as far as a client's hook, and is an event as well.
-    found = {event["call_id"]: event for event in gateway.events_of("walk", done + 1)}
+    found = {event["call_id"]: event for event in gateway.events_of("walk", done + 1, kind="usage")}
     assert None not in ids
     assert {call_id for call_id in found if call_id not in ids} == {
         call_id
@@ -260,7 +299,7 @@ def events(gateway, walks):
 
 def exchanges(gateway: Installation, name: str) -> list[Any]:
     """What the provider saw of a walk: first of the one that was made directly, then through the gateway."""
-    seen = [exchange for exchange in gateway.truth() if exchange.header("x-walk") == name]
+    seen = [exchange for exchange in gateway.asked() if exchange.header("x-walk") == name]
     return list(zip(seen[: len(seen) // 2], seen[len(seen) // 2 :], strict=True))
 
 
@@ -278,7 +317,7 @@ def test_what_comes_over_the_wire_is_the_same_but_for_the_name_of_the_account(wa
             (
                 answer.status,
                 alike_headers(answer.headers, side.account_sid),
-                alike(answer.body.decode(), side.account_sid),
+                alike(answer.body.decode(), side.account_sid, side.base_url),
             )
             for answer in walk.answers
         ]
@@ -332,7 +371,7 @@ def test_the_real_account_is_named_in_nothing_that_a_client_gets(gateway, walks)
 
 def test_the_tenants_account_is_named_in_nothing_that_the_provider_gets(gateway, walks, sides, key):
     ours = sides[1].account_sid
-    truth = gateway.truth()
+    truth = gateway.asked()
 
     assert truth
     for exchange in truth:
@@ -384,7 +423,7 @@ def test_a_call_is_one_event_and_its_minutes_are_another(walks, events):
         "direction": "outbound",
         "resource": "US:long_code",
         "quantities": {"requests": 1},
-        "completeness": "reported",
+        "completeness": "pending",
         "external_id": json.loads(answer.body)["sid"],
         "priced": True,
     }
@@ -473,6 +512,26 @@ def test_no_number_and_no_word_of_a_message_is_in_an_event_a_log_line_or_a_spool
             assert word.encode() not in text, where
 
 
+def test_a_verification_is_one_however_often_it_is_checked_and_a_look_up_is_what_it_was_asked(walks, events):
+    def found(name: str) -> list[tuple[Any, ...]]:
+        told = [events[answer.header("x-tollkeeper-call-id")] for answer in walks[name][1].answers]
+        return [
+            (event["endpoint"], event["event_type"], event["quantities"], event["resource"])
+            for event in told
+            if event["endpoint"] != "unlisted"
+        ]
+
+    assert found("a verification, checked, approved") == [
+        ("verify.v2.verifications.create", "verification", {"requests": 1}, "US:sms"),
+        ("verify.v2.verification_checks.create", "api_call", {}, None),
+        ("verify.v2.verification_checks.create", "api_call", {}, None),
+        ("verify.v2.verifications.fetch", "api_call", {}, None),
+    ]
+    assert found("a verification, cancelled")[0][3] == "email"
+    assert found("a number, looked up") == [("lookups.v2.phone_numbers.fetch", "lookup", {"requests": 1}, "US")]
+    assert found("a number, whether there is such") == [("lookups.v2.phone_numbers.fetch", "api_call", {}, "US")]
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:aiohttp")  # The SDK identifies itself as aiohttp 3 has it.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:twilio")
 def test_the_asynchronous_sdk_returns_what_it_returns_directly(gateway, more):
@@ -518,7 +577,7 @@ def about_messages(side: Side, before: str, suffix: str, form: bytes) -> Answere
 @pytest.mark.parametrize("before", ["", "/api"])
 def test_paths_with_and_without_the_product_and_with_every_suffix_answer_alike(gateway, more, before, suffix):
     direct, through = more
-    at = len(gateway.truth())
+    at = len(gateway.asked())
 
     for form, status in ((FORM, 201), (b"To=12&From=12025550100&Body=x", 400)):
         expected, found = about_messages(direct, "/api", suffix, form), about_messages(through, before, suffix, form)
@@ -528,14 +587,15 @@ def test_paths_with_and_without_the_product_and_with_every_suffix_answer_alike(g
         assert alike(found.body.decode(), through.account_sid) == alike(expected.body.decode(), direct.account_sid)
         assert alike_headers(found.headers, through.account_sid) == alike_headers(expected.headers, direct.account_sid)
         assert direct.account_sid.encode() not in found.body
-    assert gateway.truth()[at + 1].body == FORM
+    assert gateway.asked()[at + 1].body == FORM
 
 
 def test_an_answer_in_xml_is_metered_as_one_in_json_is(gateway, more):
     call_ids = [about_messages(more[1], "", suffix, FORM).header("x-tollkeeper-call-id") for suffix in (".json", "")]
 
     found = eventually(
-        lambda: [e for e in gateway.events("more") if e["call_id"] in call_ids][1:] and gateway.events("more"), "both"
+        lambda: [e for e in sent_by(gateway, "more") if e["call_id"] in call_ids][1:] and sent_by(gateway, "more"),
+        "both",
     )
 
     varies = {"call_id", "event_id", "external_id", "occurred_at", "recorded_at", "duration_ms"}
@@ -574,7 +634,7 @@ def test_a_form_that_comes_in_chunks_arrives_as_it_is_and_is_metered(gateway, mo
     answer = raw(through, "POST", path, [FORM[n : n + 7] for n in range(0, len(FORM), 7)], form_of(through))
 
     assert answer.status == 201
-    assert next(x for x in gateway.truth() if x.object_id == json.loads(answer.body)["sid"]).body == FORM
+    assert next(x for x in gateway.asked() if x.object_id == json.loads(answer.body)["sid"]).body == FORM
 
 
 # -- an account of the tenant's own
@@ -590,7 +650,8 @@ def subaccount(gateway: Installation) -> Side:
 
 @pytest.fixture(scope="module")
 def own(gateway):
-    """A tenant with a subaccount of its own; its client directly and through the gateway. It has sent nine messages."""
+    """A tenant with a subaccount of its own; its client directly and through the gateway. It has sent nine messages, and has
+    as many services as fill three pages."""
     direct = subaccount(gateway)
     gateway.tenant("own")
     gateway.ask(
@@ -599,12 +660,18 @@ def own(gateway):
         {"provider": "twilio", "account_sid": direct.account_sid, "auth_token": direct.key},
     )
     through = through_to_twilio(gateway, "own", gateway.key("own"))
-    with client_of(through) as (client, _), asking(client, step_ms="0"):
-        for number in range(9):
-            client.messages.create(to=(ADA, BOB)[number % 2], from_=TOLL, body=f"Number {number}")
-        client.calls.create(**CALL)
+    with client_of(through) as (client, _):
+        with asking(client, step_ms="0"):
+            for number in range(9):
+                client.messages.create(to=(ADA, BOB)[number % 2], from_=TOLL, body=f"Number {number}")
+            client.calls.create(**CALL)
+        for number in range(SERVICES):
+            client.messaging.v1.services.create(friendly_name=f"Service {number}")
+            client.verify.v2.services.create(friendly_name=f"Verify {number}")
     return direct, through
 
+
+SERVICES = 7
 
 LISTS: dict[str, tuple[Callable[[Client], Any], int]] = {
     "messages": (lambda c: c.messages.list(), 9),
@@ -617,6 +684,9 @@ LISTS: dict[str, tuple[Callable[[Client], Any], int]] = {
     "messages until yesterday": (lambda c: c.messages.list(date_sent_before=YESTERDAY, page_size=4), 0),
     "messages of tomorrow": (lambda c: c.messages.list(date_sent=TOMORROW.date(), page_size=4), 0),
     "calls since yesterday": (lambda c: c.calls.list(start_time_after=YESTERDAY), 1),
+    "services, three pages": (lambda c: c.messaging.v1.services.list(page_size=3), SERVICES),
+    "verify services, three pages": (lambda c: c.verify.v2.services.list(page_size=3), SERVICES),
+    "the first five services": (lambda c: list(c.verify.v2.services.stream(limit=5, page_size=2)), 5),
     "numbers": (lambda c: c.incoming_phone_numbers.list(), 1),
     "usage": (lambda c: c.usage.records.list(category="sms-outbound"), 1),
     "balance": (lambda c: [c.balance.fetch()], 1),
@@ -630,19 +700,25 @@ def third_page(client: Client) -> Any:
     return page
 
 
+def in_twilios_words(text: str, side: Side) -> str:
+    """A text with the account, and the hosts, by the names that they have at the provider."""
+    text = re.sub(rf"{re.escape(side.base_url)}/([a-z-]+)(?=/v\d)", r"https://\1.twilio.com", text)
+    return text.replace(side.account_sid, "<its account>")
+
+
 @pytest.mark.parametrize("name", LISTS)
 def test_a_tenant_with_an_account_of_its_own_lists_it_as_directly(gateway, own, name):
     call, count = LISTS[name]
     results, wires, asked = [], [], []
     for side in own:
-        before = len(gateway.truth())
+        before = len(gateway.asked())
         with client_of(side) as (client, answers):
             listed = call(client)
             assert len(listed) == count
-            results.append(plain(listed, side.account_sid))
+            results.append(plain(listed, side.account_sid, side.base_url))
             # The objects are the same, so their names and times are too.
-            wires.append([answer.body.decode().replace(side.account_sid, "<its account>") for answer in answers])
-        asked.append([exchange.target for exchange in gateway.truth()[before:]])
+            wires.append([in_twilios_words(answer.body.decode(), side) for answer in answers])
+        asked.append([exchange.target for exchange in gateway.asked()[before:]])
 
     assert results[1] == results[0]
     assert wires[1] == wires[0] or name == "usage"
@@ -651,12 +727,12 @@ def test_a_tenant_with_an_account_of_its_own_lists_it_as_directly(gateway, own, 
 
 
 def test_names_in_a_query_that_are_escaped_stay_so(gateway, own):
-    before = len(gateway.truth())
+    before = len(gateway.asked())
 
     with client_of(own[1]) as (client, _):
         client.messages.list(date_sent_after=YESTERDAY, page_size=4)
 
-    targets = [exchange.target for exchange in gateway.truth()[before:]]
+    targets = [exchange.target for exchange in gateway.asked()[before:]]
     assert len(targets) == 3
     assert all("DateSent%3E=" in target for target in targets)
 
@@ -669,9 +745,25 @@ def test_a_page_leads_to_the_next_one_by_the_gateways_name_of_the_account(own):
     assert first["next_page_uri"].startswith(f"/2010-04-01/Accounts/{own[1].account_sid}/Messages.json?")
 
 
+def sent_by(gateway: Installation, tenant_id: str) -> list[dict[str, Any]]:
+    """The events of a tenant's calls, without what became of them."""
+    return [event for event in gateway.events(tenant_id) if event["kind"] == "usage"]
+
+
+def test_a_page_of_a_newer_product_leads_to_the_next_one_at_the_gateway(own):
+    with client_of(own[1]) as (client, answers):
+        client.messaging.v1.services.list(page_size=3)
+
+    assert len(answers) == 3
+    for answer in answers:
+        meta = json.loads(answer.body)["meta"]
+        assert meta["url"].startswith(f"{own[1].base_url}/messaging/v1/Services?")
+        assert b"twilio.com" not in answer.body
+
+
 def test_what_a_tenant_sent_on_its_own_account_is_in_the_ledger(gateway, own):
     events = eventually(
-        lambda: (e := [e for e in gateway.events("own") if e["direction"] == "outbound"]) and len(e) == 10 and e, "10"
+        lambda: (e := [e for e in sent_by(gateway, "own") if e["direction"] == "outbound"]) and len(e) == 10 and e, "10"
     )
 
     assert sorted(event["event_type"] for event in events) == ["call_outbound"] + ["sms_outbound"] * 9
@@ -687,8 +779,32 @@ def test_an_application_that_brings_its_own_credential_knows_its_account_by_its_
         read = client.messages(sent.sid).fetch()
 
     assert sent.account_sid == read.account_sid == direct.account_sid
-    found = [event["endpoint"] for event in gateway.events_of("brings", 2)]
+    found = [event["endpoint"] for event in gateway.events_of("brings", 2, kind="usage")]
     assert found == ["messages.create", "messages.fetch"]
+
+
+def test_a_tenant_in_a_subaccount_of_the_platforms_has_all_of_it_and_nothing_besides(gateway):
+    below, platform = subaccount(gateway), directly_to_twilio(gateway)
+    gateway.tenant("below")
+    gateway.ask("PATCH", "/v1/tenants/below/integrations", {"twilio_subaccount": below.account_sid})
+    through = through_to_twilio(gateway, "below", gateway.key("below"))
+    with client_of(through) as (client, answers):
+        with asking(client, step_ms="0", seconds="61"):
+            call = client.calls.create(**CALL)
+        assert [listed.sid for listed in client.calls.list()] == [call.sid]
+        assert client.incoming_phone_numbers.list()
+        for refused in (client.api.accounts.list, lambda: client.api.accounts(client.account_sid).fetch()):
+            with pytest.raises(TwilioException, match="shared account"):
+                refused()
+
+    made = next(exchange for exchange in gateway.asked() if exchange.object_id == call.sid)
+    assert f"/Accounts/{below.account_sid}/" in made.target
+    got = "".join(answer.body.decode() for answer in answers)
+    assert not [sid for sid in (below.account_sid, platform.account_sid) if sid in got]
+    minutes = eventually(
+        lambda: [event for event in gateway.events("below") if event["event_type"] == "call_minutes"], "its minutes"
+    )
+    assert minutes[0]["quantities"] == {"seconds": 61}
 
 
 # -- the account that is shared
@@ -723,14 +839,14 @@ EVERYBODYS: dict[str, Callable[[Client], Any]] = {
 
 @pytest.mark.parametrize("name", EVERYBODYS)
 def test_on_the_shared_account_what_is_everybodys_is_refused_as_twilio_refuses(gateway, more, name):
-    before = len(gateway.truth())
+    before = len(gateway.asked())
 
     with client_of(more[1]) as (client, answers), pytest.raises(TwilioException, match="shared account"):
         EVERYBODYS[name](client)
 
     assert [(answer.status, json.loads(answer.body)["code"]) for answer in answers] == [(403, 20403)]
     assert [answer.header("x-tollkeeper-error") for answer in answers] == ["not_on_shared_account"]
-    assert len(gateway.truth()) == before
+    assert len(gateway.asked()) == before
 
 
 ABOUT_A_MESSAGE: tuple[Callable[[Client, str], Any], ...] = (
@@ -759,11 +875,11 @@ def test_what_another_tenant_sent_looks_to_the_sdk_like_what_never_was(gateway, 
     other = through_to_twilio(gateway, "curious", gateway.tenant("curious"))
     with client_of(through) as (client, _):
         sent = client.messages.create(to=ADA, from_=TOLL, body=SECRET)
-    before = len(gateway.truth())
+    before = len(gateway.asked())
 
     theirs = said_about(other, sent.sid)
 
-    assert len(gateway.truth()) == before
+    assert len(gateway.asked()) == before
     assert theirs == said_about(direct, "SM" + "0" * 32)
 
 
@@ -825,3 +941,37 @@ def test_callbacks_reach_the_application_signed_by_the_provider(gateway, more, a
     ]
     delivered = read_deliveries(gateway.directory / "truth.jsonl")
     assert {delivery.object_id for delivery in delivered if delivery.status == 204} >= {message.sid, call.sid}
+
+
+def test_what_became_of_a_message_and_a_call_is_in_the_ledger_whoever_asks(gateway):
+    """The message is read by the application, in a list; the call by nobody but the gateway."""
+    direct = subaccount(gateway)
+    gateway.tenant("late")
+    credential = {"provider": "twilio", "account_sid": direct.account_sid, "auth_token": direct.key}
+    gateway.ask("POST", "/v1/tenants/late/credentials", credential)
+    through = through_to_twilio(gateway, "late", gateway.key("late"))
+    with client_of(through) as (client, _):
+        with asking(client, step_ms="0"):
+            message = client.messages.create(to=ADA, messaging_service_sid="MG" + "0b" * 16, body="x" * 300)
+        with asking(client, step_ms="0", seconds="61"):
+            call = client.calls.create(**CALL)
+        client.messages.list()
+
+    def corrections() -> dict[tuple[str, str], dict[str, Any]]:
+        of = {message.sid: "message", call.sid: "call"}
+        return {
+            (of[event["external_id"]], "price" if "provider_cost" in event["metadata"] else "final"): event
+            for event in gateway.events("late")
+            if event["kind"] == "correction"
+        }
+
+    eventually(lambda: len(corrections()) == 4, "what became of both, and what it cost")
+
+    found = corrections()
+    assert found["message", "final"]["quantities"] == {"messages": 0, "segments": 2}
+    assert found["message", "price"]["metadata"]["provider_cost"] == "0.0166"
+    assert (found["call", "final"]["event_type"], found["call", "final"]["quantities"]) == (
+        "call_minutes",
+        {"seconds": 61},
+    )
+    assert found["call", "price"]["metadata"]["provider_cost"] == "0.028"

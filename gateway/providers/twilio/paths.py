@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 
-from gateway.providers.api import Place
+from gateway.providers.api import Links, Place
 
 PRODUCTS = (
-    "accounts", "api", "bulkexports", "chat", "content", "conversations", "events", "flex-api", "frontline-api", "iam",
+    "api", "accounts", "bulkexports", "chat", "content", "conversations", "events", "flex-api", "frontline-api", "iam",
     "insights", "intelligence", "ip-messaging", "knowledge", "lookups", "marketplace", "memory", "messaging", "monitor",
     "notify", "numbers", "oauth", "preview", "preview-iam", "pricing", "proxy", "routes", "serverless", "studio",
     "supersim", "sync", "taskrouter", "trunking", "trusthub", "verify", "video", "voice", "webhooks", "wireless",
 )  # fmt: skip
-"""The hosts of twilio.com that the SDKs know, by their first label. Nothing is sent to any other."""
+"""The hosts of twilio.com that the SDKs know, by their first label. Nothing is sent to any other. What the gateway itself
+asks, it asks the first."""
 
 _PRODUCTS = frozenset(PRODUCTS)
 
@@ -62,3 +63,11 @@ REFERENCE = re.compile(rb'(?:"|[sS][iI][dD][A-Za-z]{0,16}=)[\x00-\x20+]*((?!AC|M
 """In a form the value of a field that is named for it, `ApplicationSid`, or its beginning: a text may begin with a SID. In
 JSON the beginning of any text. A messaging service is no secret of whoever set it up: all who share the account can send
 by it, as they can from its numbers."""
+
+LINKS = Links(
+    answers=re.compile(rf"/(?!api/).*|/api/{OLD_VERSION}/.*/Recordings(?:/.*)?", re.DOTALL),
+    names=re.compile(rb"(?:[a-z0-9_]+_)?ur[il]"),
+    targets=re.compile(rb"/(?!webhooks/)[a-z-]+/(?:v[0-9]{1,2}|%b)(?:[/?].*)?" % OLD_VERSION.encode(), re.DOTALL),
+)
+"""The version of 2010 writes paths, but for the `media_url` of recordings. At webhooks.twilio.com nobody asks for anything:
+it stands where an application has Twilio call Twilio, and so do sounds that lie below no version."""
