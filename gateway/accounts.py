@@ -815,6 +815,11 @@ class Change:
         """Note that somebody has a spool booked again."""
         await self._note("spool.replay", None, spool_id, {})
 
+    async def retry_delivery(self, tenant_id: str, delivery_id: str) -> None:
+        """Note that somebody has a delivery tried at once. Raises NoSuchTenant."""
+        await _find_tenant(self._connection, tenant_id)
+        await self._note("delivery.retry", tenant_id, delivery_id, {})
+
     async def _note(self, action: str, tenant_id: str | None, subject: str, detail: Mapping[str, object]) -> None:
         row = {
             "audit_id": str(uuid4()),

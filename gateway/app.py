@@ -217,7 +217,7 @@ async def control_listener(settings: Settings) -> AsyncIterator[str]:
             return []
 
         listening = bound("127.0.0.1", 0)
-        await stack.enter_async_context(_control(office, shipper, healthy, None, listening))
+        await stack.enter_async_context(_control(office, shipper, healthy, None, None, listening))
         yield f"http://{_address('127.0.0.1', listening)}"
 
 
@@ -321,7 +321,12 @@ async def _office(settings: Settings, *, prepares: bool = True) -> AsyncIterator
 
 @asynccontextmanager
 async def _control(
-    office: Office, shipper: Shipper, healthy: Health, monitor: Monitor | None, listening: socket.socket
+    office: Office,
+    shipper: Shipper,
+    healthy: Health,
+    monitor: Monitor | None,
+    deliverer: Deliverer | None,
+    listening: socket.socket,
 ) -> AsyncIterator[None]:
     application = api.application(
         accounts=office.accounts,
@@ -330,6 +335,7 @@ async def _control(
         secrets=office.secrets,
         health=healthy,
         monitor=monitor,
+        deliverer=deliverer,
         version=version("tollkeeper"),
         now=now,
     )
@@ -594,7 +600,7 @@ def _destination(office: Office, waiting: Waiting) -> Destination | None:
 
 @asynccontextmanager
 async def _monitoring(
-    office: Office, shipper: Shipper, poller: Poller, *, expects_workers: bool
+    office: Office, shipper: Shipper, poller: Poller, deliverer: Deliverer, *, expects_workers: bool
 ) -> AsyncIterator[Monitor]:
     """Watches over how far the ledger is behind, and answers who asks."""
     spool_directory, _ = installation.paths(office.settings)
@@ -610,6 +616,7 @@ async def _monitoring(
         now,
         BACKLOG_AGE_MAX_S,
         expects_workers=expects_workers,
+        deliverer=deliverer,
     )
     tasks = [asyncio.create_task(monitor.watch()), asyncio.create_task(_publish_again(office.accounts))]
     try:
@@ -725,11 +732,12 @@ async def running(settings: Settings, read: Read | None = None) -> AsyncIterator
         counters = await stack.enter_async_context(_counting(settings, 0))
         await stack.enter_async_context(_watching(office.snapshot))
         poller = await stack.enter_async_context(_polling(office, shipper))
-        monitor = await stack.enter_async_context(_monitoring(office, shipper, poller, expects_workers=True))
-        health = _health(shipper, life)
-        await stack.enter_async_context(_control(office, shipper, health, monitor, sockets["control"]))
         egress = await stack.enter_async_context(Egress(_policy(settings)))
-        await stack.enter_async_context(_delivering(office, egress))
+        deliverer = await stack.enter_async_context(_delivering(office, egress))
+        watching = _monitoring(office, shipper, poller, deliverer, expects_workers=True)
+        monitor = await stack.enter_async_context(watching)
+        health = _health(shipper, life)
+        await stack.enter_async_context(_control(office, shipper, health, monitor, deliverer, sockets["control"]))
         front = _Front(office, spool, counters, egress)
         await stack.enter_async_context(front.open(sockets["proxy"], life))
         loop = asyncio.get_running_loop()
@@ -789,10 +797,10 @@ async def _backoffice(settings: Settings, control: socket.socket, proxy: socket.
         shipper = await stack.enter_async_context(_shipping(office, life, APART))
         poller = await stack.enter_async_context(_polling(office, shipper))
         egress = await stack.enter_async_context(Egress(_policy(settings)))
-        await stack.enter_async_context(_delivering(office, egress))
-        expects_workers = proxy is not None
-        monitor = await stack.enter_async_context(_monitoring(office, shipper, poller, expects_workers=expects_workers))
-        await stack.enter_async_context(_control(office, shipper, _health(shipper, life), monitor, control))
+        deliverer = await stack.enter_async_context(_delivering(office, egress))
+        watching = _monitoring(office, shipper, poller, deliverer, expects_workers=proxy is not None)
+        monitor = await stack.enter_async_context(watching)
+        await stack.enter_async_context(_control(office, shipper, _health(shipper, life), monitor, deliverer, control))
         settle()
         life.ready()
         await life.stopped.wait()

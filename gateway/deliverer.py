@@ -18,7 +18,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from heapq import heappop, heappush
+from heapq import heappop, heappush, nsmallest
 from typing import NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
@@ -175,24 +175,37 @@ class Deliverer:
         """When the oldest of them came."""
         return min((lane.deliveries[0].received_at_ms for lane in self._lanes.values()), default=None)
 
-    def shown(self, tenant_id: str) -> list[Shown]:
-        """What waits of a tenant, in the order in which it came."""
-        loop_s, now_ms = asyncio.get_running_loop().time(), self._now_ms()
-        found = []
-        for lane in self._lanes.values():
-            if lane.door.tenant_id == tenant_id:
-                at_ms = None if lane.busy else now_ms + max(0, round((lane.at_s - loop_s) * 1000))
-                first, *others = lane.deliveries
-                found.append(Shown(first, lane.attempts, at_ms, lane.outcome, lane.status))
-                found += [Shown(one, 0, None, None, None) for one in others]
-        return sorted(found, key=lambda one: (one.waiting.received_at_ms, one.waiting.delivery_id))
+    def shown(self, tenant_id: str, limit: int, after: tuple[int, str] = (-1, "")) -> list[Shown]:
+        """So much of what waits of a tenant, in the order in which it came, after a moment and an id."""
+        of_tenant = (
+            one
+            for lane in self._lanes.values()
+            if lane.door.tenant_id == tenant_id
+            for one in lane.deliveries
+            if _position(one) > after
+        )
+        return [self._shown(one) for one in nsmallest(limit, of_tenant, key=_position)]
+
+    def find(self, tenant_id: str, delivery_id: str) -> Shown | None:
+        """One delivery that waits, if it is this tenant's."""
+        lane = self._known.get(delivery_id)
+        if lane is None or lane.door.tenant_id != tenant_id:
+            return None
+        return self._shown(next(one for one in lane.deliveries if one.delivery_id == delivery_id))
+
+    def _shown(self, waiting: Waiting) -> Shown:
+        lane = self._known[waiting.delivery_id]
+        if waiting is not lane.deliveries[0]:
+            return Shown(waiting, 0, None, None, None)
+        left_s = max(0.0, lane.at_s - asyncio.get_running_loop().time())
+        at_ms = None if lane.busy else self._now_ms() + round(left_s * 1000)
+        return Shown(waiting, lane.attempts, at_ms, lane.outcome, lane.status)
 
     def retry(self, tenant_id: str, delivery_id: str) -> bool:
         """Try a delivery now; where it waits for another about the same, that one. False if the tenant has no such."""
-        lane = self._known.get(delivery_id)
-        if lane is None or lane.door.tenant_id != tenant_id:
+        if self.find(tenant_id, delivery_id) is None:
             return False
-        self._put_off(lane, 0)
+        self._put_off(self._known[delivery_id], 0)
         self._wake.set()
         return True
 
@@ -428,6 +441,10 @@ class Deliverer:
             log.warning(
                 "deliveries_fail", tenant_id=tenant_id, source=source, webhook=webhook, outcome=outcome, status=status
             )
+
+
+def _position(waiting: Waiting) -> tuple[int, str]:
+    return waiting.received_at_ms, waiting.delivery_id
 
 
 def wait_s(attempts: int) -> float:

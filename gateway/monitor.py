@@ -19,6 +19,7 @@ from sqlalchemy import func, select
 
 from gateway import counters
 from gateway.counters import Counted
+from gateway.deliverer import Deliverer
 from gateway.providers import PROVIDERS
 from gateway.shipper import Backlog, Shipped, Shipper
 from gateway.telemetry import log
@@ -53,6 +54,21 @@ class Seen(NamedTuple):
     """Questions that providers were asked about what is pending, by what became of them."""
     in_ledger: InLedger | None
     """None where the ledger does not answer."""
+    deliveries: Deliveries | None = None
+    """None where none are made."""
+
+
+class Deliveries(NamedTuple):
+    """What applications have of what providers delivered for them, and what they do not have."""
+
+    waiting: int
+    oldest_s: float
+    """How long ago the oldest of them came; 0 where none waits."""
+    attempts: Mapping[str, int]
+    """By their outcome."""
+    given_up: int
+    unreadable: int
+    """Files that are set aside."""
 
 
 class InLedger(NamedTuple):
@@ -80,11 +96,13 @@ class Monitor:
         behind_s_max: float,
         *,
         expects_workers: bool,
+        deliverer: Deliverer | None = None,
     ) -> None:
         """With a backlog older than `behind_s_max`, the log says so. `expects_workers` says that without one the
         installation is not ready: a back office that runs alone is."""
         self.expects_workers = expects_workers
         self._shipper = shipper
+        self._deliverer = deliverer
         self._polls = polls
         self._database = database
         self._spool_directory = spool_directory
@@ -101,7 +119,16 @@ class Monitor:
         shipped = self._shipper.shipped
         # A copy, since it is shown in a thread while more is shipped.
         shipped = replace(shipped, set_aside=shipped.set_aside.copy())
-        return Seen(on_disk, shipped, self._shipper.failing is not None, dict(self._polls), in_ledger)
+        failing = self._shipper.failing is not None
+        return Seen(on_disk, shipped, failing, dict(self._polls), in_ledger, self._deliveries())
+
+    def _deliveries(self) -> Deliveries | None:
+        one = self._deliverer
+        if one is None:
+            return None
+        oldest_ms = one.oldest_ms
+        oldest_s = 0.0 if oldest_ms is None else max(0.0, self._now().timestamp() - oldest_ms / 1000)
+        return Deliveries(one.waiting, oldest_s, dict(one.attempts), one.given_up, one.unreadable)
 
     async def on_disk(self) -> OnDisk:
         """What files say. Raises OSError."""

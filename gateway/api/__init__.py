@@ -14,11 +14,24 @@ from typing import NamedTuple
 from aiohttp import web
 
 from gateway.accounts import Accounts
-from gateway.api import audit, credentials, health, integrations, keys, parts, plans, spools, tenants, usage
+from gateway.api import (
+    audit,
+    credentials,
+    deliveries,
+    health,
+    integrations,
+    keys,
+    parts,
+    plans,
+    spools,
+    tenants,
+    usage,
+)
 from gateway.api.changes import changing
 from gateway.api.identity import Access, Handler, admins_change, admins_read, guarded, key_itself, tenants_read
 from gateway.api.problems import problems
 from gateway.api.requests import BODY_BYTES_MAX
+from gateway.deliverer import Deliverer
 from gateway.keys import Secrets
 from gateway.monitor import Monitor
 from gateway.shipper import Shipper
@@ -55,6 +68,8 @@ ROUTES = (
     Route("PATCH", TENANT + "/integrations", admins_change, changing(integrations.update)),
     Route("DELETE", TENANT + "/integrations", admins_change, changing(integrations.remove)),
     Route("POST", TENANT + "/integrations/signing-secret", admins_change, changing(integrations.rotate)),
+    Route("GET", TENANT + "/deliveries", tenants_read, deliveries.index),
+    Route("POST", TENANT + "/deliveries/{delivery_id}/retry", admins_change, changing(deliveries.retry)),
     Route("GET", "/v1/usage/events", tenants_read, usage.events),
     Route("GET", "/v1/usage/summary", tenants_read, usage.summary),
     Route("GET", "/v1/plans", tenants_read, plans.index),
@@ -85,6 +100,7 @@ def application(
     secrets: Secrets,
     health: parts.Health,
     monitor: Monitor | None,
+    deliverer: Deliverer | None = None,
     version: str,
     now: Callable[[], dt.datetime],
 ) -> web.Application:
@@ -105,6 +121,8 @@ def application(
     app.on_shutdown.append(stop)
     for path, answer in PUBLIC:
         app.router.add_get(path, answer)
+    if deliverer is not None:
+        app[parts.DELIVERER] = deliverer
     if monitor is not None:
         app[parts.MONITOR] = monitor
         for path, answer in MONITORED:

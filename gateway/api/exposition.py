@@ -11,7 +11,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.registry import Collector
 
 from gateway.counters import BUCKETS, GATEWAY_US, LAYOUT, Counted
-from gateway.monitor import Seen
+from gateway.monitor import Deliveries, Seen
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -64,6 +64,8 @@ def _of_the_back_office(seen: Seen, version: str) -> Iterator[Family]:
         {(outcome,): polls for outcome, polls in seen.polls.items()},
         "outcome",
     )
+    if seen.deliveries is not None:
+        yield from _of_deliveries(seen.deliveries)
     if seen.in_ledger is not None:
         yield _gauge(
             "tollkeeper_ledger_quarantined_records",
@@ -82,6 +84,29 @@ def _of_the_back_office(seen: Seen, version: str) -> Iterator[Family]:
             "What providers said of calls that are not in the ledger. Absent while it does not answer.",
             {(): seen.in_ledger.late_facts},
         )
+
+
+def _of_deliveries(deliveries: Deliveries) -> Iterator[Family]:
+    yield _gauge("tollkeeper_deliveries_waiting", "Deliveries that applications do not have.", {(): deliveries.waiting})
+    yield _gauge(
+        "tollkeeper_deliveries_oldest_seconds",
+        "How long ago the oldest of them came; 0 while there are none.",
+        {(): deliveries.oldest_s},
+    )
+    yield _gauge(
+        "tollkeeper_deliveries_unreadable", "Files of deliveries that are set aside.", {(): deliveries.unreadable}
+    )
+    yield _counter(
+        "tollkeeper_delivery_attempts_total",
+        "Attempts to deliver to applications, by outcome.",
+        {(outcome,): attempts for outcome, attempts in deliveries.attempts.items()},
+        "outcome",
+    )
+    yield _counter(
+        "tollkeeper_deliveries_given_up_total",
+        "Deliveries that were deleted without having arrived: too old, or not wanted.",
+        {(): deliveries.given_up},
+    )
 
 
 def _of_workers(workers: Mapping[str, Counted]) -> Iterator[Family]:

@@ -10,6 +10,7 @@ from typing import TypeAlias
 from aiohttp import web
 
 from gateway.accounts import Accounts
+from gateway.deliverer import Deliverer
 from gateway.keys import Secrets
 from gateway.monitor import Monitor
 from gateway.shipper import Shipper
@@ -24,6 +25,8 @@ SHIPPER = web.AppKey("shipper", Shipper)
 SECRETS = web.AppKey("secrets", Secrets)
 HEALTH: web.AppKey[Health] = web.AppKey("health")
 MONITOR = web.AppKey("monitor", Monitor)
+DELIVERER = web.AppKey("deliverer", Deliverer)
+"""There while a server runs: a single command delivers nothing."""
 STOPPING = web.AppKey("stopping", asyncio.Event)
 """Set when whoever asks for something long is to ask again later."""
 VERSION = web.AppKey("version", str)

@@ -65,10 +65,11 @@ class MailWatch:
 
     def feed(self, chunk: bytes) -> None:
         self._scan.feed(chunk)
-        seen = self._tail + chunk
-        if _SEND_AT.encode() in seen and len(self._moments) < 2:
-            self._moments.update(map(int, _MOMENT.findall(seen)[:1000]))
-        self._tail = seen[-_MOMENT_BYTES_MAX:]
+        between = self._tail + chunk[:_MOMENT_BYTES_MAX]
+        for seen in (between, chunk):
+            if b"send_at" in seen and len(self._moments) < 2:
+                self._moments.update(map(int, _MOMENT.findall(seen)))
+        self._tail = (between if len(chunk) < _MOMENT_BYTES_MAX else chunk)[-_MOMENT_BYTES_MAX:]
 
     def finish(self, *, whole: bool) -> Prepared:
         known = whole and self._scan.complete and self._personalizations > 0

@@ -17,6 +17,9 @@ from yarl import URL
 from gateway.accounts import Accounts, NewKey
 from gateway.api import application
 from gateway.api.server import ControlRunner
+from gateway.deliverer import Deliverer
+from gateway.egress import Egress, Policy
+from gateway.inbox import Inbox
 from gateway.keys import Secrets
 from gateway.monitor import Monitor
 from gateway.shipper import Shipper
@@ -66,7 +69,9 @@ class Answer(NamedTuple):
 class Api:
     """Asks the control API, as the operator if nobody else is named."""
 
-    def __init__(self, *, session, runner, accounts, database, shipper, secrets, clock, directory, monitor) -> None:
+    def __init__(
+        self, *, session, runner, accounts, database, shipper, secrets, clock, directory, monitor, inbox, deliverer
+    ) -> None:
         self._session = session
         self.runner = runner
         self.port = runner.addresses[0][1]
@@ -78,6 +83,9 @@ class Api:
         self.unready: list[str] = []
         """Why the gateway is not ready."""
         self.monitor = monitor
+        self.inbox = inbox
+        self.deliverer = deliverer
+        """Delivers when a test tells it to."""
         self.directory = directory
         """Where spool and counters are."""
 
@@ -136,7 +144,11 @@ async def api(database, tmp_path, books):
     spool, counters = tmp_path / "spool", tmp_path / "counters"
     spool.mkdir()
     shipper = Shipper(spool, database, books, clock)
-    monitor = Monitor(shipper, {}, database, spool, counters, clock, BEHIND_S_MAX, expects_workers=False)
+    inbox = Inbox(tmp_path / "inbox", secrets, lambda: round(clock().timestamp() * 1000), fsync=False)
+    deliverer = Deliverer(inbox, Egress(Policy()), lambda _: None, lambda: round(clock().timestamp() * 1000))
+    monitor = Monitor(
+        shipper, {}, database, spool, counters, clock, BEHIND_S_MAX, expects_workers=False, deliverer=deliverer
+    )
     runner = ControlRunner(
         application(
             accounts=accounts,
@@ -145,6 +157,7 @@ async def api(database, tmp_path, books):
             secrets=secrets,
             health=health,
             monitor=monitor,
+            deliverer=deliverer,
             version=VERSION,
             now=clock,
         )
@@ -162,6 +175,8 @@ async def api(database, tmp_path, books):
             clock=clock,
             directory=tmp_path,
             monitor=monitor,
+            inbox=inbox,
+            deliverer=deliverer,
         )
         yield asked
     await runner.cleanup()

@@ -12,12 +12,14 @@ from itertools import count
 import pytest
 
 from gateway.api import MONITORED, PUBLIC, ROUTES
+from gateway.inbox import Kept
 from tests.gateway.shipping import Worker
 from tests.pricing.ledger_rows import put, used
 
 CALLERS = ("nobody", "wrong", "acme", "unscoped", "service", "viewer", "finance", "admin", "operator")
 
 ADMINS_CHANGE_201 = "401 401 403 403 403 403 403 201 201"
+ADMINS_CHANGE_202 = "401 401 403 403 403 403 403 202 202"
 ADMINS_CHANGE_204 = "401 401 403 403 403 403 403 204 204"
 ADMINS_CHANGE_404 = "401 401 403 403 403 403 403 404 404"
 ADMINS_CHANGE_409 = "401 401 403 403 403 403 403 409 409"
@@ -124,6 +126,17 @@ MATRIX = {
         "foreign": ADMINS_CHANGE_200,
         "missing": ADMINS_CHANGE_404,
     },
+    ("GET", "/v1/tenants/{tenant_id}/deliveries"): {
+        "own": ALL_READ,
+        "foreign": ALL_BUT_ACME_READ,
+        "missing": ADMINS_READ_404,
+    },
+    ("POST", "/v1/tenants/{tenant_id}/deliveries/{delivery_id}/retry"): {
+        "own": ADMINS_CHANGE_202,
+        "foreign": ADMINS_CHANGE_202,
+        "missing": ADMINS_CHANGE_404,
+        "crossed": ADMINS_CHANGE_404,
+    },
     ("GET", "/v1/usage/events"): {
         "any": ALL_READ,
         "own": ALL_READ,
@@ -206,12 +219,20 @@ async def request_for(api, method, path, target, key):
     spool_id = f"w0-{next(numbers)}"
     if "{spool_id}" in path and target != "missing":
         Worker(api.shipper.directory, spool_id).dies()
+    delivery_id = "0" * 32
+    if "{delivery_id}" in path and target != "missing":
+        whose = "globex" if target == "crossed" else tenant_id
+        kept = Kept(tenant_id=whose, source="twilio", webhook="sms", body=b"%d" % next(numbers))
+        delivery_id = await api.inbox.put(kept)
+        await api.deliverer.look()
     body = BODIES.get((method, path))
     if (method, path) == ("POST", "/v1/tenants"):
         body = {"tenant_id": f"new-{next(numbers)}" if target == "missing" else tenant_id}
     if path.startswith(("/v1/usage", "/v1/audit")) and target != "any":
         path += f"?tenant_id={tenant_id}"
-    return path.format(tenant_id=tenant_id, key_id=key_id, provider="openai", spool_id=spool_id), body
+    return path.format(
+        tenant_id=tenant_id, key_id=key_id, provider="openai", spool_id=spool_id, delivery_id=delivery_id
+    ), body
 
 
 @pytest.mark.parametrize(("method", "path"), MATRIX)

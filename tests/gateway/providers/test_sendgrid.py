@@ -173,6 +173,13 @@ def test_the_batch_and_the_time_of_a_mail_are_known_wherever_it_is_cut(marks, in
     assert asked(*cut(body, marks)) == ASKED
 
 
+@pytest.mark.parametrize("size", [1, 3, 40, 63, 64, 65, 200])
+def test_they_are_known_in_pieces_of_any_size(size):
+    body = json.dumps(LATER | MAIL | {"x": "y" * 300}).encode()
+
+    assert asked(*(body[start : start + size] for start in range(0, len(body), size))) == ASKED
+
+
 @pytest.mark.parametrize(
     "fields",
     [

@@ -1,7 +1,9 @@
 """What the event webhook's deliveries say, and that it is counted once."""
 
+import itertools
 import json
 import random
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -10,7 +12,11 @@ from hypothesis import strategies as st
 from gateway.keys import reference
 from gateway.providers.sendgrid import events
 from gateway.providers.sendgrid.events import EVENTS_MAX, KINDS, heard
+from gateway.providers.sendgrid.signatures import verified
 from gateway.recorder import late_event
+from gateway.simulator.sendgrid_account import EVENTS
+from gateway.simulator.sendgrid_events import Course, Signer, Webhook, deliveries
+from gateway.simulator.sendgrid_mail import Mail, Part
 from metering.usage import Completeness, validated
 
 MAIL_ID = "5g2xQQY8Sl-bRdW1y9p0FQ"
@@ -226,3 +232,40 @@ def test_what_is_read_of_an_event_is_what_can_be_passed_on():
     (one,) = of(event("delivered")).told
 
     assert one == events.Told("delivered", f"delivered-{MAIL_ID}-0", MAIL_ID)
+
+
+@given(
+    st.lists(
+        st.lists(st.sampled_from(["ada", "dropped", "bounce", "blocked", "deferred", "click"]), min_size=1, max_size=4),
+        min_size=1,
+        max_size=4,
+    ),
+    st.integers(0, 99),
+)
+def test_what_the_simulated_provider_tells_is_signed_and_takes_off_whom_it_dropped(parts, seed):
+    """The simulator shares nothing with what reads it here."""
+    count = itertools.count()
+    mail = Mail(
+        tuple(
+            Part(tuple(f"{name}+{next(count)}@example.com" for name in names), "toll@example.com", "Toll", None, {})
+            for names in parts
+        ),
+        *(False, None, None, (), None),
+    )
+    webhook = Webhook("http://127.0.0.1/events", dict.fromkeys((*EVENTS, "blocked"), True), Signer(seed + 1))
+    facts = {}
+    kinds = Counter()
+    for delivery in deliveries(mail, MAIL_ID, 1_790_000_000, Course(None), webhook, lambda: str(next(count)), bool):
+        signature, timestamp = (value for name, value in delivery.headers if name.startswith("X-Twilio"))
+        assert verified(webhook.signer.public_key, timestamp, signature, delivery.body, int(timestamp))
+        for _ in range(2):
+            found = heard(delivery.body, keyed)
+            assert found.unreadable == 0
+            assert {one.external_id for one in found.told} == {MAIL_ID}
+            facts |= {(late.external_id, late.phase): late for late in found.late}
+        kinds.update(found.kinds)
+
+    names = Counter(name for part in parts for name in part)
+    assert len(facts) == names["dropped"] == kinds["dropped"]
+    assert (kinds["bounce"], kinds["blocked"]) == (names["bounce"], names["blocked"])
+    assert kinds["processed"] == names.total() - names["dropped"]
