@@ -344,6 +344,29 @@ async def test_a_body_that_is_too_large_is_not_read(running):
     assert running.events == []
 
 
+async def test_a_body_that_says_that_it_is_too_large_is_not_waited_for(running):
+    async with client(running.port) as peer:
+        peer.writer.write(f"POST {SMS} HTTP/1.1\r\nHost: x\r\nContent-Length: 300000000\r\n\r\n".encode())
+
+        assert (await peer.message()).status == 413
+
+
+async def test_a_body_that_does_not_say_how_large_it_is_is_read_no_further_than_it_may_be(running):
+    async with client(running.port) as peer:
+        peer.writer.write(f"POST {SMS} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+        for _ in range(40):
+            peer.writer.write(b"2000\r\n" + b"x" * 0x2000 + b"\r\n")
+
+        assert (await peer.message()).status == 413
+
+
+async def test_two_signatures_are_none(running):
+    forged = {"X-Twilio-Signature": "AAAA"}
+
+    assert (await running.ask(SMS, INBOUND, **forged)).status == 403
+    assert running.events == []
+
+
 async def test_what_makes_no_sense_is_refused(running):
     fields = {"AccountSid": REAL_SID, "To": TOLL}
 
@@ -389,6 +412,13 @@ async def test_a_url_that_was_sealed_for_another_tenant_leads_nowhere(running):
     assert (await running.ask(target, DELIVERED)).status == 403
     assert (await running.ask(STATUS + "?to=https%3A%2F%2Fevil.example", DELIVERED)).status == 403
     assert running.kept == []
+
+
+async def test_a_url_that_nobody_sealed_leads_nowhere_on_an_account_of_its_own_either(tmp_path):
+    async with listening(tmp_path, shared_reads=True) as running:
+        assert (await running.ask(STATUS + "?to=https%3A%2F%2Fevil.example", DELIVERED)).status == 403
+        assert running.events == []
+        assert running.kept == []
 
 
 async def test_nothing_else_that_was_sealed_for_the_tenant_is_taken_for_a_url(running):

@@ -128,7 +128,12 @@ def test_a_recording_is_seconds():
 
 
 @pytest.mark.parametrize(
-    "fields", [{"RecordingStatus": "in-progress"}, {"RecordingStatus": "failed", "RecordingDuration": "-1"}]
+    "fields",
+    [
+        {"RecordingStatus": "in-progress"},
+        {"RecordingStatus": "failed", "RecordingDuration": "-1"},
+        {"RecordingStatus": "absent", "RecordingDuration": "3"},
+    ],
 )
 def test_a_recording_that_is_not_there_is_nothing(fields):
     assert status(CallSid=CALL, RecordingSid=RECORDING, **fields).made == ()
