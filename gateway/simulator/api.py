@@ -142,6 +142,10 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None = None
     usage: object = None
     """What the answer says was used, as it says it."""
+    billed: object = None
+    """What was used where the answer does not say so."""
+    bills: Callable[[Bill], None] | None = None
+    """Told of what a session says was used."""
     tool_usage: object = None
     """What it says of tools that are billed by the call."""
     lives: bool = False
