@@ -52,8 +52,7 @@ class NotAnswered(Exception):
 class Asker:
     """Asks one provider. Whoever asks waits for whoever asked before."""
 
-    def __init__(self, base_url: str, requests_per_s: float = REQUESTS_PER_S) -> None:
-        self.base_url = base_url
+    def __init__(self, requests_per_s: float = REQUESTS_PER_S) -> None:
         self._gap_s = 1 / requests_per_s
         self._turn = asyncio.Lock()
         self._next_s = 0.0
@@ -66,14 +65,14 @@ class Asker:
             await self._session.close()
             self._session = None
 
-    async def ask(self, path: str, headers: Mapping[str, str], asked: Callable[[], object] = lambda: None) -> bytes:
+    async def ask(self, url: str, headers: Mapping[str, str], asked: Callable[[], object] = lambda: None) -> bytes:
         """The body of the answer to a GET. `asked` is called for each request that is sent. Raises NotAnswered."""
         pause_s = PAUSE_S
         for number in range(TRIES_MAX):
             await self._in_turn()
             asked()
             try:
-                return await self._answer(path, headers)
+                return await self._answer(url, headers)
             except _Later as later:
                 if number == TRIES_MAX - 1:
                     raise NotAnswered(later.reason, again=True) from None
@@ -92,14 +91,14 @@ class Asker:
             self._next_s = loop.time() + self._gap_s
             self.requests += 1
 
-    async def _answer(self, path: str, headers: Mapping[str, str]) -> bytes:
+    async def _answer(self, url: str, headers: Mapping[str, str]) -> bytes:
         if self._session is None:
             self._session = _session()
         try:
             async with (
                 asyncio.timeout(ANSWER_S_MAX),
                 self._session.get(
-                    URL(self.base_url + path, encoded=True),
+                    URL(url, encoded=True),
                     headers={**headers, "Accept-Encoding": "identity"},
                     allow_redirects=False,
                 ) as answer,

@@ -29,7 +29,10 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
         "key": "gateway.commands.key:key",
         "credential": "gateway.commands.credential:credential",
     },
-    "What was used": {"usage": "gateway.commands.usage:usage"},
+    "What was used": {
+        "usage": "gateway.commands.usage:usage",
+        "backfill": "gateway.commands.backfill:backfill",
+    },
     "This installation": {
         "spool": "gateway.commands.spool:spool",
         "config": "gateway.commands.config:config",

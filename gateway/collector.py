@@ -19,15 +19,16 @@ import datetime as dt
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 
 import msgspec
 from sqlalchemy import and_, delete, insert, or_, select, update
 
 from gateway.asking import Asker, NotAnswered
-from gateway.providers.api import Listing, NotAPage, Record, Total
+from gateway.providers.api import Listing, NotAPage, Page, Record, Total
 from gateway.recorder import late_event
+from gateway.settings import Collect as Schedules
 from gateway.tables import collections, unattributed
 from gateway.telemetry import log
 from metering.claims import made_key
@@ -49,6 +50,8 @@ from metering.usage import (
     event_id_of,
     validated,
 )
+
+Item = TypeVar("Item")
 
 LOOK_S = 1.0
 """Between two looks at what is to be collected."""
@@ -113,6 +116,7 @@ class Source(NamedTuple):
     """A provider, as far as its lists are read."""
 
     base_url: str
+    """`{product}` stands in it for one of several hosts."""
     records: Sequence[Listing[Record]]
     totals: Sequence[Listing[Total]]
     account_of: str | None
@@ -163,15 +167,14 @@ class Collector:
         reference: Callable[[str], str],
         booked_until: Callable[[], dt.datetime],
         now: Callable[[], dt.datetime],
-        schedules: str = "off",
+        schedules: Schedules = Schedules.OFF,
     ) -> None:
         """`book` books facts in one transaction and raises DatabaseUnavailable. `reference` makes the keyed hash that stands
-        for a number. `booked_until` is the moment before which every call's record is in the ledger. `schedules` is whose
-        lists are read without being asked for: `own` of those who have an account of their own, `all`, or `off`."""
+        for a number. `booked_until` is the moment before which every call's record is in the ledger."""
         self._database = database
         self._book = book
         self.sources = sources
-        self._owned = owned
+        self.owned = owned
         self._reference = reference
         self._booked_until = booked_until
         self._now = now
@@ -191,7 +194,7 @@ class Collector:
 
         Raises NoScope and DatabaseUnavailable.
         """
-        self.scope(wanted.source, wanted.tenant_id, await self._owned())
+        self.scope(wanted.source, wanted.tenant_id, await self.owned())
         at, now = collections.c, self._now()
         async with self._database.transaction() as connection:
             same = select(at.collection_id).where(
@@ -322,7 +325,7 @@ class Collector:
         holding = asyncio.create_task(self._hold(row.collection_id))
         status, reason = WAITING, None
         try:
-            walk = _Walk(self, row, self.scope(row.source, row.tenant_id, await self._owned()))
+            walk = _Walk(self, row, self.scope(row.source, row.tenant_id, await self.owned()))
             status = DONE if await walk.to_its_end() else CANCELLED
         except (NoScope, NotAPage, NotAnswered) as error:
             status, reason = FAILED, str(error)
@@ -356,11 +359,20 @@ class Collector:
 
     def asker(self, source: str) -> Asker:
         """Who asks a provider, for everybody in this process."""
-        base_url = self.sources[source].base_url
         asker = self._askers.get(source)
-        if asker is None or asker.base_url != base_url:
-            asker = self._askers[source] = Asker(base_url)
+        if asker is None:
+            asker = self._askers[source] = Asker()
         return asker
+
+    async def page(
+        self, scope: Scope, listing: Listing[Item], path: str, asked: Callable[[], object] = lambda: None
+    ) -> Page[Item]:
+        """A page of a list; `asked` is called for each request. Raises NotAnswered and NotAPage."""
+        base_url = self.sources[scope.source].base_url.replace("{product}", listing.product).rstrip("/")
+        headers = scope.headers
+        if listing.account_header is not None and scope.account:
+            headers = {**headers, listing.account_header: scope.account}
+        return listing.read(path, await self.asker(scope.source).ask(base_url + path, headers, asked))
 
     async def keep(self, row: Any, position: Mapping[str, object], pages: int, counts: Mapping[str, int]) -> bool:
         """Keep how far a collection is; False where it is not ours any more, or cancelled. Raises DatabaseUnavailable.
@@ -375,7 +387,7 @@ class Collector:
 
     async def book_records(self, scope: Scope, records: Sequence[Record], counts: Counter[str]) -> None:
         """Book what can be told whose it is, and note what can not. Raises DatabaseUnavailable."""
-        owned = await self._owned()
+        owned = await self.owned()
         there = await self._in_ledger(scope, records, owned)
         names = _names_of(owned)
         young_ms = (self._booked_until() - EPOCH) // dt.timedelta(milliseconds=1) - YOUNG_S * 1000
@@ -489,7 +501,7 @@ class Collector:
     async def _plan(self) -> None:
         """Have today's lists read, and those of the days before. Not before this process has run for a while."""
         time_s, now = asyncio.get_running_loop().time(), self._now()
-        if time_s - self._planned >= TODAY_S and self.schedules != "off":
+        if time_s - self._planned >= TODAY_S and self.schedules is not Schedules.OFF:
             self._planned = time_s
             await self.plan(now)
         if time_s - self._housekept >= HOUSEKEEPING_S:
@@ -502,7 +514,7 @@ class Collector:
 
     async def plan(self, now: dt.datetime) -> None:
         """Note what is due now. However many back offices note it, it is noted once."""
-        owned, today = await self._owned(), now.date()
+        owned, today = await self.owned(), now.date()
         planned = []
         for source in self.sources:
             for tenant_id in self._scheduled(source, owned):
@@ -535,7 +547,7 @@ class Collector:
             with suppress(NoScope):
                 if self.scope(source, tenant_id, owned).tenant_id is not None:
                     found.append(tenant_id)
-        if self.schedules == "all" and self.sources[source].credential(None) is not None:
+        if self.schedules is Schedules.ALL and self.sources[source].credential(None) is not None:
             found.append(None)
         return found
 
@@ -562,14 +574,14 @@ class _Walk:
         """Read from the page that comes next to the last; False where it was taken from us. Raises NotAnswered, NotAPage
         and DatabaseUnavailable."""
         collector, scope = self._collector, self._scope
-        asker, position = collector.asker(scope.source), self._row.position or {"step": 0, "path": None}
+        position = self._row.position or {"step": 0, "path": None}
         for step, (day, listing) in enumerate(steps(self._row, collector.sources[scope.source].records)):
             if step < position["step"]:
                 continue
             path = position["path"] if step == position["step"] else None
             path = path or listing.first(scope.account, day)
             while path is not None:
-                page = listing.read(path, await asker.ask(path, asked_headers(scope, listing), self._asked))
+                page = await collector.page(scope, listing, path, self._asked)
                 self._counts["unreadable"] += page.unreadable
                 for start in range(0, len(page.items), RECORDS_AT_ONCE):
                     await collector.book_records(scope, page.items[start : start + RECORDS_AT_ONCE], self._counts)
@@ -589,13 +601,6 @@ def steps(row: Any, listings: Sequence[Listing[Record]]) -> Iterator[tuple[dt.da
     for number in range((last - first).days + 1):
         for listing in listings:
             yield first + dt.timedelta(days=number), listing
-
-
-def asked_headers(scope: Scope, listing: Listing[Any]) -> Mapping[str, str]:
-    """The headers of a question for a list."""
-    if listing.account_header is None or not scope.account:
-        return scope.headers
-    return {**scope.headers, listing.account_header: scope.account}
 
 
 def _names(value: object) -> list[str]:

@@ -291,9 +291,11 @@ class Listing(Generic[Item]):
     name: str
     """The provider's own: `messages`."""
     first: Callable[[str, dt.date], str]
-    """Path and query of the first page, on the provider's first host, for an account and a day."""
+    """Path and query of the first page, for an account and a day."""
     read: Callable[[str, bytes], Page[Item]]
     """Reads the answer to a path. Raises NotAPage."""
+    product: str = ""
+    """On which of the provider's hosts, where there are several."""
     account_header: str | None = None
     """The request header that names the account, where neither credential nor path does."""
 

@@ -288,14 +288,15 @@ def _first(resource: str, **asked: str) -> Callable[[str, dt.date], str]:
 
 
 RECORDS: tuple[Listing[Record], ...] = (
-    Listing(name="messages", first=_first("Messages", DateSent=""), read=read_messages),
-    Listing(name="calls", first=_first("Calls", StartTime=""), read=read_calls),
+    Listing(name="messages", product="api", first=_first("Messages", DateSent=""), read=read_messages),
+    Listing(name="calls", product="api", first=_first("Calls", StartTime=""), read=read_calls),
 )
 
 TOTALS: tuple[Listing[Total], ...] = (
     # Each account by itself: a subaccount has a list of its own.
     Listing(
         name="usage",
+        product="api",
         first=_first("Usage/Records/Daily", StartDate="", EndDate="", IncludeSubaccounts="false"),
         read=read_usage,
     ),
