@@ -503,27 +503,48 @@ def _sources(office: Office, settings: Settings) -> dict[str, Source]:
         if settles:
             configured = settings.providers[provider.name]
             base_url = configured.base_url.replace("{product}", provider.products[0]).rstrip("/")
-            headers = partial(_credential_headers, office, provider, configured)
-            found[provider.name] = Source(base_url, settles, headers)
+            credential = partial(_credential_of, office, provider.name, configured)
+            found[provider.name] = Source(
+                base_url,
+                settles,
+                partial(_headers_for, provider, credential),
+                partial(_account_of, provider, credential),
+            )
     return found
 
 
-def _credential_headers(
-    office: Office, provider: Provider, configured: ProviderSettings, tenant_id: str
+def _credential_of(
+    office: Office, provider: str, configured: ProviderSettings, tenant_id: str
 ) -> Mapping[str, str] | None:
-    """What carries the tenant's own credential, or else the platform's."""
+    """The tenant's own credential, or else the platform's."""
     tenant = office.snapshot.current.tenants.get(tenant_id)
-    sealed = None if tenant is None else tenant.credentials.get(provider.name)
+    sealed = None if tenant is None else tenant.credentials.get(provider)
     if sealed is not None:
         try:
-            credential = office.secrets.unseal(sealed, owner=tenant_id)
+            return office.secrets.unseal(sealed, owner=tenant_id)
         except NotSealedHere:
             return None
-    elif configured.credential is not None:
-        credential = {field: secret.get_secret_value() for field, secret in configured.credential.items()}
-    else:
+    if configured.credential is None:
+        return None
+    return {field: secret.get_secret_value() for field, secret in configured.credential.items()}
+
+
+def _headers_for(
+    provider: Provider, credential_of: Callable[[str], Mapping[str, str] | None], tenant_id: str
+) -> Mapping[str, str] | None:
+    """What carries a tenant's credential."""
+    credential = credential_of(tenant_id)
+    if credential is None:
         return None
     return {name.decode(): value.decode() for name, value in provider.authorize(credential)}
+
+
+def _account_of(
+    provider: Provider, credential_of: Callable[[str], Mapping[str, str] | None], tenant_id: str
+) -> str | None:
+    """The account that a tenant's credential names."""
+    credential = credential_of(tenant_id)
+    return None if credential is None or provider.account_field is None else credential[provider.account_field]
 
 
 @asynccontextmanager

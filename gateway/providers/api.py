@@ -189,6 +189,8 @@ class Pending(NamedTuple):
     external_id: str
     metadata: Mapping[str, object]
     """That of the call's event."""
+    account: str | None = None
+    """What the credential's account field says, where the provider has accounts in its paths."""
 
 
 class Lines(Protocol):
@@ -224,6 +226,11 @@ class Settles:
     """So old it is given up: what it used is unknown."""
     gone_s: float
     """So old it is given up where the provider does not know it, which it may say to another account than made it."""
+    interval_s_max: float = 300
+    """No longer is between two questions, however old it is."""
+    read_old: Callable[[bytes], tuple[Late, ...] | ReadOn] | None = None
+    """Reads the answer about what is as old as `old_days`: then a state may be the last that is no such thing before."""
+    old_days: float = 0
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
