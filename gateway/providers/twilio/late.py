@@ -109,8 +109,8 @@ def of_message(found: Resource, *, sent_is_over: bool = False) -> tuple[Late, ..
         return ()
     price = price_of(sid, found)
     if status == SENT and not sent_is_over:
-        # Whether it arrives or not, it costs that.
-        return price
+        # Whether it arrives or not, it costs that; which of the two is still to be asked.
+        return (*price, open_still(sid)) if price else ()
     free_of_charge = status in MESSAGE_FREE
     segments = matching(found.num_segments, COUNT)
     if message_type(found) not in MESSAGE_TYPES or (segments is None and not free_of_charge):
@@ -170,7 +170,7 @@ def _over(sid: str, usage: Usage, price: tuple[Late, ...], *, priced_later: bool
 
 
 def price_of(sid: str, found: Resource) -> tuple[Late, ...]:
-    """What something cost, where its resource says it. Twilio tells it as a loss; nothing else gets it wrong by a zero."""
+    """What something cost, where its resource says it: there as a loss, here as a number that is written in one way."""
     amount, currency = matching(found.price, _AMOUNT), matching(found.price_unit, CURRENCY)
     if amount is None or currency is None:
         return ()

@@ -127,7 +127,8 @@ def test_a_message_with_pictures_says_how_many():
 
 
 def test_what_was_sent_may_still_arrive_or_not_and_has_its_price():
-    assert set(said(of_message(status="sent"))) == {"price"}
+    """Guards what is open: a price alone would be its last word, and nobody would ask whether it arrived."""
+    assert set(said(of_message(status="sent"))) == {"price", "open"}
     assert of_message(status="sent", price=None) == ()
 
 
