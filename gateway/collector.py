@@ -426,10 +426,15 @@ class Collector:
 
     def _facts(self, source: str, tenant_id: str, record: Record, *, counted: bool) -> list[Fact]:
         """What is booked of a record. Raises ValueError for what no provider can have meant."""
-        events = [late_event(tenant_id, source, one) for one in record.late]
+        old_ms = self._now_ms() - record.old_days * DAY_MS
+        late = record.late_if_old if record.old_days and record.occurred_at_ms < old_ms else record.late
+        events = [late_event(tenant_id, source, one) for one in late]
         if not counted:
             events.insert(0, self._made(source, tenant_id, record))
         return [fact(validated(event), msgspec.json.encode(event)) for event in events]
+
+    def _now_ms(self) -> int:
+        return (self._now() - EPOCH) // dt.timedelta(milliseconds=1)
 
     def _made(self, source: str, tenant_id: str, record: Record) -> UsageEvent:
         made, key = record.made, made_key(source, record.external_id)

@@ -251,6 +251,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """What it was made for, whose owner is its owner: the call of which it is a leg."""
     late: tuple[Late, ...] = ()
     """What became of it, as the answer that describes it alone would say it."""
+    late_if_old: tuple[Late, ...] = ()
+    """The same where it is `old_days` old, and what is said now will not change any more."""
+    old_days: float = 0
 
 
 class Total(msgspec.Struct, frozen=True, kw_only=True):
