@@ -41,12 +41,13 @@ from gateway.cost_estimates import CostEstimates
 from gateway.counters import WRITE_S, Counters
 from gateway.estimator import Estimator
 from gateway.idempotency import Claims
+from gateway.integrations import EXCLUSIVE, values_of
 from gateway.keys import NotSealedHere, Secrets, reference
 from gateway.listener import CUT_S, Listener, bound
 from gateway.monitor import Monitor
 from gateway.objects import BOOKED_S, LedgerObjects
 from gateway.open_files import granted
-from gateway.poller import Poller, Source
+from gateway.poller import AsksAs, Poller, Source
 from gateway.providers import PROVIDERS
 from gateway.providers.api import Provider
 from gateway.proxy import Proxy, Rules
@@ -503,48 +504,28 @@ def _sources(office: Office, settings: Settings) -> dict[str, Source]:
         if settles:
             configured = settings.providers[provider.name]
             base_url = configured.base_url.replace("{product}", provider.products[0]).rstrip("/")
-            credential = partial(_credential_of, office, provider.name, configured)
-            found[provider.name] = Source(
-                base_url,
-                settles,
-                partial(_headers_for, provider, credential),
-                partial(_account_of, provider, credential),
-            )
+            found[provider.name] = Source(base_url, settles, partial(_asks_as, office, provider, configured))
     return found
 
 
-def _credential_of(
-    office: Office, provider: str, configured: ProviderSettings, tenant_id: str
-) -> Mapping[str, str] | None:
-    """The tenant's own credential, or else the platform's."""
+def _asks_as(office: Office, provider: Provider, configured: ProviderSettings, tenant_id: str) -> AsksAs | None:
+    """With the tenant's own credential, or else the platform's, in its subaccount where it has one."""
     tenant = office.snapshot.current.tenants.get(tenant_id)
-    sealed = None if tenant is None else tenant.credentials.get(provider)
+    sealed = None if tenant is None else tenant.credentials.get(provider.name)
     if sealed is not None:
         try:
-            return office.secrets.unseal(sealed, owner=tenant_id)
+            credential = office.secrets.unseal(sealed, owner=tenant_id)
         except NotSealedHere:
             return None
-    if configured.credential is None:
+    elif configured.credential is not None:
+        credential = {field: secret.get_secret_value() for field, secret in configured.credential.items()}
+    else:
         return None
-    return {field: secret.get_secret_value() for field, secret in configured.credential.items()}
-
-
-def _headers_for(
-    provider: Provider, credential_of: Callable[[str], Mapping[str, str] | None], tenant_id: str
-) -> Mapping[str, str] | None:
-    """What carries a tenant's credential."""
-    credential = credential_of(tenant_id)
-    if credential is None:
-        return None
-    return {name.decode(): value.decode() for name, value in provider.authorize(credential)}
-
-
-def _account_of(
-    provider: Provider, credential_of: Callable[[str], Mapping[str, str] | None], tenant_id: str
-) -> str | None:
-    """The account that a tenant's credential names."""
-    credential = credential_of(tenant_id)
-    return None if credential is None or provider.account_field is None else credential[provider.account_field]
+    headers = {name.decode(): value.decode() for name, value in provider.authorize(credential)}
+    account = None if provider.account_field is None else credential[provider.account_field]
+    if sealed is None and tenant is not None:
+        account = provider.subaccount_of(tenant.integration) or account
+    return AsksAs(headers, account)
 
 
 @asynccontextmanager
@@ -555,7 +536,13 @@ async def _collecting(office: Office, shipper: Shipper, *, plans: bool = True) -
         return await shipper.book(facts, [])
 
     async def owned() -> Owned:
-        return {tenant_id: {} for tenant_id in office.snapshot.current.tenants}
+        tenants = office.snapshot.current.tenants
+        return {
+            one.tenant_id: {}
+            if one.integration is None
+            else {name: values_of(one.integration, name) for name in EXCLUSIVE}
+            for one in tenants.values()
+        }
 
     collector = Collector(
         office.database,

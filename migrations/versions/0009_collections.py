@@ -1,6 +1,6 @@
 """What is read of providers' own lists, how far, and what in them nobody can be found for.
 
-Revises 0007.
+Revises 0008.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from alembic import op
 from metering.columns import BigInt, Json, Moment, Text
 
 revision = "0009"
-down_revision = "0007"
+down_revision = "0008"
 
 
 def upgrade() -> None:

@@ -8,6 +8,7 @@ first answer says is booked as `pending`, and `late` reads the last word, whoeve
 from __future__ import annotations
 
 import re
+from operator import attrgetter
 
 from gateway.providers.api import FirstSteps, Provider
 from gateway.providers.free import unlisted_by
@@ -33,6 +34,7 @@ PROVIDER = Provider(
     credential_headers=frozenset({b"authorization"}),
     account_headers=frozenset(),
     account_field="account_sid",
+    subaccount=attrgetter("twilio_subaccount"),
     administration=re.compile(rf"(?!(?:{OPEN.pattern})$).*", re.DOTALL),
     object_id=OBJECT_ID,
     references=(REFERENCE,),
