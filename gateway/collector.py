@@ -27,11 +27,10 @@ from sqlalchemy import and_, delete, insert, or_, select, update
 
 from gateway.asking import Asker, NotAnswered
 from gateway.providers.api import Listing, NotAPage, Page, Record, Total
-from gateway.recorder import late_event
+from gateway.recorder import late_event, made_event
 from gateway.settings import Collect as Schedules
 from gateway.tables import collections, unattributed
 from gateway.telemetry import log
-from metering.claims import made_key
 from metering.columns import iso, iso_ms
 from metering.database import Database, DatabaseUnavailable
 from metering.facts import Fact, fact
@@ -42,12 +41,9 @@ from metering.tables import usage_events
 from metering.usage import (
     DAY_MS,
     EPOCH,
-    EVENT_TYPES,
     OTHER,
     TOLD_COST,
     Kind,
-    UsageEvent,
-    event_id_of,
     validated,
 )
 
@@ -430,34 +426,11 @@ class Collector:
         late = record.late_if_old if record.old_days and record.occurred_at_ms < old_ms else record.late
         events = [late_event(tenant_id, source, one) for one in late]
         if not counted:
-            events.insert(0, self._made(source, tenant_id, record))
+            events.insert(0, made_event(tenant_id, source, record, self._reference))
         return [fact(validated(event), msgspec.json.encode(event)) for event in events]
 
     def _now_ms(self) -> int:
         return (self._now() - EPOCH) // dt.timedelta(milliseconds=1)
-
-    def _made(self, source: str, tenant_id: str, record: Record) -> UsageEvent:
-        made, key = record.made, made_key(source, record.external_id)
-        event_type = made.event_type or OTHER.channel
-        parties = {role: self._reference(party) for role, party in made.parties.items()}
-        event = UsageEvent(
-            event_id=event_id_of(key),
-            tenant_id=tenant_id,
-            source=source,
-            event_type=event_type,
-            endpoint=record.endpoint,
-            occurred_at_ms=record.occurred_at_ms,
-            completeness=made.completeness,
-            quantities=made.quantities,
-            resource=made.resource,
-            external_id=record.external_id,
-            kind=Kind.BACKFILL,
-            metadata={**made.metadata, **parties},
-            dedupe_key=key,
-        )
-        return msgspec.structs.replace(
-            event, direction=EVENT_TYPES.get(event_type, OTHER).direction, description="found in the provider's list"
-        )
 
     async def _in_ledger(self, scope: Scope, records: Sequence[Record], owned: Owned) -> dict[str, _Known]:
         """Those of the things, and of what they were made for, that the ledger has an event of."""

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from gateway.accounts import Accounts
 from gateway.collector import Collector
+from gateway.importer import Importer
 from gateway.keys import Secrets
 from gateway.monitor import Monitor
 from gateway.shipper import Shipper
@@ -23,6 +24,7 @@ ACCOUNTS = web.AppKey("accounts", Accounts)
 DATABASE = web.AppKey("database", Database)
 SHIPPER = web.AppKey("shipper", Shipper)
 COLLECTOR = web.AppKey("collector", Collector)
+IMPORTER = web.AppKey("importer", Importer)
 SECRETS = web.AppKey("secrets", Secrets)
 HEALTH: web.AppKey[Health] = web.AppKey("health")
 MONITOR = web.AppKey("monitor", Monitor)
