@@ -418,9 +418,12 @@ class Collector:
                 counts["others"] += 1
             else:
                 try:
-                    facts += self._facts(scope.source, tenant_id, record, counted=known is not None and known.counted)
                     booked += 1
+                    if record.in_parts and known is not None and known.called:
+                        continue
+                    facts += self._facts(scope.source, tenant_id, record, counted=known is not None and known.counted)
                 except ValueError:
+                    booked -= 1
                     counts["unreadable"] += 1
         appended = await self._book(facts) if facts else []
         new = [one.event.kind for part in appended for one in part.new]
@@ -457,7 +460,7 @@ class Collector:
         first = min(record.occurred_at_ms for record in records) - MADE_DAYS_MAX * DAY_MS
         found: dict[str, _Known] = {}
         at = usage_events.c
-        question = select(at.tenant_id, at.external_id, at.direction).where(
+        question = select(at.tenant_id, at.external_id, at.direction, at.kind).where(
             at.external_id.in_(sorted(wanted)),
             at.source == scope.source,
             at.event_day >= iso_ms(max(first, 0))[:10],
@@ -470,7 +473,8 @@ class Collector:
                     before = found.get(row.external_id)
                     # A step within a call is an event of it, and does not count it.
                     counted = row.direction is not None or (before is not None and before.counted)
-                    found[row.external_id] = _Known(row.tenant_id, counted)
+                    called = row.kind == Kind.USAGE or (before is not None and before.called)
+                    found[row.external_id] = _Known(row.tenant_id, counted, called)
         return found
 
     async def _note(self, source: str, records: Sequence[Record], nobodys: Sequence[Record]) -> None:
@@ -551,6 +555,8 @@ class _Known(NamedTuple):
     tenant_id: str
     counted: bool
     """True where an event says that it was made."""
+    called: bool
+    """True where that is the event of a call of ours."""
 
 
 class _Walk:

@@ -30,7 +30,7 @@ from metering.database import Database, DatabaseUnavailable
 from metering.facts import Fact, fact
 from metering.late import let_go, ready
 from metering.tables import pending_events, usage_events
-from metering.usage import Completeness, UsageEvent, validated
+from metering.usage import DUE_S, Completeness, UsageEvent, validated
 
 LOOK_S = 1.0
 """Between two looks at what is to be asked."""
@@ -43,6 +43,9 @@ AT_ONCE_MAX = 8
 
 AGE_PART = 10
 """The next question comes after this part of the age: after 2 s, 2.2 s, …, up to what the endpoint says."""
+
+DUE_S_MAX = 30 * 86_400.0
+"""What is not due for longer is asked for all the same."""
 
 PAUSE_S = 30.0
 """A provider that says that it is asked too often is not asked for so long."""
@@ -205,15 +208,21 @@ class Poller:
         ]
         async with self._database.transaction() as connection:
             await connection.execute(_ASK_LATER, later)
-        return [row for row in found if _age_s(row, now) >= self._settles(row).first_s]
+        return [row for row in found if _age_s(row, now) >= self._first_s(row)]
 
     def _settles(self, row: Any) -> Settles:
         return self.sources[row.source].settles[row.endpoint]
 
+    def _first_s(self, row: Any) -> float:
+        """The age at which it is asked for first."""
+        due_s = row.metadata.get(DUE_S)
+        waits_s = due_s - row.occurred_at.timestamp() if isinstance(due_s, int) else 0.0
+        return self._settles(row).first_s + min(max(0.0, waits_s), DUE_S_MAX)
+
     def _after(self, row: Any, now: dt.datetime) -> dt.datetime:
         """When to ask for what is asked for now, or too early."""
-        age_s, settles = _age_s(row, now), self._settles(row)
-        wait_s = settles.first_s - age_s
+        age_s, first_s, settles = _age_s(row, now), self._first_s(row), self._settles(row)
+        wait_s = first_s - age_s
         if wait_s <= 0:
             wait_s = min(max(settles.first_s, age_s / AGE_PART), settles.interval_s_max)
         return now + dt.timedelta(seconds=wait_s)
@@ -268,7 +277,8 @@ class Poller:
         if isinstance(found, ReadOn):
             found = await _read_on(session, source.base_url, found, headers)
         # An answer about something else says nothing.
-        return tuple(one for one in found if one.external_id == row.external_id)
+        named = (one if one.external_id else msgspec.structs.replace(one, external_id=row.external_id) for one in found)
+        return tuple(one for one in named if one.external_id == row.external_id)
 
     def _say(self, row: Any, outcome: str, status: int | None) -> None:
         """Say in the log, once, that a tenant's questions are not answered."""

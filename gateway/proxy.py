@@ -299,7 +299,8 @@ class Proxy:
         credential, shared = self._credential(route, caller)
         names: list[str] = []
         if shared:
-            names += named_objects(route, head, caller.tenant.account_sid)
+            may_speak_for = () if caller.tenant.integration is None else caller.tenant.integration.on_behalf_of
+            names += named_objects(route, head, caller.tenant.account_sid, may_speak_for)
             if "?" in route.target:
                 names += References(route.provider).feed(_QUERY_PARTS.sub(b'"', route.target.encode() + b"&"))
         if not route.listed and not self._rules.unlisted_forwarded:

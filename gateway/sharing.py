@@ -8,7 +8,7 @@ credentials of its own has all of its account, and none of this applies.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import zip_longest
 from urllib.parse import unquote
 
@@ -45,17 +45,23 @@ def _revealed(found: re.Match[bytes]) -> bytes:
     return bytes((int(found[1], 16),))
 
 
-def named_objects(route: Route, head: RequestHead, account: str) -> list[str]:
+ANY_ACCOUNT = "*"
+"""Among the accounts that a tenant may speak for: whichever there is."""
+
+
+def named_objects(route: Route, head: RequestHead, account: str, may_speak_for: Collection[str] = ()) -> list[str]:
     """The objects that a path names besides the tenant's account, each of which must be its own.
 
-    Raises NotOnSharedAccount.
+    `may_speak_for` are the accounts within the shared one for which this tenant's calls may speak; everything else is
+    refused to them all the same. Raises NotOnSharedAccount.
     """
     provider = route.provider
     for name in provider.speaks_for:
-        if name in head.headers:
+        spoken_for = head.headers.getall(name, ())
+        if spoken_for and ANY_ACCOUNT not in may_speak_for and not all(one in may_speak_for for one in spoken_for):
             raise NotOnSharedAccount(
-                f"{name} speaks for another account, and this one is shared. Leave it out, or use provider credentials of "
-                "your own."
+                f"{name} speaks for another account, and this one is shared. Leave it out, use provider credentials of your "
+                "own, or ask the operator to name that account in `on_behalf_of` of your integration."
             )
     asked = route.target.partition("?")[2]
     if any(name in head.headers for name in _OVERRIDES) or (asked and "_method" in unquote(asked).lower()):

@@ -194,7 +194,7 @@ def _correction(late: Fact, corrected: Any, rows: Sequence[Any]) -> Correction:
             for dimension, amount in row.quantities.items():
                 held[dimension] = held.get(dimension, 0) + amount
     used, completeness = event.quantities, event.completeness
-    if used and corrected.metadata.get(AS_ORDERED):
+    if used and phase != LESS and corrected.metadata.get(AS_ORDERED):
         # What was ordered and not understood is not nothing.
         used, completeness = held, completeness if held else Completeness.UNKNOWN
     added = {}

@@ -88,6 +88,7 @@ EVENT_TYPES: Mapping[str, EventType] = {
     "verification": EventType("other", ("requests",)),
     "lookup": EventType("other", ("requests",)),
     "email_outbound": EventType("email", ("recipients",), "outbound"),
+    "email_inbound": EventType("email", ("recipients",), "inbound"),
     "email_validation": EventType("email", ("requests",)),
     "api_call": EventType("other", ("requests",)),
     "system": EventType("other", ("requests",)),
@@ -138,6 +139,10 @@ CONTEXT_TOKENS = "context_tokens"
 
 AS_ORDERED = "as_ordered"
 """In the metadata of an event that is pending: what it holds is what was ordered, and is all used if anything of it was."""
+
+DUE_S = "due_s"
+"""In the metadata of an event that is pending: the moment, in seconds since 1970, before which nobody knows what becomes of
+it."""
 
 TOLD_COST = "provider_cost"
 """In the metadata of an event: what it cost, where its provider said so; a plain decimal string."""

@@ -220,7 +220,7 @@ class Settles:
     path: Callable[[Pending], str | None]
     """Where to GET it, on the provider's first host; None where the event does not say it."""
     read: Callable[[bytes], tuple[Late, ...] | ReadOn]
-    """Reads the answer, whatever it holds; empty while it is not over."""
+    """Reads the answer, whatever it holds; empty while it is not over. A fact without a name is about what was asked for."""
     first_s: float
     """So long after the call it is asked for first, and then at intervals that grow with its age."""
     days_max: float
@@ -252,6 +252,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """What it was made for, whose owner is its owner: the call of which it is a leg."""
     late: tuple[Late, ...] = ()
     """What became of it, as the answer that describes it alone would say it."""
+    in_parts: bool = False
+    """True where `late` is a part of what was used, as of one of many recipients: a call of ours that made it said it all."""
     late_if_old: tuple[Late, ...] = ()
     """The same where it is `old_days` old, and what is said now will not change any more."""
     old_days: float = 0

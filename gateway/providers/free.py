@@ -61,6 +61,7 @@ class _Made(msgspec.Struct):
 
     id: object = None
     batch_id: object = None
+    job_id: object = None
 
 
 _read_made = msgspec.json.Decoder(_Made).decode
@@ -90,7 +91,7 @@ class MadeMeter:
         if body is not None:
             try:
                 found = _read_made(body)
-                made = found.id or found.batch_id
+                made = found.id or found.batch_id or found.job_id
             except UNREADABLE:
                 made = None
         named = isinstance(made, str) and 0 < len(made) <= NAME_CHARACTERS_MAX

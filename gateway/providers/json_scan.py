@@ -7,7 +7,8 @@ acceptable is the provider's to say.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import msgspec
 
@@ -31,15 +32,21 @@ Path = tuple[str, ...]
 
 
 class JsonScan:
-    """Tells of each object, and of the texts at one path, in the order in which they begin."""
+    """Tells of each object, and of the texts and the fields at some paths, in the order in which they begin."""
 
-    __slots__ = ("_begun", "_levels", "_object", "_over", "_text_at", "_wanted", "complete")
+    __slots__ = ("_begun", "_fields", "_levels", "_object", "_over", "_texts", "complete")
 
-    def __init__(self, opened: Callable[[Path], None], text_at: Path, text: Callable[[str], None]) -> None:
-        """`opened` is told the path of each object within DEPTH_MAX; `text` each text at `text_at`, unless it is long."""
+    def __init__(
+        self,
+        opened: Callable[[Path], None],
+        texts: Mapping[Path, Callable[[str], None]],
+        fields: Mapping[Path, Callable[[], None]] = MappingProxyType({}),
+    ) -> None:
+        """`opened` is told the path of each object within DEPTH_MAX; `texts` each text at their paths, unless it is long;
+        `fields` that there is one, whatever it holds."""
         self._object = opened
-        self._text_at = list(text_at)
-        self._wanted = text
+        self._texts = [(list(path), wanted) for path, wanted in texts.items()]
+        self._fields = [(list(path), wanted) for path, wanted in fields.items()]
         self._levels: list[str] = []
         """The path of the innermost array or object: for an object, the name of the field that is being read."""
         self._over = 0
@@ -79,10 +86,15 @@ class JsonScan:
                 name = _content(text)
                 # A field may be called `[]`, and is no array for that.
                 self._levels[-1] = "" if name is None or name == "[]" else name.lower()
-        elif self._levels == self._text_at:
-            content = _content(text)
-            if content is not None:
-                self._wanted(content)
+                for path, field in self._fields:
+                    if self._levels == path:
+                        field()
+            return
+        for path, wanted in self._texts:
+            if self._levels == path:
+                content = _content(text)
+                if content is not None:
+                    wanted(content)
 
     def _open(self, *, is_object: bool) -> None:
         if self._over or len(self._levels) == DEPTH_MAX:

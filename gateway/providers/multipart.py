@@ -14,6 +14,7 @@ BOUNDARY_BYTES_MAX = 70
 HEADERS_BYTES_MAX = 8 << 10
 """So much the headers of one part may take; a file's name is the longest of them."""
 VALUE_BYTES_MAX = 512
+"""Of a field that is wanted; a longer one is not read."""
 
 _DISPOSITION = re.compile(rb"(?:^|\r\n)content-disposition:[ \t]*form-data([^\r]*)", re.IGNORECASE)
 _PARAMETER = re.compile(rb';[ \t]*([a-z*]+)=(?:"((?:[^"\\]|\\.)*)"|([^;" \t]*))', re.IGNORECASE)
@@ -112,6 +113,12 @@ class Fields:
                 name = (quoted or plain).decode("utf-8", "replace")
                 return name if name in self._wanted else None
         return None
+
+
+def boundary_of(body: bytes) -> bytes:
+    """The delimiter of a form by its first line; empty where there is none."""
+    line, end, _ = body[: BOUNDARY_BYTES_MAX + 4].partition(b"\r\n")
+    return line if end and len(line) > 2 and line.startswith(b"--") else b""
 
 
 def _cut(end: bytes, size: int) -> int:

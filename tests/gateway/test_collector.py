@@ -7,6 +7,7 @@ import datetime as dt
 import gc
 import os
 import tracemalloc
+from collections import Counter
 from email.utils import format_datetime
 from urllib.parse import urlencode
 
@@ -26,15 +27,16 @@ from gateway.collector import (
     Collector,
     Credential,
     NoScope,
+    Scope,
     Source,
     Wanted,
 )
-from gateway.providers import twilio
+from gateway.providers import sendgrid, twilio
 from gateway.settings import Collect
 from gateway.shipper import Shipper
 from gateway.tables import collections, unattributed
 from metering.database import DatabaseUnavailable
-from metering.tables import late_facts, quarantine, usage_events
+from metering.tables import late_facts, pending_events, quarantine, usage_events
 from metering.usage import Completeness
 from pricing.tables import rollups
 from tests.builders import NOON, call_id, fact, usage_event
@@ -315,6 +317,43 @@ async def test_numbers_are_kept_as_keyed_hashes_and_contents_not_at_all(world, l
     assert made[0] == {"from": "hash of +15005550006", "to": "hash of +12025550143"}
     assert "nobody's business" not in kept
     assert "5550099" not in kept
+
+
+def mail(number, recipient):
+    return {
+        "msg_id": f"mail{number}.filter-{recipient}.0",
+        "last_event_time": "2026-11-20T08:00:00Z",
+        "status": "delivered",
+    }
+
+
+async def test_the_recipients_of_a_mail_are_parts_of_it_and_said_already_where_it_crossed_the_gateway(world):
+    """Also of one that is scheduled, and pending until it is known to have been sent."""
+    listing = sendgrid.PROVIDER.records[0]
+    collector, scope = world.collector(), Scope("sendgrid", "acme", "", {})
+    for number, completeness in ((1, Completeness.REPORTED), (2, Completeness.PENDING)):
+        await world.called(
+            number,
+            source="sendgrid",
+            event_type="email_outbound",
+            endpoint="mail.send",
+            external_id=f"mail{number}",
+            quantities={"recipients": 3},
+            completeness=completeness,
+            metadata={"as_ordered": True},
+        )
+    sent = [mail(number, recipient) for number in (1, 2, 3) for recipient in range(3)]
+    for parts in (sent[:7], sent[4:], sent):
+        page = listing.read(listing.first("", DAY), msgspec.json.encode({"messages": parts}))
+        await collector.book_records(scope, page.items, Counter())
+    await world.called(
+        3, source="sendgrid", event_type="email_outbound", external_id="mail3", quantities={"recipients": 3}
+    )
+
+    total = await world.rows(select(func.sum(rollups.c.events), func.sum(rollups.c.recipients)))
+    assert tuple(map(int, total[0])) == (3, 9)
+    assert [row.external_id for row in await world.rows(select(pending_events).order_by("external_id"))] == ["mail2"]
+    assert await world.rows(select(quarantine)) == []
 
 
 # ---------------------------------------------------------------------------------------------------------------------

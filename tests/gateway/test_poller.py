@@ -14,8 +14,9 @@ from aiohttp import web
 from sqlalchemy import select
 
 from gateway.poller import LINE_BYTES_MAX, PAUSE_S, AsksAs, Poller, Source, _as_fact, _read_lines, _session
-from gateway.providers import openai
+from gateway.providers import openai, sendgrid
 from gateway.providers.api import Late, ReadOn, Settles, Usage
+from gateway.providers.sendgrid import events
 from gateway.recorder import late_event
 from metering.database import DatabaseUnavailable
 from metering.tables import late_facts, pending_events, usage_events
@@ -230,6 +231,24 @@ async def test_nothing_is_asked_before_it_can_be_over(booked, poller, provider, 
     await looks(poller, session)
 
     assert len(provider.asked) == 1
+
+
+@pytest.mark.parametrize(("due_s", "asked_at_s"), [(3600, 3602), (0, 2), (-900, 2), ("x", 2)])
+async def test_what_is_due_later_is_not_asked_for_before(
+    database, booked, poller, provider, session, clock, due_s, asked_at_s
+):
+    clock.now = NOON
+    due = int(NOON.timestamp()) + due_s if isinstance(due_s, int) else due_s
+    await booked([pending(metadata={"due_s": due})])
+    provider.is_over("thing-1", tokens=7)
+    clock.passes(asked_at_s - 1)
+    await looks(poller, session)
+    assert provider.asked == []
+
+    clock.passes(1)
+    await looks(poller, session)
+
+    assert [path for path, _ in provider.asked] == ["/things/thing-1"]
 
 
 async def test_a_file_is_summed_line_by_line_and_a_line_that_no_memory_holds_is_said(
@@ -588,8 +607,7 @@ OF_ACCOUNTS = Settles(
 
 @pytest.fixture
 def of_accounts(database, booked, provider, clock):
-    accounts = {"acme": "AC1"}
-    source = Source(provider.base_url, {"responses": OF_ACCOUNTS}, lambda _: {}, accounts.get)
+    source = Source(provider.base_url, {"responses": OF_ACCOUNTS}, lambda _: AsksAs({}, "AC1"))
     return Poller(database, booked, {"openai": source}, clock)
 
 
@@ -620,3 +638,97 @@ async def test_what_can_be_open_for_days_is_asked_for_less_and_less_and_in_the_e
         await looks(of_accounts, session)
         clock.passes(600)
     assert await corrections(database) == [("thing-1", "reported", {"input_tokens": 1})]
+
+
+# SendGrid
+
+
+@pytest.fixture
+def sendgrid_poller(database, booked, provider, clock):
+    settles = {one.name: one.settles for one in sendgrid.PROVIDER.endpoints if one.settles is not None}
+    return Poller(database, booked, {"sendgrid": Source(provider.base_url, settles, lambda _: AsksAs({}, None))}, clock)
+
+
+def scheduled(number, recipients):
+    """A mail that is sent an hour after it was taken on."""
+    return pending(
+        number,
+        source="sendgrid",
+        endpoint="mail.send",
+        event_type="email_outbound",
+        resource="transactional",
+        quantities={"recipients": recipients},
+        metadata={"batch_id": "NGY5/0=", "due_s": int(NOON.timestamp()) + 3600, "as_ordered": True},
+    )
+
+
+BATCH = "/v3/user/scheduled_sends/NGY5/0="
+"""As a server reads it."""
+
+
+CANCELLED = [{"batch_id": "NGY5/0=", "status": "cancel"}]
+
+
+@pytest.mark.parametrize(
+    ("listed", "dropped", "of_first", "of_second"),
+    [
+        ([], "never", 0, 0),
+        ([], "before", -1, 0),
+        ([], "after", -1, 0),
+        (CANCELLED, "never", -3, -1),
+        (CANCELLED, "after", -3, -1),
+    ],
+)
+async def test_mail_of_a_batch_is_sent_or_cancelled_when_its_time_has_come(
+    database, booked, sendgrid_poller, provider, session, clock, listed, dropped, of_first, of_second
+):
+    """Guards money: a cancelled mail costs nothing, and who was dropped of one that was sent stays taken off, whichever is
+    heard of first."""
+    drop = events.heard(
+        b'[{"event":"dropped","email":"ada@example.com","sg_message_id":"thing-1.x.0"}]', lambda value: "keyed"
+    )
+    drops = [_as_fact(late_event("acme", "sendgrid", one)) for one in drop.late]
+    await booked([scheduled(1, 3), scheduled(2, 1)])
+    clock.passes(3000)
+    await looks(sendgrid_poller, session)
+    assert provider.asked == []
+    if dropped == "before":
+        await booked(drops)
+    provider.answers[BATCH] = {"body": msgspec.json.encode(listed)}
+    clock.passes(620)
+
+    await looks(sendgrid_poller, session)
+    if dropped == "after":
+        await booked(drops * 2)
+
+    found = Counter()
+    for external_id, _, quantities in await corrections(database):
+        found[external_id] += quantities.get("recipients", 0)
+    assert found == {"thing-1": of_first, "thing-2": of_second}
+    assert await rows(database, pending_events) == []
+
+
+async def test_mail_of_a_paused_batch_is_not_over(database, booked, sendgrid_poller, provider, session, clock):
+    await booked([scheduled(1, 3)])
+    provider.answers[BATCH] = {"body": b'[{"batch_id": "NGY5/0=", "status": "pause"}]'}
+    clock.passes(4000)
+
+    await looks(sendgrid_poller, session)
+
+    assert len(provider.asked) == 1
+    assert await corrections(database) == []
+    assert len(await rows(database, pending_events)) == 1
+
+
+async def test_a_list_that_was_validated_is_at_least_its_whole_segments(
+    database, booked, sendgrid_poller, provider, session, clock
+):
+    order = {"source": "sendgrid", "endpoint": "validations.email.jobs.create", "event_type": "email_validation"}
+    await booked([pending(**order)])
+    told = {"result": {"id": "thing-1", "status": "Done", "segments": 3, "segments_processed": 3}}
+    provider.answers["/v3/validations/email/jobs/thing-1"] = {"body": msgspec.json.encode(told)}
+    clock.passes(60)
+
+    await looks(sendgrid_poller, session)
+
+    assert await corrections(database) == [("thing-1", "estimated", {"requests": 3001})]

@@ -39,13 +39,14 @@ ADMINISTRATION = (
 SID = "0a" * 16
 ACCOUNT = "AC" + "1b" * 16
 TEMPLATE = "d-" + SID
+JOB = "01H793APATD899ESMY25ZNPNCF"
 BATCH = "NGY5NmM0/TMt+NzQ4Yi00="
 """Base64, as SendGrid makes it."""
 
 
-def named(method, target, *, of="openai", **headers):
+def named(method, target, *, of="openai", speaks_for=(), **headers):
     head = RequestHead(method, target, CIMultiDictProxy(CIMultiDict(headers)), ())
-    return named_objects(ROUTES.match(method, f"/{of}{target}"), head, ACCOUNT)
+    return named_objects(ROUTES.match(method, f"/{of}{target}"), head, ACCOUNT, speaks_for)
 
 
 def referred(*chunks, of=openai):
@@ -424,7 +425,8 @@ CLOSED_AT_SENDGRID = (
     "/v3/asm/groups",
     "/v3/stats",
     "/v3/marketing/contacts",
-    "/v3/validations/email",
+    "/v3/marketing/singlesends",
+    "/v3/campaigns",
     "/v3/senders",
     "/v3/whitelabel/domains",
     "/v3/messages",
@@ -442,7 +444,11 @@ def test_what_administers_a_sendgrid_account_is_refused_in_every_spelling(method
 
 
 @pytest.mark.parametrize(
-    "path", ["/v3/templates", "/v3/templates?generations=dynamic", "/v3/user/scheduled_sends", "/v3/mail/batch"]
+    "path",
+    [
+        *("/v3/templates", "/v3/templates?generations=dynamic", "/v3/user/scheduled_sends", "/v3/mail/batch"),
+        *("/v3/validations/email", "/v3/validations/email/jobs", f"/v3/validations/email/jobs/{JOB}/x"),
+    ],
 )
 def test_lists_of_a_sendgrid_account_are_refused(path):
     with pytest.raises(NotOnSharedAccount):
@@ -461,10 +467,70 @@ def test_on_a_shared_account_nobody_speaks_for_another(provider, name):
 
 
 @pytest.mark.parametrize(
+    ("allowed", "asked", "passes"),
+    [
+        (("anna",), "anna", True),
+        (("anna", "ella"), "ella", True),
+        (("*",), "anybody", True),
+        (("anna",), "ella", False),
+        (("anna",), "Anna", False),
+        (("anna",), "anna,ella", False),
+        (("anna",), "", False),
+        (("anna",), "*", False),
+        (("anna",), "account-id anna", False),
+        ((), "anna", False),
+    ],
+)
+def test_a_tenant_speaks_for_the_subusers_that_its_integration_names(allowed, asked, passes):
+    if passes:
+        assert named("GET", f"/v3/templates/{TEMPLATE}", of="sendgrid", speaks_for=allowed, **{"On-Behalf-Of": asked})
+    else:
+        with pytest.raises(NotOnSharedAccount, match="`on_behalf_of` of your integration"):
+            named("GET", f"/v3/templates/{TEMPLATE}", of="sendgrid", speaks_for=allowed, **{"On-Behalf-Of": asked})
+
+
+def test_each_of_two_headers_is_judged():
+    """Guards a header that stands twice: nobody knows which of the two the provider reads."""
+    headers = CIMultiDict([("On-Behalf-Of", "anna"), ("on-behalf-of", "ella")])
+    head = RequestHead("GET", f"/v3/templates/{TEMPLATE}", CIMultiDictProxy(headers), ())
+    route = ROUTES.match("GET", f"/sendgrid{head.target}")
+
+    assert named_objects(route, head, ACCOUNT, ("anna", "ella")) == [TEMPLATE]
+    for allowed in (("anna",), ("ella",)):
+        with pytest.raises(NotOnSharedAccount):
+            named_objects(route, head, ACCOUNT, allowed)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("PUT", "/v3/marketing/singlesends/27c21bbf-a12c-440b-b8bf-c526975328ca/schedule"),
+        ("POST", "/v3/marketing/test/send_email"),
+        ("POST", "/v3/campaigns/12345/schedules/now"),
+        ("POST", "/v3/campaigns/12345/schedules/test"),
+        ("POST", "/v3/marketing/contacts/search"),
+    ],
+)
+def test_campaigns_and_contacts_are_everybodys(method, path):
+    """Guards mail to everybody's contacts at everybody's expense: endpoints that are listed are no more open for it."""
+    with pytest.raises(NotOnSharedAccount):
+        named(method, path, of="sendgrid")
+
+
+@pytest.mark.parametrize("path", ["/v3/api_keys", "/v3/subusers", "/v3/templates", "/v3/stats"])
+def test_whom_a_tenant_speaks_for_opens_nothing_else(path):
+    with pytest.raises(NotOnSharedAccount):
+        named("GET", path, of="sendgrid", speaks_for=("*",), **{"On-Behalf-Of": "anna"})
+
+
+@pytest.mark.parametrize(
     ("method", "path", "objects"),
     [
         ("POST", "/v3/mail/send", []),
         ("POST", "/v3/mail/batch", []),
+        ("POST", "/v3/validations/email", []),
+        ("PUT", "/v3/validations/email/jobs", []),
+        ("GET", f"/v3/validations/email/jobs/{JOB}", [JOB]),
         ("POST", "/v3/templates", []),
         ("GET", f"/v3/templates/{TEMPLATE}", [TEMPLATE]),
         ("POST", f"/v3/templates/{TEMPLATE}", [TEMPLATE]),

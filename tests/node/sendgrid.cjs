@@ -47,6 +47,19 @@ walk({
     const read = await ask("GET", `/v3/templates/${made.body.id}`);
     return [made, version, sent, read, await ask("DELETE", `/v3/templates/${made.body.id}`)];
   },
+  "addresses": async () => [
+    await ask("POST", "/v3/validations/email", { email: "ada@example.com", source: "signup" }),
+    await ask("POST", "/v3/validations/email", { email: "nowhere" }),
+  ],
+  "for a subuser": async () => {
+    mail.client.setImpersonateSubuser("anna");
+    try {
+      const made = await ask("POST", "/v3/templates", { name: "Hers", generation: "dynamic" });
+      return [made, await ask("GET", `/v3/templates/${made.body.id}`), await ask("DELETE", `/v3/templates/${made.body.id}`)];
+    } finally {
+      mail.client.setImpersonateSubuser("");
+    }
+  },
   "to nobody": () => mail.send({ ...letter, to: [] }),
   "to no address": () => mail.send({ ...letter, to: "ada@nowhere" }),
   "too many requests": () => asking({ status: "429" }, () => mail.send(letter)),

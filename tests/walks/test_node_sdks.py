@@ -7,7 +7,7 @@ from typing import Any
 
 from gateway.simulator.truth import Exchange
 from tests.nodes import SCRIPTS, needs_node, run_script
-from tests.walks.harness import ON_BOTH, PROVIDER_KEY, Installation, basic
+from tests.walks.harness import ON_BOTH, PROVIDER_KEY, Installation, basic, eventually
 from tests.walks.sides import (
     Side,
     alike,
@@ -154,6 +154,12 @@ def test_twilios_sdk_lists_an_account_of_the_tenants_own_page_by_page(gateway):
 
 def test_sendgrids_sdk_returns_what_it_returns_directly_and_every_recipient_is_in_the_ledger(gateway):
     sides = directly_to_sendgrid(gateway), through_to_sendgrid(gateway, gateway.tenant("sendgrid"))
+    subuser = json.dumps({"username": "anna", "email": "anna@example.com", "password": "p4ssw0rd", "ips": []}).encode()
+    platform = {"Authorization": f"Bearer {sides[0].key}", "Content-Type": "application/json"}
+    assert raw(sides[0], "POST", "/v3/subusers", subuser, platform).status == 201
+    gateway.ask("PATCH", "/v1/tenants/sendgrid/integrations", {"on_behalf_of": ["anna"]})
+    hers = {**platform, "Authorization": f"Bearer {sides[1].key}", "On-Behalf-Of": "anna"}
+    eventually(lambda: raw(sides[1], "GET", f"/v3/templates/d-{0:032x}", None, hers).status == 404, "the integration")
 
     direct, through = both("sendgrid.cjs", "sendgrid", sides)
 
@@ -178,3 +184,6 @@ def test_sendgrids_sdk_returns_what_it_returns_directly_and_every_recipient_is_i
         for event in events
         if event["event_type"] == "email_outbound"
     ] == accepted
+    assert [event["quantities"] for event in events if event["event_type"] == "email_validation"] == [
+        {"requests": 1}
+    ] * 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import random
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -155,7 +156,6 @@ def a_batch_that_is_scheduled_paused_and_cancelled(account: Account) -> None:
     account.did(account.api.mail.batch._(batch_id).get())
     for number in range(2):
         mail = letter(f"ada-{number}@example.com", f"bob-{number}@example.com")
-        mail.send_at = 1
         mail.batch_id = BatchId(batch_id)
         account.send(mail)
     scheduled = account.api.user.scheduled_sends
@@ -164,6 +164,11 @@ def a_batch_that_is_scheduled_paused_and_cancelled(account: Account) -> None:
     account.did(scheduled._(batch_id).patch({"status": "cancel"}))
     account.did(scheduled._(batch_id).delete())
     account.did(scheduled._(batch_id).delete())
+
+
+def addresses_that_are_validated(account: Account) -> None:
+    for email in ("ada@example.com", "bounce@example.com", "nowhere"):
+        account.did(account.api.validations.email.post({"email": email, "source": "signup"}))
 
 
 def refused_by_the_provider(status: int) -> Callable[[Account], None]:
@@ -182,6 +187,7 @@ WALKS: dict[str, Callable[[Account], None]] = {
     "a mail that is only tried out": a_mail_that_is_only_tried_out,
     "a template": a_template_that_is_made_used_changed_and_deleted,
     "a batch": a_batch_that_is_scheduled_paused_and_cancelled,
+    "addresses": addresses_that_are_validated,
     "to nobody": lambda account: account.send(Mail(TOLL, [], "Toll due", SECRET)),
     "to no address": lambda account: account.send(letter("ada@nowhere")),
     "to one address twice": a_mail_to_one_address_twice,
@@ -374,6 +380,43 @@ def test_templates_and_batches_are_calls_that_cost_nothing(walks, events):
         }
 
 
+def test_each_address_that_is_validated_is_an_event(walks, events):
+    _, answers = walks["addresses"][1]
+
+    found = [events[answer.header("x-tollkeeper-call-id")] for answer in answers]
+
+    assert [(event["event_type"], event["quantities"], event["completeness"]) for event in found] == [
+        ("email_validation", {"requests": 1}, "reported")
+    ] * 3
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+def test_mail_that_is_sent_later_is_billed_when_it_is_sent(gateway, more, cancelled):
+    """Guards money: a batch that is cancelled before its time costs nothing, though each of its mails was taken on."""
+    tenant_id = f"later-{cancelled}".lower()
+    account = Account(through_to_sendgrid(gateway, gateway.tenant(tenant_id)))
+    batch_id = account.did(account.api.mail.batch.post())["batch_id"]
+    eventually(lambda: gateway.events(tenant_id), "the batch's event")
+    for number in range(2):
+        mail = letter(f"ada-{number}@example.com", "bob@example.com")
+        mail.send_at = int(time.time()) + 4
+        mail.batch_id = BatchId(batch_id)
+        account.send(mail)
+    if cancelled:
+        account.did(account.api.user.scheduled_sends.post({"batch_id": batch_id, "status": "cancel"}))
+
+    def mails(kind: str) -> Any:
+        found = [event for event in gateway.events(tenant_id) if event["event_type"] == "email_outbound"]
+        return [event for event in found if event["kind"] == kind]
+
+    made = eventually(lambda: mails("usage")[1:] and mails("usage"), "two mails")
+    assert [(event["quantities"], event["completeness"]) for event in made] == [({"recipients": 2}, "pending")] * 2
+    assert {event["metadata"]["batch_id"] for event in made} == {batch_id}
+    settled = eventually(lambda: mails("correction")[1:] and mails("correction"), "what became of them")
+    assert [event["quantities"]["recipients"] for event in settled] == [-2 if cancelled else 0] * 2
+    assert {event["metadata"]["status"] for event in settled} == {"cancelled" if cancelled else "sent"}
+
+
 def test_no_address_and_no_word_of_a_mail_is_in_an_event_a_log_line_or_a_spool_file(gateway, walks, events):
     kept = {
         "events": json.dumps(list(events.values()), ensure_ascii=False).encode(),
@@ -489,3 +532,38 @@ def test_a_tenant_with_an_account_of_its_own_has_all_of_it_as_directly(gateway):
         "three mails",
     )
     assert [event["quantities"] for event in events] == [{"recipients": 1}] * 3
+
+
+def test_a_tenant_speaks_for_the_subuser_of_its_integration_and_for_no_other(gateway):
+    """Mail is the parent's all the same: SendGrid's own rule."""
+    platform = directly_to_sendgrid(gateway)
+    for name in ("anna", "ella"):
+        account = Account(platform)
+        account.api.subusers.post({"username": name, "email": "x@example.com", "password": "p4ssw0rd", "ips": []})
+    key = gateway.tenant("speaking")
+    gateway.ask("PATCH", "/v1/tenants/speaking/integrations", {"on_behalf_of": ["anna"]})
+    through = through_to_sendgrid(gateway, key)
+    directly, speaking = (Account(side, **{"On-Behalf-Of": "anna"}) for side in (platform, through))
+
+    def made() -> Any:
+        try:
+            return speaking.did(speaking.api.templates.post({"name": "Hers", "generation": "dynamic"}))["id"]
+        except HTTPError:
+            return None  # The integration is in force within a second.
+
+    template_id = eventually(made, "a template of anna's")
+    eventually(lambda: gateway.events("speaking"), "the template's event")
+    assert speaking.did(speaking.api.templates._(template_id).get()) == directly.did(
+        directly.api.templates._(template_id).get()
+    )
+    a_mail(speaking)
+    with pytest.raises(NotFoundError):
+        Account(through).api.templates._(template_id).get()
+    for other in ("ella", "anna,ella", ""):
+        with pytest.raises(HTTPError) as refused:
+            Account(through, **{"On-Behalf-Of": other}).api.templates._(template_id).get()
+        assert refused.value.status_code == 403
+        assert "`on_behalf_of`" in refused.value.to_dict["errors"][0]["message"]
+    with pytest.raises(HTTPError) as refused:
+        speaking.api.api_keys.get()
+    assert refused.value.status_code == 403

@@ -15,10 +15,8 @@ import msgspec
 
 from gateway.providers.api import Late, Listing, NotAPage, Page, Record, Total, Usage
 from gateway.providers.json_scan import UNREADABLE
+from gateway.providers.sendgrid.mail import TRANSACTIONAL
 from metering.usage import Completeness
-
-TRANSACTIONAL = "transactional"
-"""The type of mail that is sent one by one; campaigns are the other."""
 
 PAGE_ITEMS = 1000
 """The most that an answer may hold."""
@@ -108,6 +106,7 @@ def _record(sent: _Sent) -> Record | None:
             quantities={}, completeness=Completeness.PENDING, resource=TRANSACTIONAL, event_type="email_outbound"
         ),
         late=(Late(external_id=named[1], phase=f"final:{named[2]}", usage=one),),
+        in_parts=True,
     )
 
 

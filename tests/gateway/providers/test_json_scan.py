@@ -26,7 +26,7 @@ VALUES = st.recursive(
 def seen(*chunks):
     """What a scan tells of a body, and whether the body is complete."""
     told = []
-    scan = JsonScan(told.append, AT, told.append)
+    scan = JsonScan(told.append, {AT: told.append})
     for chunk in chunks:
         scan.feed(chunk)
     return told, scan.complete
@@ -111,11 +111,46 @@ def test_what_has_not_ended_is_not_complete(body):
     assert not seen(body)[1]
 
 
+@given(VALUES, st.lists(st.integers(0, 900), max_size=6))
+def test_several_texts_and_fields_are_told_of_wherever_the_body_is_cut(value, marks):
+    wanted = (("a",), ("a", "b"), ("[]", "a"))
+    texts, fields = [], []
+    scan = JsonScan(
+        lambda path: None,
+        {path: lambda text, path=path: texts.append((path, text)) for path in wanted},
+        {path: lambda path=path: fields.append(path) for path in wanted},
+    )
+
+    for chunk in cut(json.dumps(value).encode(), marks):
+        scan.feed(chunk)
+
+    found = list(named(value))
+    assert fields == [path for path, _ in found if path in wanted]
+    assert texts == [
+        (path, text)
+        for path, text in found
+        if path in wanted and isinstance(text, str) and len(json.dumps(text).encode()) - 2 <= TEXT_BYTES_MAX
+    ]
+
+
+def named(value, path=()):
+    """Each field of a parsed value, with its path and what it holds."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            short = len(json.dumps(name).encode()) - 2 <= TEXT_BYTES_MAX
+            at = (*path, name.lower() if short and name != "[]" else "")
+            yield at, inner
+            yield from named(inner, at)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from named(inner, (*path, "[]"))
+
+
 @pytest.mark.parametrize("unit", [b"x", b"\\\\", b"[", b'{"a":', b'{"', b'"" ', b" "])
 def test_however_large_a_body_is_next_to_nothing_of_it_is_held(unit):
     """Guards TEXT_BYTES_MAX and DEPTH_MAX: an attachment is one text of megabytes."""
     piece = unit * (16384 // len(unit))
-    scan = JsonScan(lambda path: None, AT, lambda text: None)
+    scan = JsonScan(lambda path: None, {AT: lambda text: None}, {AT: lambda: None})
     scan.feed(b'{"a":"' if unit == b"x" else b"{")
     scan.feed(piece)
     held = []

@@ -12,6 +12,9 @@ from sendgrid.helpers import mail as sdk
 
 from gateway.providers import sendgrid
 from gateway.providers.api import Prepared
+from gateway.providers.bearer import presented_key
+from gateway.providers.sendgrid.mail import MailMeter, MailWatch
+from gateway.providers.sendgrid.refusals import missing, refusal
 from metering.usage import Completeness
 from tests.builders import answer_head
 
@@ -31,7 +34,7 @@ def cut(body, marks):
 
 
 def watched(*chunks, whole=True):
-    watch = sendgrid.MailWatch()
+    watch = MailWatch()
     for chunk in chunks:
         watch.feed(chunk)
     return watch.finish(whole=whole)
@@ -153,12 +156,75 @@ def test_the_sender_of_a_mail_is_the_one_that_all_of_it_is_from():
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# When it is sent, and whether it can be cancelled until then
+
+LATER = {"batch_id": "NGY5NmM0/TMt+NzQ4Yi00=", "send_at": 1_790_000_000}
+ASKED = {"batch_id": "NGY5NmM0/TMt+NzQ4Yi00=", "send_at": "1790000000"}
+
+
+def asked(*chunks, **fields):
+    return watched(*(chunks or (json.dumps(MAIL | fields).encode(),))).asked
+
+
+@given(st.lists(st.integers(0, 900), max_size=6), st.sampled_from([None, 2]), ANYTHING)
+def test_the_batch_and_the_time_of_a_mail_are_known_wherever_it_is_cut(marks, indent, other):
+    body = json.dumps({"x": other} | MAIL | LATER, indent=indent).encode()
+
+    assert asked(*cut(body, marks)) == ASKED
+
+
+@pytest.mark.parametrize("size", [1, 3, 40, 63, 64, 65, 200])
+def test_they_are_known_in_pieces_of_any_size(size):
+    body = json.dumps(LATER | MAIL | {"x": "y" * 300}).encode()
+
+    assert asked(*(body[start : start + size] for start in range(0, len(body), size))) == ASKED
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"send_at": LATER["send_at"]},
+        {"batch_id": LATER["batch_id"]},
+        LATER | {"batch_id": 'ada@example.com "'},
+        LATER | {"batch_id": "x" * 201},
+        LATER | {"batch_id": ["x"]},
+        LATER | {"send_at": "tomorrow"},
+        LATER | {"send_at": 1.5e9},
+        LATER | {"personalizations": [{"to": [ADA], "send_at": LATER["send_at"]}]},
+        LATER | {"personalizations": [{"to": [ADA]}, {"to": [ADA], "send_at": 1_790_000_001}]},
+        LATER | {"personalizations": [{"to": [ADA], "dynamic_template_data": {"send_at": 1}}]},
+        {"batch_id": "x", "personalizations": [{"to": [ADA], "send_at": 1_790_000_000}]},
+        {"batch_id": "x", "custom_args": {"send_at": 1_790_000_000}},
+    ],
+)
+def test_what_can_not_be_cancelled_as_a_whole_is_sent_when_it_is_taken_on(fields):
+    assert asked(**fields) == {}
+
+
+def test_a_text_that_speaks_of_times_and_batches_is_no_time_and_no_batch():
+    text = json.dumps({"send_at": 1, "batch_id": "x"})
+
+    assert asked(subject=text, content=[{"type": "text/plain", "value": text}], **LATER) == ASKED
+
+
+def test_a_mail_of_a_batch_that_is_sent_later_is_pending():
+    prepared = Prepared(body=b"", resource="transactional", quantities={"recipients": 3}, asked=ASKED)
+    usage = judged(202, prepared, **{"X-Message-Id": "a"})
+
+    assert (usage.quantities, usage.completeness) == ({"recipients": 3}, Completeness.PENDING)
+    assert usage.metadata == {"batch_id": LATER["batch_id"], "due_s": 1_790_000_000, "as_ordered": True}
+    assert judged(202, prepared).completeness == Completeness.REPORTED
+    assert judged(200, prepared, **{"X-Message-Id": "a"}).completeness == Completeness.REPORTED
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # What became of it
 
 
 def judged(status, prepared=SENT, *, whole=True, **headers):
     head = answer_head(status, headers)
-    meter = sendgrid.MailMeter(head, prepared)
+    meter = MailMeter(head, prepared)
     assert meter.feed(b"x") == b"x"
     held, usage = meter.finish(whole=whole)
     assert held == b""
@@ -223,16 +289,16 @@ def test_only_a_post_can_cost(method):
     ],
 )
 def test_the_key_is_the_bearer_token(value, key):
-    assert sendgrid.presented_key(CIMultiDictProxy(CIMultiDict({"Authorization": value}))) == key
+    assert presented_key(CIMultiDictProxy(CIMultiDict({"Authorization": value}))) == key
 
 
 def test_a_refusal_is_an_error_as_sendgrid_writes_it():
-    (error,) = json.loads(sendgrid.refusal("/v3/x", 403, "some_code", 'A "sentence".').body)["errors"]
+    (error,) = json.loads(refusal("/v3/x", 403, "some_code", 'A "sentence".').body)["errors"]
 
     assert error == {"message": 'A "sentence".', "field": None, "help": None, "error_id": "some_code"}
 
 
 def test_a_missing_object_is_what_sendgrid_says_it_is():
-    assert json.loads(sendgrid.missing("/v3/x", "d-1").body) == {
+    assert json.loads(missing("/v3/x", "d-1").body) == {
         "errors": [{"message": "resource not found", "field": None, "help": None}]
     }

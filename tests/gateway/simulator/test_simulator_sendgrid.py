@@ -331,10 +331,17 @@ def test_a_template_stands_for_subject_and_content_where_it_exists(client: SendG
     whole: Any = {"to": [{"email": "a@example.com"}], "dynamic_template_data": {"toll": [1, {"x": None}]}}
     body = {"personalizations": [whole], "from": {"email": "gate@example.com"}, "template_id": template["id"]}
     assert client.client.mail.send.post(request_body=body).status_code == 202
-    for unknown in (f"d-{0:032x}", "receipt"):
-        with pytest.raises(exceptions.BadRequestsError) as error:
-            client.client.mail.send.post(request_body={**body, "template_id": unknown})
-        assert "template_id" in [problem["field"] for problem in error.value.to_dict["errors"]]
+    with pytest.raises(exceptions.BadRequestsError) as error:
+        client.client.mail.send.post(request_body={**body, "template_id": "receipt"})
+    assert "template_id" in [problem["field"] for problem in error.value.to_dict["errors"]]
+
+
+def test_mail_by_a_template_that_there_is_not_is_taken_on_and_dropped(client: SendGridAPIClient) -> None:
+    whole: Any = {"to": [{"email": "a@example.com"}]}
+    body = {"personalizations": [whole], "from": {"email": "gate@example.com"}, "template_id": f"d-{0:032x}"}
+    before = sent(client)
+    assert client.client.mail.send.post(request_body=body).status_code == 202
+    assert sent(client) - before == {"requests": 1, "bounce_drops": 1}
 
 
 # Scheduled mail.
