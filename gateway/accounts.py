@@ -820,6 +820,18 @@ class Change:
         await _find_tenant(self._connection, tenant_id)
         await self._note("delivery.retry", tenant_id, delivery_id, {})
 
+    async def collect(self, collection_id: str, tenant_id: str | None, detail: Mapping[str, object]) -> None:
+        """Note that somebody has a provider's lists read."""
+        await self._note("collection.create", tenant_id, collection_id, detail)
+
+    async def import_records(self, tenant_id: str, detail: Mapping[str, object]) -> None:
+        """Note that somebody has booked what happened elsewhere."""
+        await self._note("import", tenant_id, tenant_id, detail)
+
+    async def cancel_collection(self, collection_id: str) -> None:
+        """Note that somebody has the reading of a provider's lists ended."""
+        await self._note("collection.cancel", None, collection_id, {})
+
     async def _note(self, action: str, tenant_id: str | None, subject: str, detail: Mapping[str, object]) -> None:
         row = {
             "audit_id": str(uuid4()),

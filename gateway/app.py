@@ -19,7 +19,7 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -36,13 +36,17 @@ from gateway.books import books_of
 from gateway.call_ids import new_call_id
 from gateway.callback_addresses import PREFIX, CallbackAddresses
 from gateway.callers import Callers
+from gateway.collector import Collector, Credential, Owned
+from gateway.collector import Source as Lists
 from gateway.cost_estimates import CostEstimates
 from gateway.counters import WRITE_S, Counters
 from gateway.deliverer import Deliverer, Destination
 from gateway.egress import Egress, Policy
 from gateway.estimator import Estimator
 from gateway.idempotency import Claims
+from gateway.importer import Importer
 from gateway.inbox import Inbox, Waiting
+from gateway.integrations import EXCLUSIVE, values_of
 from gateway.keys import NotSealedHere, Secrets, reference
 from gateway.listener import CUT_S, Exchange, Handler, Listener, bound
 from gateway.monitor import Monitor
@@ -75,6 +79,7 @@ from metering.columns import iso
 from metering.database import Database, DatabaseInUse, DatabaseUnavailable
 from metering.database_sqlite import SqliteDatabase
 from metering.facts import Fact
+from metering.ledger import Appended
 from metering.spool import Spool, SpoolFull
 from pricing.book_files import BookError
 from pricing.catalogue import Books
@@ -212,12 +217,13 @@ async def control_listener(settings: Settings) -> AsyncIterator[str]:
     async with AsyncExitStack() as stack:
         office = await stack.enter_async_context(_office(settings))
         shipper = await _booked_what_is_left(office)
+        collector = await stack.enter_async_context(_collecting(office, shipper, plans=False))
 
         async def healthy() -> list[str]:
             return []
 
         listening = bound("127.0.0.1", 0)
-        await stack.enter_async_context(_control(office, shipper, healthy, None, None, listening))
+        await stack.enter_async_context(_control(office, shipper, collector, healthy, None, None, listening))
         yield f"http://{_address('127.0.0.1', listening)}"
 
 
@@ -323,6 +329,7 @@ async def _office(settings: Settings, *, prepares: bool = True) -> AsyncIterator
 async def _control(
     office: Office,
     shipper: Shipper,
+    collector: Collector,
     healthy: Health,
     monitor: Monitor | None,
     deliverer: Deliverer | None,
@@ -332,6 +339,8 @@ async def _control(
         accounts=office.accounts,
         database=office.database,
         shipper=shipper,
+        collector=collector,
+        importer=Importer(office.database, _booking(shipper), partial(reference, office.secrets.reference), now),
         secrets=office.secrets,
         health=healthy,
         monitor=monitor,
@@ -560,6 +569,82 @@ def _asks_as(office: Office, provider: Provider, configured: ProviderSettings, t
     return AsksAs(headers, account)
 
 
+def _booking(shipper: Shipper) -> Callable[[Sequence[Fact]], Awaitable[Sequence[Appended]]]:
+    """Books facts that no spool holds."""
+
+    async def book(facts: Sequence[Fact]) -> Sequence[Appended]:
+        return await shipper.book(facts, [])
+
+    return book
+
+
+@asynccontextmanager
+async def _collecting(office: Office, shipper: Shipper, *, plans: bool = True) -> AsyncIterator[Collector]:
+    """Reads providers' own lists. Unless it `plans`, only when it is asked to."""
+
+    async def owned() -> Owned:
+        tenants = office.snapshot.current.tenants
+        return {
+            one.tenant_id: {}
+            if one.integration is None
+            else {name: values_of(one.integration, name) for name in EXCLUSIVE}
+            for one in tenants.values()
+        }
+
+    collector = Collector(
+        office.database,
+        _booking(shipper),
+        _lists(office, office.settings),
+        owned,
+        partial(reference, office.secrets.reference),
+        lambda: shipper.last_shipped,
+        now,
+        office.settings.collect,
+    )
+    task = asyncio.create_task(collector.run(plans=plans))
+    try:
+        yield collector
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
+
+
+def _lists(office: Office, settings: Settings) -> dict[str, Lists]:
+    """The providers that have lists of what they did, and how each is asked."""
+    return {
+        provider.name: Lists(
+            settings.providers[provider.name].base_url,
+            provider.records,
+            provider.totals,
+            provider.account_of,
+            partial(_credential_for_lists, office, provider, settings.providers[provider.name]),
+        )
+        for provider in PROVIDERS
+        if provider.records or provider.totals
+    }
+
+
+def _credential_for_lists(
+    office: Office, provider: Provider, configured: ProviderSettings, tenant_id: str | None
+) -> Credential | None:
+    """The tenant's own, or for None the platform's."""
+    if tenant_id is None:
+        if configured.credential is None:
+            return None
+        credential = {field: secret.get_secret_value() for field, secret in configured.credential.items()}
+    else:
+        tenant = office.snapshot.current.tenants.get(tenant_id)
+        sealed = None if tenant is None else tenant.credentials.get(provider.name)
+        if sealed is None:
+            return None
+        try:
+            credential = office.secrets.unseal(sealed, owner=tenant_id)
+        except NotSealedHere:
+            return None
+    headers = {name.decode(): value.decode() for name, value in provider.authorize(credential)}
+    return Credential(headers, credential.get(provider.account_field or "", ""))
+
+
 @asynccontextmanager
 async def _delivering(office: Office, egress: Egress) -> AsyncIterator[Deliverer]:
     """Passes on to applications what providers told by themselves."""
@@ -734,19 +819,21 @@ async def running(settings: Settings, read: Read | None = None) -> AsyncIterator
         counters = await stack.enter_async_context(_counting(settings, 0))
         await stack.enter_async_context(_watching(office.snapshot))
         poller = await stack.enter_async_context(_polling(office, shipper))
+        collector = await stack.enter_async_context(_collecting(office, shipper))
         egress = await stack.enter_async_context(Egress(_policy(settings)))
         deliverer = await stack.enter_async_context(_delivering(office, egress))
         watching = _monitoring(office, shipper, poller, deliverer, expects_workers=True)
         monitor = await stack.enter_async_context(watching)
         health = _health(shipper, life)
-        await stack.enter_async_context(_control(office, shipper, health, monitor, deliverer, sockets["control"]))
+        control = _control(office, shipper, collector, health, monitor, deliverer, sockets["control"])
+        await stack.enter_async_context(control)
         front = _Front(office, spool, counters, egress)
         await stack.enter_async_context(front.open(sockets["proxy"], life))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _told_to_stop, life)
         if read is not None:
-            await stack.enter_async_context(_reloading(office, front, poller, read, sockets))
+            await stack.enter_async_context(_reloading(office, front, poller, collector, read, sockets))
         _say_serving("serving", settings, sockets, workers=1)
         ports = {name: one.getsockname()[1] for name, one in sockets.items()}
         yield Gateway(office, ports["proxy"], ports["control"], life)
@@ -759,7 +846,12 @@ async def running(settings: Settings, read: Read | None = None) -> AsyncIterator
 
 @asynccontextmanager
 async def _reloading(
-    office: Office, front: _Front, poller: Poller, read: Read, sockets: Mapping[str, socket.socket]
+    office: Office,
+    front: _Front,
+    poller: Poller,
+    collector: Collector,
+    read: Read,
+    sockets: Mapping[str, socket.socket],
 ) -> AsyncIterator[None]:
     asked = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
@@ -773,6 +865,7 @@ async def _reloading(
                 settings = _reread(front.settings, read, processes=False)
                 front.change(settings)
                 poller.sources = _sources(office, settings)
+                collector.sources, collector.schedules = _lists(office, settings), settings.collect
             except (ReloadRefused, StartRefused) as refused:
                 log.error("reload_refused", reasons=str(refused).splitlines())
             else:
@@ -798,11 +891,13 @@ async def _backoffice(settings: Settings, control: socket.socket, proxy: socket.
         await _first_admin(office)
         shipper = await stack.enter_async_context(_shipping(office, life, APART))
         poller = await stack.enter_async_context(_polling(office, shipper))
+        collector = await stack.enter_async_context(_collecting(office, shipper))
         egress = await stack.enter_async_context(Egress(_policy(settings)))
         deliverer = await stack.enter_async_context(_delivering(office, egress))
         watching = _monitoring(office, shipper, poller, deliverer, expects_workers=proxy is not None)
         monitor = await stack.enter_async_context(watching)
-        await stack.enter_async_context(_control(office, shipper, _health(shipper, life), monitor, deliverer, control))
+        health = _health(shipper, life)
+        await stack.enter_async_context(_control(office, shipper, collector, health, monitor, deliverer, control))
         settle()
         life.ready()
         await life.stopped.wait()

@@ -10,7 +10,9 @@ from typing import TypeAlias
 from aiohttp import web
 
 from gateway.accounts import Accounts
+from gateway.collector import Collector
 from gateway.deliverer import Deliverer
+from gateway.importer import Importer
 from gateway.keys import Secrets
 from gateway.monitor import Monitor
 from gateway.shipper import Shipper
@@ -22,6 +24,8 @@ Health: TypeAlias = Callable[[], Awaitable[Sequence[str]]]
 ACCOUNTS = web.AppKey("accounts", Accounts)
 DATABASE = web.AppKey("database", Database)
 SHIPPER = web.AppKey("shipper", Shipper)
+COLLECTOR = web.AppKey("collector", Collector)
+IMPORTER = web.AppKey("importer", Importer)
 SECRETS = web.AppKey("secrets", Secrets)
 HEALTH: web.AppKey[Health] = web.AppKey("health")
 MONITOR = web.AppKey("monitor", Monitor)

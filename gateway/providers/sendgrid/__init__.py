@@ -13,6 +13,7 @@ from gateway.providers.bearer import authorize, presented_key
 from gateway.providers.free import unlisted_by
 from gateway.providers.sendgrid.endpoints import ENDPOINTS
 from gateway.providers.sendgrid.paths import OBJECT_ID, OPEN, REFERENCE
+from gateway.providers.sendgrid.records import RECORDS, TOTALS
 from gateway.providers.sendgrid.refusals import missing, refusal
 from gateway.providers.sendgrid.unlisted import unknown
 from gateway.providers.sendgrid.webhooks import WEBHOOKS
@@ -37,6 +38,9 @@ PROVIDER = Provider(
     refusal=refusal,
     missing=missing,
     webhooks=WEBHOOKS,
+    records=RECORDS,
+    totals=TOTALS,
+    account_of="sendgrid_subuser",
     first_steps=FirstSteps(
         exports="SENDGRID_API_KEY=SG.{key}",
         path="{proxy}/sendgrid/v3/mail/send",

@@ -15,6 +15,7 @@ from gateway.providers.free import unlisted_by
 from gateway.providers.twilio.answers import judge_by_shape, meter
 from gateway.providers.twilio.endpoints import ENDPOINTS
 from gateway.providers.twilio.paths import ACCOUNT, LINKS, OBJECT_ID, OPEN, PRODUCTS, REFERENCE, place
+from gateway.providers.twilio.records import RECORDS, TOTALS
 from gateway.providers.twilio.refusals import authorize, missing, presented_key, refusal
 from gateway.providers.twilio.webhooks import WEBHOOKS
 
@@ -43,6 +44,9 @@ PROVIDER = Provider(
     missing=missing,
     links=LINKS,
     webhooks=WEBHOOKS,
+    records=RECORDS,
+    totals=TOTALS,
+    account_of="twilio_subaccount",
     first_steps=FirstSteps(
         exports="TWILIO_ACCOUNT_SID={account_sid} TWILIO_AUTH_TOKEN={key}",
         path="{proxy}/twilio/2010-04-01/Accounts/{account_sid}/Messages.json",

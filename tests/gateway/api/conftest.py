@@ -17,11 +17,14 @@ from yarl import URL
 from gateway.accounts import Accounts, NewKey
 from gateway.api import application
 from gateway.api.server import ControlRunner
+from gateway.collector import Collector, Credential, Source
 from gateway.deliverer import Deliverer
 from gateway.egress import Egress, Policy
+from gateway.importer import Importer
 from gateway.inbox import Inbox
 from gateway.keys import Secrets
 from gateway.monitor import Monitor
+from gateway.providers import twilio
 from gateway.shipper import Shipper
 from gateway.tables import admin_keys
 
@@ -125,12 +128,21 @@ class Api:
         async with self.accounts.changing("test") as change:
             await change.set_credential(tenant_id, "openai", {"api_key": "sk-own-1"})
 
+    async def collection(self, day=20) -> str:
+        """One that waits; its id."""
+        asked = {"source": "twilio", "from": f"2026-11-{day - 1}", "to": f"2026-11-{day}"}
+        return (await self.post("/v1/collections", asked)).document["collection_id"]
+
     async def admin(self, name, role) -> str:
         key = f"admin-key-of-{name}"
         row = {"name": name, "digest": self.secrets.digest(key).hex(), "role": role, "created_at": self.clock.now}
         async with self.database.transaction() as connection:
             await connection.execute(insert(admin_keys).values(row))
         return key
+
+
+async def no_integrations():
+    return {}
 
 
 @pytest.fixture
@@ -149,11 +161,16 @@ async def api(database, tmp_path, books):
     monitor = Monitor(
         shipper, {}, database, spool, counters, clock, BEHIND_S_MAX, expects_workers=False, deliverer=deliverer
     )
+    lists = Source("http://127.0.0.1:1", twilio.PROVIDER.records, (), None, lambda _: Credential({}, "AC" + "5" * 32))
+    # Nobody runs it here: what is asked for stays as it is.
+    collector = Collector(database, None, {"twilio": lists}, no_integrations, str, clock, clock)
     runner = ControlRunner(
         application(
             accounts=accounts,
             database=database,
             shipper=shipper,
+            collector=collector,
+            importer=Importer(database, lambda facts: shipper.book(facts, []), "hash of {}".format, clock),
             secrets=secrets,
             health=health,
             monitor=monitor,
