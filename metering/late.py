@@ -1,9 +1,14 @@
 """Facts that come later: what a provider says in the end of something that a call of before has made.
 
 The call itself is in the ledger as `pending`. The late fact is a correction with a dedupe key that does not say which event
-it corrects, since whoever found it can not know: it came past in another call's answer, or was asked for. Its content is
-the same whoever found it. Here it meets the event that it is about, which tells it tenant, day, category and key, and
-takes from it what was counted before. One whose event is not in the ledger waits aside until it is.
+it corrects, since whoever found it can not know: it came past in another call's answer, was asked for, or was told by the
+provider. Its content is the same whoever found it. Here it meets the event that it is about, which tells it tenant, day,
+category and key, and takes from it what was counted before. One whose event is not in the ledger waits aside until it is.
+
+What a fact says is told by its phase. `final`, and `final:<part>` of several, are what was used in all; `ended` is over, and
+nobody says what it used; `price` is what it cost, and nothing else; `less:<part>` is what the provider did not do after all,
+of what it had taken on. `heard` and `open` are no facts, and never booked: something has changed, so that it is worth asking
+at once; more will be said, so that it is asked again though the end is known. `lost` is said by whoever gives up asking.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Row, delete, exists, select, tuple_
+from sqlalchemy import Row, delete, exists, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metering.columns import iso, iso_ms
@@ -24,6 +29,9 @@ from metering.usage import AS_ORDERED, EPOCH, WAS, Completeness, Kind, UsageEven
 
 PART = "part"
 """In the metadata of a correction: which of several disjoint parts of what was used it is, as the phase named it."""
+
+PRICE, LESS, HEARD, OPEN, LOST = "price", "less", "heard", "open", "lost"
+"""The phases that are more than a name."""
 
 MOMENT_MS = 1
 """When a late fact happened is when its call did, which its finder does not know: until it meets its event it says this."""
@@ -67,6 +75,13 @@ def is_late(event: UsageEvent) -> bool:
     return event.kind is Kind.CORRECTION and event.corrects is None and event.dedupe_key is not None
 
 
+def phase_of(event: UsageEvent) -> tuple[str, str]:
+    """Which phase a late fact is of, and which of its parts."""
+    phase = (event.dedupe_key or "").removeprefix(f"{event.source}:{event.external_id}:")
+    name, _, part = phase.partition(":")
+    return name, part
+
+
 class Correction(NamedTuple):
     """A late fact that has met its event."""
 
@@ -77,6 +92,8 @@ class Correction(NamedTuple):
     """The event as the ledger has it."""
     begins: bool
     """True where nothing of this type of event was booked of it before: it is one more, where events are counted."""
+    before: tuple[tuple[str, str, str], ...]
+    """The keys of the events that were booked of it before: its own, and the corrections of that."""
 
 
 class Met(NamedTuple):
@@ -89,6 +106,10 @@ class Met(NamedTuple):
     """Their event says already all that was used, as that of a stream which was read to its end."""
     waiting: list[Fact]
     """Their event is not in the ledger."""
+    heard: list[Fact]
+    """Something has changed: it is to be asked."""
+    open: list[Fact]
+    """More will be said, whatever is known already."""
 
 
 async def meet(connection: AsyncConnection, facts: Iterable[Fact]) -> Met:
@@ -100,7 +121,7 @@ async def meet(connection: AsyncConnection, facts: Iterable[Fact]) -> Met:
         if by_key.setdefault(key, one) is not one:
             again.append((key, one))
     there = await rows_in(connection).digests(connection, dedupe, sorted(by_key))
-    found = Met([], [one for key, one in by_key.items() if key in there], [], [])
+    found = Met([], [one for key, one in by_key.items() if key in there], [], [], [], [])
     asked = [by_key[key] for key in sorted(by_key) if key not in there]
     objects = {(one.event.tenant_id, one.event.external_id or "") for one in asked}
     of_objects = await _of_objects(connection, objects) if objects else {}
@@ -110,8 +131,12 @@ async def meet(connection: AsyncConnection, facts: Iterable[Fact]) -> Met:
         if not rows:
             found.waiting.append(one)
             continue
+        phase, _ = phase_of(event)
+        if phase in (HEARD, OPEN):
+            (found.heard if phase == HEARD else found.open).append(one)
+            continue
         corrected = min(rows, key=_first)
-        if corrected.completeness == Completeness.REPORTED:
+        if _is_moot(phase, corrected, rows):
             found.moot.append(one)
             continue
         correction = _correction(one, corrected, rows)
@@ -149,10 +174,19 @@ def _first(row: Any) -> tuple[object, ...]:
     return row.completeness != Completeness.PENDING, row.kind == Kind.CORRECTION, row.occurred_at, row.event_id
 
 
+def _is_moot(phase: str, corrected: Any, rows: Sequence[Any]) -> bool:
+    """True where all that was used is known already. What it cost, or what was not done of it, is said later still."""
+    if phase == LOST and any(row.kind == Kind.CORRECTION and row.completeness == Completeness.REPORTED for row in rows):
+        return True
+    return phase not in (PRICE, LESS) and corrected.completeness == Completeness.REPORTED
+
+
 def _correction(late: Fact, corrected: Any, rows: Sequence[Any]) -> Correction:
     event = late.event
     event_type, resource = event.event_type or corrected.event_type, event.resource or corrected.resource
-    part = (event.dedupe_key or "").removeprefix(f"{event.source}:{event.external_id}:").partition(":")[2]
+    phase, part = phase_of(event)
+    if phase == LESS:
+        part = ""
     held: dict[str, int] = {}
     for row in () if part else rows:
         # What is told in parts was not counted before, and no part is in another, nor in the whole.
@@ -164,7 +198,10 @@ def _correction(late: Fact, corrected: Any, rows: Sequence[Any]) -> Correction:
         # What was ordered and not understood is not nothing.
         used, completeness = held, completeness if held else Completeness.UNKNOWN
     added = {}
-    if completeness is not Completeness.UNKNOWN:
+    if phase == LESS:
+        # Nobody gives back more than there was.
+        added = {name: max(amount, -held.get(name, 0)) for name, amount in used.items()}
+    elif phase != PRICE and completeness is not Completeness.UNKNOWN:
         added = {name: used.get(name, 0) - held.get(name, 0) for name in {**used, **held}}
     made = UsageEvent(
         event_id=event.event_id,
@@ -193,8 +230,14 @@ def _correction(late: Fact, corrected: Any, rows: Sequence[Any]) -> Correction:
         call_id=corrected.call_id,
     )
     # The digest stays that of what was found, so that finding it again is no contradiction.
-    begins = all(row.event_type != event_type for row in rows)
-    return Correction(Fact(made, msgspec.json.encode(made), late.digest), held, corrected, begins)
+    begins = phase != PRICE and all(row.event_type != event_type for row in rows)
+    before = tuple(_key_of(row) for row in rows)
+    return Correction(Fact(made, msgspec.json.encode(made), late.digest), held, corrected, begins, before)
+
+
+def _key_of(row: Any) -> tuple[str, str, str]:
+    """Of a row of the ledger, or of an event that is about to be one."""
+    return row.tenant_id, row.event_day, row.event_id
 
 
 _MILLISECOND = dt.timedelta(milliseconds=1)
@@ -221,23 +264,38 @@ async def remember(connection: AsyncConnection, facts: Iterable[Fact], at: dt.da
 
 
 async def settle(connection: AsyncConnection, met: Met, at: dt.datetime) -> None:
-    """Keep the facts that wait, and let go of what does not wait any more."""
+    """Keep the facts that wait, let go of what does not wait any more, and have asked what has changed."""
     if met.waiting:
         rows = [_waiting_row(one, iso(at)) for one in met.waiting]
         await rows_in(connection).insert(connection, late_facts, rows, "ON CONFLICT DO NOTHING")
-    final = [one for one in met.corrections if one.fact.event.completeness is not Completeness.PENDING]
-    if final:
-        pending = pending_events.c
-        settled = sorted(
-            {(one.corrected.tenant_id, one.corrected.external_id, one.corrected.event_id) for one in final}
-        )
+    pending = pending_events.c
+    still_open = {_object_of(one.event) for one in met.open}
+    settled = sorted(
+        {
+            (one.corrected.tenant_id, one.corrected.external_id, one.corrected.event_id)
+            for one in met.corrections
+            if one.fact.event.completeness is not Completeness.PENDING and _object_of(one.fact.event) not in still_open
+        }
+    )
+    if settled:
         await connection.execute(
             delete(pending_events).where(tuple_(pending.tenant_id, pending.external_id, pending.event_id).in_(settled))
         )
-    ended = [*(one.fact for one in met.corrections), *met.known, *met.moot]
+    this = tuple_(pending.tenant_id, pending.source, pending.external_id)
+    given_up = sorted({_object_of(one.event) for one in met.moot if phase_of(one.event)[0] == LOST})
+    if given_up:
+        await connection.execute(delete(pending_events).where(this.in_(given_up)))
+    heard = sorted({_object_of(one.event) for one in met.heard})
+    if heard:
+        await connection.execute(update(pending_events).where(this.in_(heard), pending.ask_at > at).values(ask_at=at))
+    ended = [*(one.fact for one in met.corrections), *met.known, *met.moot, *met.heard, *met.open]
     if ended:
         keys = sorted({(one.event.tenant_id, one.event.dedupe_key or "") for one in ended})
         await connection.execute(delete(late_facts).where(tuple_(late_facts.c.tenant_id, late_facts.c.key).in_(keys)))
+
+
+def _object_of(event: UsageEvent) -> tuple[str, str, str]:
+    return event.tenant_id, event.source, event.external_id or ""
 
 
 def _waiting_row(one: Fact, at: str) -> tuple[object, ...]:

@@ -14,12 +14,13 @@ import msgspec
 from sqlalchemy import Table, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from metering.claims import claim_of, is_report, seconded
 from metering.columns import NUL, NUL_INSTEAD, as_json, iso
 from metering.facts import Fact, fact
 from metering.intents import late_outcome
 from metering.rows import Key, Values, rows_in
 from metering.tables import dedupe, quarantine, spool_positions, usage_events
-from metering.usage import Completeness
+from metering.usage import Completeness, Kind
 
 CONFLICT = "another content under the key of an event in the ledger"
 
@@ -67,8 +68,9 @@ class Moved(NamedTuple):
 
 
 async def append(connection: AsyncConnection, facts: Sequence[Fact], recorded_at: dt.datetime) -> Appended:
-    """Add those of the facts that the ledger does not have. The same facts again add nothing. An outcome that comes after
-    its call was booked as unknown is added as the correction of that.
+    """Add those of the facts that the ledger does not have. The same facts again add nothing, and no object is counted
+    twice (:mod:`metering.claims`). An outcome that comes after its call was booked as unknown is added as the correction
+    of that.
 
     Every writer takes keys in one order, dedupe keys before events and each as they sort: else two that add the same
     facts would wait for each other in a circle.
@@ -82,10 +84,12 @@ async def append(connection: AsyncConnection, facts: Sequence[Fact], recorded_at
     async def add_events(first: Sequence[Fact]) -> set[int]:
         return await rows.add_events(connection, first, at)
 
-    keyed = [fact for fact in facts if fact.event.dedupe_key is not None]
+    claimed = [(fact, claim_of(fact.event)) for fact in facts]
+    keyed = [fact for fact, key in claimed if key is not None]
     first, known = await _taken(connection, dedupe, _dedupe_key_of, add_keys, keyed)
-    unkeyed = facts if not keyed else [fact for fact in facts if fact.event.dedupe_key is None]
-    new, known_too = await _taken(connection, usage_events, _key_of, add_events, [*unkeyed, *first])
+    unkeyed = facts if not keyed else [fact for fact, key in claimed if key is None]
+    seconds, known = await _claims_settled(connection, first, known)
+    new, known_too = await _taken(connection, usage_events, _key_of, add_events, [*unkeyed, *first, *seconds])
     known += known_too
     conflicting = [fact for fact, digest in known if fact.digest != digest]
     if conflicting:
@@ -96,6 +100,44 @@ async def append(connection: AsyncConnection, facts: Sequence[Fact], recorded_at
         asides = [aside(fact, CONFLICT) for fact in conflicting]
         await set_aside(connection, asides, recorded_at)
     return Appended(new, len(facts) - len(new) - len(conflicting), conflicting)
+
+
+async def _claims_settled(
+    connection: AsyncConnection, first: Sequence[Fact], known: list[tuple[Fact, str]]
+) -> tuple[list[Fact], list[tuple[Fact, str]]]:
+    """Of facts whose key is taken, by one of `first` or before, those that are booked all the same, and the others."""
+    contested = [one for one, digest in known if digest != one.digest]
+    if not contested:
+        return [], known
+    at, of_event = dedupe.c, usage_events.c
+    question = (
+        select(at.tenant_id, at.key, of_event.event_id, of_event.kind)
+        .join(
+            usage_events,
+            (of_event.tenant_id == at.tenant_id)
+            & (of_event.event_day == at.event_day)
+            & (of_event.event_id == at.event_id),
+        )
+        .where(tuple_(at.tenant_id, at.key).in_(sorted(map(_dedupe_key_of, contested))))
+    )
+    found = await connection.execute(question)
+    counted = {(row.tenant_id, row.key): row.event_id for row in found if row.kind == Kind.BACKFILL}
+    counted |= {_dedupe_key_of(one): one.event.event_id for one in first if one.event.kind is Kind.BACKFILL}
+    seconds, others = [], []
+    for one, digest in known:
+        event = one.event
+        if digest == one.digest or is_report(event):
+            others.append((one, one.digest))
+            continue
+        by = counted.get(_dedupe_key_of(one))
+        if by is not None and event.kind is Kind.USAGE:
+            event = seconded(event, by)
+            seconds.append(Fact(event, msgspec.json.encode(event), one.digest))
+        elif event.dedupe_key is None:
+            seconds.append(one)
+        else:
+            others.append((one, digest))
+    return seconds, others
 
 
 async def _told_apart(connection: AsyncConnection, facts: Sequence[Fact]) -> tuple[list[Fact], list[Fact]]:
@@ -162,12 +204,12 @@ def _key_of(fact: Fact) -> Key:
 
 
 def _dedupe_key_of(fact: Fact) -> Key:
-    return fact.event.tenant_id, fact.event.dedupe_key
+    return fact.event.tenant_id, claim_of(fact.event)
 
 
 def _dedupe_row(fact: Fact, recorded_at: str) -> Values:
     event = fact.event
-    return (event.tenant_id, event.dedupe_key, event.event_day, event.event_id, fact.digest, recorded_at)
+    return (event.tenant_id, claim_of(event), event.event_day, event.event_id, fact.digest, recorded_at)
 
 
 def aside(fact: Fact, reason: str) -> Aside:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
+from sqlalchemy import select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from metering.rows import rows_in
+from metering.rows import Key, rows_in
 from metering.usage import UsageEvent
 from pricing.rating import Rated
-from pricing.rollups import Key, Sums
+from pricing.rollups import Key as RollupKey
+from pricing.rollups import Sums
 from pricing.tables import ROLLUP_COUNTS, ROLLUP_KEY, ROLLUP_SUMS, charges, rollups
 
 _ADDED = (
@@ -43,6 +45,16 @@ async def append(connection: AsyncConnection, judged: Sequence[tuple[UsageEvent,
     await rows_in(connection).insert(connection, charges, rows)
 
 
-async def add(connection: AsyncConnection, folded: Mapping[Key, Sums]) -> None:
+async def costs(connection: AsyncConnection, keys: Collection[Key]) -> dict[Key, int]:
+    """What events cost us, in nanos, as far as that is known. Of those that were booked."""
+    if not keys:
+        return {}
+    at = charges.c
+    key = (at.tenant_id, at.event_day, at.event_id)
+    found = await connection.execute(select(*key, at.cost_nano).where(tuple_(*key).in_(sorted(keys))))
+    return {tuple(row[:3]): row.cost_nano or 0 for row in found}
+
+
+async def add(connection: AsyncConnection, folded: Mapping[RollupKey, Sums]) -> None:
     """Add to the daily sums. In the order of their keys, as every writer does."""
     await rows_in(connection).insert(connection, rollups, [(*key, *folded[key]) for key in sorted(folded)], _ADDED)

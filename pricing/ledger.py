@@ -12,13 +12,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metering import ledger
 from metering.facts import Fact
-from metering.late import is_late, meet, remember, settle
+from metering.late import PRICE, is_late, meet, phase_of, remember, settle
 from metering.ledger import Appended
 from metering.usage import UsageEvent
 from pricing import charges
 from pricing.book import EVENT, Book, instant_ms
 from pricing.catalogue import Books
-from pricing.rating import Rated, rate
+from pricing.rating import Rated, rate, told
 from pricing.rollups import fold
 from pricing.tables import tenant_plans
 
@@ -58,13 +58,24 @@ async def _settled(
     """
     met = await meet(connection, late)
     appended = await ledger.append(connection, [*(one.fact for one in met.corrections), *met.known], now)
-    held = {one.fact.event.event_id: {**one.held, EVENT: 0} if one.begins else one.held for one in met.corrections}
-    judged = [
-        (event, rate(event, plans.price_book(event), books.cost_book, held[event.event_id]))
-        for event in (fact.event for fact in appended.new)
-    ]
+    of_event = {one.fact.event.event_id: one for one in met.corrections}
+    costs = await charges.costs(
+        connection, {key for one in met.corrections if phase_of(one.fact.event)[0] == PRICE for key in one.before}
+    )
+    judged = []
+    # What is left of a cost is known when the rest is judged.
+    for event in sorted((fact.event for fact in appended.new), key=lambda event: phase_of(event)[0] == PRICE):
+        one = of_event[event.event_id]
+        price_book = plans.price_book(event)
+        if phase_of(event)[0] == PRICE:
+            rated = told(event, price_book, books.cost_book, sum(costs.get(key, 0) for key in one.before))
+        else:
+            rated = rate(event, price_book, books.cost_book, {**one.held, EVENT: 0} if one.begins else one.held)
+        costs[event.key] = rated.cost_nano or 0
+        judged.append((event, rated))
     await settle(connection, met, now)
-    repeated = len(late) - len(appended.new) - len(appended.conflicting) - len(met.waiting)
+    unbooked = (met.waiting, met.heard, met.open)
+    repeated = len(late) - len(appended.new) - len(appended.conflicting) - sum(map(len, unbooked))
     return appended._replace(repeated=repeated, waiting=len(met.waiting)), judged
 
 

@@ -125,6 +125,19 @@ def rate(event: UsageEvent, price_book: Book, cost_book: Book, rated_from: Mappi
     return _rated(price_book, cost_book, charge if priced else None, cost_nano if costed else None, tuple(lines))
 
 
+def told(event: UsageEvent, price_book: Book, cost_book: Book, cost_nano: int) -> Rated:
+    """What is left of the cost, where the provider has said in the end what it was, and `cost_nano` is booked of it.
+
+    A currency that is not the cost book's is not converted: what was booked stays.
+    """
+    told_nano = _told_cost(event) if event.metadata.get("currency", cost_book.unit) == cost_book.unit else None
+    if not event.metered or told_nano is None:
+        return _rated(price_book, cost_book, 0, None, ())
+    left_nano = told_nano - cost_nano
+    line = Line(EVENT, 0, cost=f"{told_nano} flat", cost_nano=left_nano)
+    return _rated(price_book, cost_book, 0, left_nano, (line,))
+
+
 class Asked(NamedTuple):
     """What is asked for one dimension."""
 

@@ -260,3 +260,127 @@ async def test_parts_of_one_object_add_up_in_whatever_order_they_come(database, 
     corrections = [row for row in await rows(database, usage_events) if row.kind == "correction"]
     assert sorted(row.quantities["input_tokens"] for row in corrections) == [1_000, 300_000]
     assert {row.corrects for row in corrections} == {call_id(1)}
+
+
+MAIL = {
+    "source": "sendgrid",
+    "event_type": "email_outbound",
+    "endpoint": "mail.send",
+    "external_id": "m1",
+    "resource": "transactional",
+    "quantities": {"recipients": 2},
+}
+CALL = {
+    "source": "twilio",
+    "event_type": "call_outbound",
+    "endpoint": "calls.create",
+    "external_id": "CA1",
+    "resource": "US:long_code",
+    "completeness": Completeness.PENDING,
+    "quantities": {"requests": 1},
+}
+TOLD = {"source": "twilio", "external_id": "CA1", "resource": None, "event_type": "call_minutes"}
+
+
+def price(amount="0.05", **changes):
+    metadata = {"provider_cost": amount, "currency": "USD"}
+    return final(phase="price", quantities={}, metadata=metadata, **TOLD | changes)
+
+
+async def costs(database):
+    return sum(row.cost_nano or 0 for row in await rows(database, rollups))
+
+
+async def test_what_was_not_done_after_all_is_taken_off_what_was_reported_and_never_more_than_there_was(
+    database, booked
+):
+    """Guards money: a recipient whose mail is dropped is not sent to, however often and by however many events it is told."""
+    await booked(usage_event(event_id=call_id(1), **MAIL))
+    less = [final("m1", f"less:{number}", {"recipients": -1}, source="sendgrid", resource=None) for number in range(3)]
+    for _ in range(3):
+        await booked(*less)
+
+    changes = [row.quantities for row in await rows(database, usage_events) if row.kind == "correction"]
+    assert sorted(change["recipients"] for change in changes) == [-1, -1, 0]
+    assert sum(row.recipients for row in await rows(database, rollups)) == 0
+    assert (await sums(database))[1] == 0
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("amount", ["0.05", "0.0", "0.000000001"])
+async def test_what_the_provider_says_it_cost_is_the_cost_whatever_the_list_made_of_it(
+    database, booked, together, amount
+):
+    """Guards the margin: the list price of a call and the price that is told must not both be booked."""
+    await booked(usage_event(event_id=call_id(1), **CALL))
+    ended = final(phase="final", quantities={"seconds": 61}, **TOLD)
+    if together:
+        await booked(price(amount), ended)
+    else:
+        await booked(ended)
+        charged = await sums(database)
+        await booked(price(amount))
+        assert await sums(database) == charged
+    await booked(price(amount), ended)
+
+    assert await costs(database) == round(float(amount) * 10**9)
+    assert await rows(database, quarantine) == []
+    assert await rows(database, pending_events) == []
+
+
+async def test_a_price_in_a_currency_that_is_not_the_books_changes_nothing(database, booked):
+    await booked(usage_event(event_id=call_id(1), **CALL), final(quantities={"seconds": 61}, **TOLD))
+    before = await costs(database)
+
+    await booked(final(phase="price", quantities={}, metadata={"provider_cost": "9", "currency": "EUR"}, **TOLD))
+
+    assert await costs(database) == before
+
+
+async def test_what_is_open_is_asked_again_until_its_price_is_told(database, booked):
+    """Guards the margin: a message is delivered minutes before its price is known."""
+    await booked(usage_event(event_id=call_id(1), **CALL))
+    opened = final(phase="open", quantities={}, **TOLD | {"event_type": ""}, completeness=Completeness.PENDING)
+
+    await booked(final(quantities={"seconds": 61}, **TOLD), opened)
+    assert len(await rows(database, pending_events)) == 1
+    await booked(final(quantities={"seconds": 61}, **TOLD), opened)
+    assert len(await rows(database, pending_events)) == 1
+    await booked(price())
+
+    assert await rows(database, pending_events) == []
+    assert await rows(database, late_facts) == []
+
+
+async def test_a_price_that_is_never_told_does_not_make_a_known_end_unknown(database, booked):
+    await booked(usage_event(event_id=call_id(1), **CALL), final(quantities={"seconds": 61}, **TOLD))
+
+    await booked(final(phase="lost", quantities={}, **TOLD, completeness=Completeness.UNKNOWN))
+
+    assert [row.completeness for row in await rows(database, usage_events)] == ["pending", "reported"]
+    assert await rows(database, pending_events) == []
+
+
+async def test_what_was_heard_of_is_asked_about_at_once_and_booked_nowhere(database, booked):
+    await booked(usage_event(event_id=call_id(1), **CALL))
+    heard = final(phase="heard", quantities={}, **TOLD | {"event_type": ""}, completeness=Completeness.PENDING)
+    async with database.transaction() as connection:
+        await connection.execute(pending_events.update().values(ask_at=LATER + dt.timedelta(hours=1)))
+
+    await booked(heard, heard)
+
+    [row] = await rows(database, pending_events)
+    assert row.ask_at == LATER
+    assert len(await rows(database, usage_events)) == 1
+    assert await rows(database, dedupe) == [row for row in await rows(database, dedupe) if row.key.endswith(":made")]
+
+
+async def test_what_is_heard_of_before_its_call_waits_for_it(database, booked, swept):
+    heard = final(phase="heard", quantities={}, **TOLD | {"event_type": ""}, completeness=Completeness.PENDING)
+
+    await booked(heard)
+    assert len(await rows(database, late_facts)) == 1
+    await booked(usage_event(event_id=call_id(1), **CALL))
+    await swept()
+
+    assert await rows(database, late_facts) == []

@@ -1,0 +1,53 @@
+"""Which event of an object is the one that counts it, when several say that it was made. Pure.
+
+A message that was sent through the gateway is an event of its call, and stands in the provider's own list as well; one that
+came in is told by a webhook, and stands there too. Each of them claims the object by the same key, and who comes first has
+it. What comes second is no second message: another report of the same is dropped, and a call whose message was found in the
+list before its own record came is booked as a correction of nothing, which says whose call it was.
+
+A provider may repeat its names by mistake. A call is then still a call: only what was not recorded by the gateway itself
+gives way.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from metering.usage import Completeness, Kind, UsageEvent
+
+MADE = "made"
+"""The phase of a dedupe key that claims an object."""
+
+CHANNELS = frozenset({"sms", "whatsapp", "voice", "email"})
+"""Their objects stand in lists of their providers, one by one."""
+
+
+def made_key(source: str, external_id: str) -> str:
+    """The key by which an object is counted once."""
+    return f"{source}:{external_id}:{MADE}"
+
+
+def claim_of(event: UsageEvent) -> str | None:
+    """The key that this event takes, if it takes any: its own, or that of the object that its call made."""
+    if event.dedupe_key is not None:
+        return event.dedupe_key
+    if event.kind is Kind.USAGE and event.external_id and event.channel in CHANNELS:
+        return made_key(event.source, event.external_id)
+    return None
+
+
+def is_report(event: UsageEvent) -> bool:
+    """True for what says of an object, without a call, that it was made."""
+    return event.kind is Kind.BACKFILL and event.dedupe_key == made_key(event.source, event.external_id or "")
+
+
+def seconded(event: UsageEvent, counted: str) -> UsageEvent:
+    """What is booked of an event whose object is counted already, by the backfilled event with this id."""
+    return msgspec.structs.replace(
+        event,
+        kind=Kind.CORRECTION,
+        corrects=counted,
+        quantities={},
+        completeness=Completeness.REPORTED,
+        dedupe_key=None,
+    )

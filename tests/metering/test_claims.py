@@ -1,0 +1,135 @@
+"""What is made is counted once: by its call, by a webhook or by its provider's list, whichever comes first."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from sqlalchemy import select
+
+from metering.claims import claim_of, is_report, made_key, seconded
+from metering.ledger import append
+from metering.tables import quarantine, usage_events
+from metering.usage import Completeness, Kind, event_id_of
+from tests.builders import NOON, call_id, fact, usage_event
+
+SMS = {
+    "source": "twilio",
+    "event_type": "sms_outbound",
+    "endpoint": "messages.create",
+    "external_id": "SM1",
+    "resource": "US",
+    "completeness": Completeness.PENDING,
+    "quantities": {"messages": 1},
+}
+
+
+def sent(number=1, **changes):
+    """The event of a call that has sent a message."""
+    return usage_event(event_id=call_id(number), **SMS | changes)
+
+
+def listed(external_id="SM1", **changes):
+    """The same message, out of its provider's list."""
+    key = made_key("twilio", external_id)
+    fields = SMS | {"kind": Kind.BACKFILL, "dedupe_key": key, "external_id": external_id, "endpoint": "messages"}
+    return usage_event(event_id=event_id_of(key), **fields | changes)
+
+
+@pytest.fixture
+def added(database):
+    async def added(*events):
+        async with database.transaction() as connection:
+            return await append(connection, [fact(event) for event in events], NOON)
+
+    return added
+
+
+async def booked(database):
+    async with database.reading() as connection:
+        rows = (await connection.execute(select(usage_events).order_by(usage_events.c.event_id))).all()
+        assert (await connection.execute(select(quarantine))).all() == []
+    return sorted((row.kind, row.quantities.get("messages", 0), row.key_id) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("event", "claim"),
+    [
+        (sent(), "twilio:SM1:made"),
+        (sent(external_id=None), None),
+        (sent(kind=Kind.CORRECTION), None),
+        (usage_event(event_id=call_id(1), external_id="resp_1"), None),
+        (listed(), "twilio:SM1:made"),
+        (sent(dedupe_key="twilio:SM1:final", kind=Kind.CORRECTION), "twilio:SM1:final"),
+    ],
+)
+def test_calls_claim_what_their_provider_lists_one_by_one(event, claim):
+    assert claim_of(event) == claim
+
+
+def test_a_report_of_what_is_counted_says_nothing_new():
+    assert is_report(listed())
+    assert not is_report(sent())
+    assert not is_report(listed(dedupe_key="cdr:1:made"))
+    assert not is_report(listed(kind=Kind.USAGE))
+
+
+def test_what_comes_second_says_whose_it_was_and_adds_nothing():
+    found = seconded(sent(key_id="k1", category="campaign"), "other")
+
+    assert (found.corrects, found.quantities, found.kind) == ("other", {}, Kind.CORRECTION)
+    assert (found.key_id, found.category, found.event_id) == ("k1", "campaign", call_id(1))
+    assert claim_of(found) is None
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("together", [True, False])
+async def test_a_message_counts_once_whether_its_call_or_the_list_is_read_first(database, added, order, together):
+    """Guards money: without the claim, what a collector finds before the spool is read is billed twice."""
+    events = [(sent(key_id="k1"), listed())[place] for place in order]
+    if together:
+        await added(*events)
+    else:
+        for event in events:
+            await added(event)
+    for event in events * 2:
+        again = await added(event)
+        assert (again.new, again.conflicting) == ([], [])
+
+    found = await booked(database)
+    assert sum(amount for _, amount, _ in found) == 1
+    assert sum(kind in ("usage", "backfill") for kind, _, _ in found) == 1
+    assert any(key_id == "k1" for _, _, key_id in found)
+
+
+async def test_both_at_once_count_once(database, added):
+    """Guards money: the shipper and a collector commit at the same time."""
+    pairs = [(sent(n, external_id=f"SM{n}"), listed(f"SM{n}")) for n in range(1, 21)]
+
+    await asyncio.gather(*(added(event) for pair in pairs for event in pair))
+
+    found = await booked(database)
+    assert sum(amount for _, amount, _ in found) == 20
+    assert sum(kind in ("usage", "backfill") for kind, _, _ in found) == 20
+
+
+async def test_a_provider_that_repeats_a_name_has_still_taken_on_two_calls(database, added):
+    await added(sent(1))
+    await added(sent(2))
+    await added(sent(2))
+
+    assert [amount for _, amount, _ in await booked(database)] == [1, 1]
+
+
+async def test_what_a_list_says_later_of_what_is_there_is_no_contradiction(database, added):
+    await added(listed())
+
+    again = await added(listed(resource="GB"))
+
+    assert (again.new, again.conflicting, again.repeated) == ([], [], 1)
+
+
+async def test_each_tenant_has_its_own(database, added):
+    await added(listed(), listed(tenant_id="other"))
+
+    assert len(await booked(database)) == 2
