@@ -6,10 +6,12 @@ question is a field here, and each provider's module answers it.
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from decimal import Decimal
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -224,6 +226,78 @@ class Settles:
     """So old it is given up where the provider does not know it, which it may say to another account than made it."""
 
 
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that a provider did, as its own list says it, whoever asked for it."""
+
+    external_id: str
+    occurred_at_ms: int
+    """When it was made, as the provider says it. The call that made it, if one did, has come a moment before."""
+    account: str
+    """Which of the provider's accounts, subusers or projects it was done for; empty where the list does not say."""
+    endpoint: str
+    """The endpoint that makes such things, as calls of their own that make them say it: how to ask what becomes of them."""
+    made: Usage
+    """What a call that makes it says of it at first. What may read differently the next time is not among it."""
+    owners: tuple[tuple[str, str], ...] = ()
+    """By what a tenant may be known to own it, the surest first: fields of its integration, and what they then hold."""
+    parent: str | None = None
+    """What it was made for, whose owner is its owner: the call of which it is a leg."""
+    late: tuple[Late, ...] = ()
+    """What became of it, as the answer that describes it alone would say it."""
+
+
+class Total(msgspec.Struct, frozen=True, kw_only=True):
+    """What a provider says was used in all of one thing on one UTC day."""
+
+    day: dt.date
+    account: str
+    """As in :class:`Record`."""
+    category: str
+    """The provider's own name for it: `sms-outbound`, `delivered`, `completions:gpt-4o`."""
+    count: int | None = None
+    """How many there were; None where it does not say."""
+    usage: Decimal | None = None
+    """How much they used, in `usage_unit`; None where it does not say."""
+    usage_unit: str = ""
+    cost: Decimal | None = None
+    """What it charges for them, without a sign; None where it does not say."""
+    currency: str = ""
+    """Three letters, in capitals; empty where nothing is said of a cost."""
+    as_of: str = ""
+    """Up to when that is known, as it says it; empty where it does not."""
+
+
+Item = TypeVar("Item")
+
+
+class Page(NamedTuple, Generic[Item]):
+    """One page of a list."""
+
+    items: tuple[Item, ...]
+    next_path: str | None = None
+    """Path and query of the page after it, on the same host; None after the last."""
+    unreadable: int = 0
+    """How many items are on it that nobody here understands."""
+
+
+class NotAPage(ValueError):
+    """An answer that is no page of the list that was asked for. The message says what is wrong, and quotes nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing(Generic[Item]):
+    """How a provider is asked, page by page, for all that it did on one UTC day."""
+
+    name: str
+    """The provider's own: `messages`."""
+    first: Callable[[str, dt.date], str]
+    """Path and query of the first page, on the provider's first host, for an account and a day."""
+    read: Callable[[str, bytes], Page[Item]]
+    """Reads the answer to a path. Raises NotAPage."""
+    account_header: str | None = None
+    """The request header that names the account, where neither credential nor path does."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """One thing that a provider can be asked to do."""
@@ -346,4 +420,10 @@ class Provider:
     gateway's part and the query."""
     labels: Callable[[bytes], Labels] | None = None
     """Reads how a body of up to BODY_BYTES_MAX is labelled; None where bodies hold no labels."""
+    records: tuple[Listing[Record], ...] = ()
+    """The lists of all that it did, one by one."""
+    totals: tuple[Listing[Total], ...] = ()
+    """The lists of what it says was used in all."""
+    account_of: str | None = None
+    """The field of a tenant's integration that names an account of its own below the platform's, whose lists are all its."""
     first_steps: FirstSteps

@@ -40,6 +40,8 @@ def compatible(name: str, kind: Kind, *, asks_for_usage: bool) -> Provider:
         unlisted=lambda method: _endpoint(openai.unlisted(method), asks_for_usage=asks_for_usage),
         authorize=_bearer_if_any,
         administration=_ADMINISTRATION,
+        totals=(),
+        account_of=None,
         first_steps=replace(
             openai.PROVIDER.first_steps,
             exports=openai.PROVIDER.first_steps.exports.replace("/openai/", f"/{name}/"),

@@ -16,6 +16,7 @@ from gateway.providers.free import unlisted_by
 from gateway.providers.openai.answers import by_shape
 from gateway.providers.openai.endpoints import ENDPOINTS
 from gateway.providers.openai.labels import labels
+from gateway.providers.openai.records import TOTALS
 
 ERROR_TYPES = {
     400: "invalid_request_error",
@@ -82,6 +83,8 @@ PROVIDER = Provider(
     refusal=refusal,
     missing=missing,
     labels=labels,
+    totals=TOTALS,
+    account_of="openai_project",
     first_steps=FirstSteps(
         exports="OPENAI_BASE_URL={proxy}/openai/v1 OPENAI_API_KEY={key}",
         path="{proxy}/openai/v1/chat/completions",

@@ -16,6 +16,7 @@ from gateway.providers.api import Endpoint, ErrorBody, FirstSteps, Meter, Prepar
 from gateway.providers.bearer import authorize, presented_key
 from gateway.providers.free import made, makes, reads_back, unlisted_by
 from gateway.providers.json_scan import JsonScan, Path
+from gateway.providers.sendgrid.records import RECORDS, TOTALS, TRANSACTIONAL
 from metering.usage import Completeness
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -60,10 +61,6 @@ class MailWatch:
 
     def _sent_by(self, address: str) -> None:
         self._sender = address
-
-
-TRANSACTIONAL = "transactional"
-"""The type of mail that is sent one by one; campaigns are the other."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -206,6 +203,9 @@ PROVIDER = Provider(
     references=(_REFERENCE,),
     refusal=refusal,
     missing=missing,
+    records=RECORDS,
+    totals=TOTALS,
+    account_of="sendgrid_subuser",
     first_steps=FirstSteps(
         exports="SENDGRID_API_KEY=SG.{key}",
         path="{proxy}/sendgrid/v3/mail/send",

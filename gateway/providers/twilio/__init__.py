@@ -13,6 +13,7 @@ from gateway.providers.api import Endpoint, FirstSteps, Provider
 from gateway.providers.free import reads_back, unlisted_by
 from gateway.providers.twilio.answers import judge_by_shape, judge_call, judge_lookup, judge_message, meter
 from gateway.providers.twilio.paths import ACCOUNT, OBJECT_ID, OPEN, PRODUCTS, REFERENCE, place
+from gateway.providers.twilio.records import RECORDS, TOTALS
 from gateway.providers.twilio.refusals import authorize, missing, presented_key, refusal
 from gateway.providers.twilio.requests import read_call, read_message
 
@@ -78,6 +79,9 @@ PROVIDER = Provider(
     references=(REFERENCE,),
     refusal=refusal,
     missing=missing,
+    records=RECORDS,
+    totals=TOTALS,
+    account_of="twilio_subaccount",
     first_steps=FirstSteps(
         exports="TWILIO_ACCOUNT_SID={account_sid} TWILIO_AUTH_TOKEN={key}",
         path="{proxy}/twilio/2010-04-01/Accounts/{account_sid}/Messages.json",
