@@ -86,7 +86,7 @@ class Subject(NamedTuple):
     """A type of event, or the provider's own name for several."""
 
 
-class Figure(NamedTuple):
+class Figure(msgspec.Struct, frozen=True, kw_only=True):
     """What a provider says in all of one of its categories on one day, in the ledger's terms.
 
     Figures that are compared do not overlap: of categories within each other, the innermost.
@@ -94,15 +94,22 @@ class Figure(NamedTuple):
 
     day: str
     category: str
+    """The provider's own name for it."""
     amounts: Amounts
     currency: str = ""
     """Of the cost; empty where nothing is said of one."""
     event_types: tuple[str, ...] = ()
     """What it is in the ledger; empty for what costs money and is no use."""
+    direction: str | None = None
+    """Set where it goes this way alone."""
     resource: str | None = None
     """Set where it is of this resource alone."""
+    within: Mapping[str, tuple[str, ...]] = {}
+    """By measure, the dimensions of the ledger that the provider counts within it."""
     minutes: bool = False
     """True where `seconds` are begun minutes, sixty for each, of every leg by itself."""
+    costs_here: bool = False
+    """True where the provider says the cost here and nowhere else: what the ledger lacks of it is then booked."""
     settled: bool = True
     """False where the provider says that the figure still moves."""
 
@@ -192,7 +199,7 @@ def compared(subject: Subject, told: Told, held: Held) -> Comparison:
         explained.append((Cause.UNKNOWN_OUTCOME, rest.take(rest.above_zero)))
     if rest.amounts.keys() == {COST}:
         explained.append((Cause.PRICED_DIFFERENTLY, rest.take(rest.amounts)))
-    if not told.listed and any(rest.amounts.get(name, 0) > 0 for name in ONE_EACH):
+    if not told.listed and rest.above_zero.keys() - {COST}:
         explained.append((Cause.NOT_PROXIED, rest.take(rest.above_zero)))
     explained.append((Cause.UNEXPLAINED, rest.take(rest.amounts)))
     found += [

@@ -16,6 +16,7 @@ from gateway.providers.api import Endpoint, ErrorBody, FirstSteps, Meter, Prepar
 from gateway.providers.bearer import authorize, presented_key
 from gateway.providers.free import made, makes, reads_back, unlisted_by
 from gateway.providers.json_scan import JsonScan, Path
+from gateway.providers.sendgrid.figures import figures
 from gateway.providers.sendgrid.records import RECORDS, TOTALS, TRANSACTIONAL
 from metering.usage import Completeness
 
@@ -205,6 +206,7 @@ PROVIDER = Provider(
     missing=missing,
     records=RECORDS,
     totals=TOTALS,
+    figures=figures,
     account_of="sendgrid_subuser",
     first_steps=FirstSteps(
         exports="SENDGRID_API_KEY=SG.{key}",

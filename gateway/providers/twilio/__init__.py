@@ -12,6 +12,7 @@ import re
 from gateway.providers.api import Endpoint, FirstSteps, Provider
 from gateway.providers.free import reads_back, unlisted_by
 from gateway.providers.twilio.answers import judge_by_shape, judge_call, judge_lookup, judge_message, meter
+from gateway.providers.twilio.figures import figures
 from gateway.providers.twilio.paths import ACCOUNT, OBJECT_ID, OPEN, PRODUCTS, REFERENCE, place
 from gateway.providers.twilio.records import RECORDS, TOTALS
 from gateway.providers.twilio.refusals import authorize, missing, presented_key, refusal
@@ -81,6 +82,7 @@ PROVIDER = Provider(
     missing=missing,
     records=RECORDS,
     totals=TOTALS,
+    figures=figures,
     account_of="twilio_subaccount",
     first_steps=FirstSteps(
         exports="TWILIO_ACCOUNT_SID={account_sid} TWILIO_AUTH_TOKEN={key}",
