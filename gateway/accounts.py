@@ -20,12 +20,23 @@ from pathlib import Path
 from typing import Any, TypeAlias
 from uuid import uuid4
 
+import msgspec
 from msgspec import UNSET, UnsetType
 from sqlalchemy import Row, Select, delete, func, insert, literal, or_, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.callers import CATEGORY, TAG, TAGS_MAX
-from gateway.keys import DEFAULT_SCOPES, SCOPES, Secrets, key_id_of, new_account_sid, new_admin_key, new_gateway_key
+from gateway.integrations import EXCLUSIVE, Integration, NotAllowed, checked, values_of
+from gateway.keys import (
+    DEFAULT_SCOPES,
+    SCOPES,
+    Secrets,
+    key_id_of,
+    new_account_sid,
+    new_admin_key,
+    new_gateway_key,
+    new_signing_secret,
+)
 from gateway.providers import PROVIDERS, Provider
 from gateway.snapshot import VERSION, KeyRecord, RequestTags, Snapshot, TenantRecord, write
 from gateway.tables import (
@@ -35,9 +46,10 @@ from gateway.tables import (
     gateway_keys,
     idempotent_answers,
     installation,
+    integrations,
     tenants,
 )
-from metering.columns import Moment, Text, to_the_millisecond
+from metering.columns import Moment, Text, iso, to_the_millisecond
 from metering.database import Database
 from pricing.plans import plans, resolve_plan
 from pricing.tables import tenant_plans
@@ -130,6 +142,14 @@ class Credential:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TenantIntegration:
+    """How a tenant's applications are reached, without the secret."""
+
+    integration: Integration
+    updated_at: dt.datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Admin:
     """Whose an admin key is, and what it may do."""
 
@@ -190,6 +210,10 @@ class KeyNotActive(Exception):
 
 class NoSuchCredential(Exception):
     """The tenant has none of its own with that provider."""
+
+
+class NoSuchIntegration(Exception):
+    """The tenant has none."""
 
 
 class NotAcceptable(ValueError):
@@ -280,6 +304,7 @@ class Accounts:
             open_tenants = (await connection.execute(select(tenants).where(tenants.c.status != "closed"))).all()
             keys = (await connection.execute(select(gateway_keys).where(gateway_keys.c.revoked_at.is_(None)))).all()
             own = (await connection.execute(select(credentials))).all()
+            reached = {row.tenant_id: row for row in await connection.execute(select(integrations))}
         sealed: dict[str, dict[str, str]] = {}
         for row in own:
             sealed.setdefault(row.tenant_id, {})[row.provider] = row.sealed
@@ -307,6 +332,8 @@ class Accounts:
                     plan=row.plan,
                     credentials=sealed.get(row.tenant_id, {}),
                     request_tags=RequestTags(row.request_tags),
+                    integration=_integration(reached.get(row.tenant_id)),
+                    signing=None if row.tenant_id not in reached else reached[row.tenant_id].sealed,
                 )
                 for row in open_tenants
             },
@@ -416,6 +443,15 @@ class Accounts:
             Credential(provider=row.provider, fields=tuple(row.fields), created_at=row.created_at)
             for row in await self._rows(own)
         ]
+
+    async def integration(self, tenant_id: str) -> TenantIntegration | None:
+        """Raises NoSuchTenant."""
+        await self.tenant(tenant_id)
+        async with self._database.reading() as connection:
+            row = await _integration_row(connection, tenant_id)
+        if row is None:
+            return None
+        return TenantIntegration(integration=msgspec.convert(row.document, Integration), updated_at=row.updated_at)
 
     async def audit(
         self,
@@ -665,6 +701,73 @@ class Change:
         this = (credentials.c.tenant_id == tenant_id, credentials.c.provider == provider)
         return (await self._connection.execute(delete(credentials).where(*this))).rowcount > 0
 
+    # -- integrations
+
+    async def change_integration(
+        self, tenant_id: str, changes: Mapping[str, object]
+    ) -> tuple[TenantIntegration, str | None]:
+        """Change what is given of how a tenant's applications are reached; None clears. Returns what it is now, and the
+        new signing secret where there was none before. Raises NoSuchTenant, TenantClosed and NotAcceptable."""
+        await self._open_tenant(tenant_id)
+        before = await _integration_row(self._connection, tenant_id)
+        known = {} if before is None else before.document
+        document = {field: value for field, value in {**known, **changes}.items() if value not in (None, [], ())}
+        try:
+            integration = checked(msgspec.convert(document, Integration))
+        except msgspec.ValidationError as error:
+            raise NotAcceptable("integration", str(error)) from None
+        except NotAllowed as error:
+            raise NotAcceptable(error.field, error.problem) from None
+        await self._exclusive(tenant_id, integration)
+        document = msgspec.to_builtins(integration)
+        secret = None
+        if before is None:
+            secret = new_signing_secret()
+            row = {"tenant_id": tenant_id, "document": document, "updated_at": self._now}
+            row["sealed"] = self._secrets.seal({"current": secret}, owner=tenant_id)
+            await self._connection.execute(insert(integrations).values(row))
+        else:
+            this = integrations.c.tenant_id == tenant_id
+            values = {"document": document, "updated_at": self._now}
+            await self._connection.execute(update(integrations).where(this).values(values))
+        await self._note("integration.change", tenant_id, tenant_id, {"fields": sorted(changes)})
+        return TenantIntegration(integration=integration, updated_at=self._now), secret
+
+    async def rotate_signing_secret(self, tenant_id: str, *, grace: dt.timedelta) -> str:
+        """Put a new signing secret in the place of a tenant's; both sign for `grace`, where a signature can be of both.
+        Raises NoSuchTenant, TenantClosed and NoSuchIntegration."""
+        await self._open_tenant(tenant_id)
+        before = await _integration_row(self._connection, tenant_id)
+        if before is None:
+            raise NoSuchIntegration
+        secret = new_signing_secret()
+        values = {"current": secret}
+        if grace:
+            values["previous"] = self._secrets.unseal(before.sealed, owner=tenant_id)["current"]
+            values["previous_until"] = iso(self._now + grace)
+        sealed = {"sealed": self._secrets.seal(values, owner=tenant_id), "updated_at": self._now}
+        await self._connection.execute(update(integrations).where(integrations.c.tenant_id == tenant_id).values(sealed))
+        detail = {"grace_s": int(grace.total_seconds())}
+        await self._note("integration.rotate_secret", tenant_id, tenant_id, detail)
+        return secret
+
+    async def remove_integration(self, tenant_id: str) -> None:
+        """Raises NoSuchTenant and NoSuchIntegration."""
+        await self.tenant(tenant_id)
+        removed = await self._connection.execute(delete(integrations).where(integrations.c.tenant_id == tenant_id))
+        if not removed.rowcount:
+            raise NoSuchIntegration
+        await self._note("integration.remove", tenant_id, tenant_id, {})
+
+    async def _exclusive(self, tenant_id: str, integration: Integration) -> None:
+        """What tells whose use something is must not be two tenants'. Raises NotAcceptable."""
+        others = select(integrations.c.document).where(integrations.c.tenant_id != tenant_id)
+        for row in (await self._connection.execute(others)).all():
+            other = msgspec.convert(row.document, Integration)
+            for name in EXCLUSIVE:
+                if set(values_of(integration, name)) & set(values_of(other, name)):
+                    raise NotAcceptable(name, "is another tenant's, in part or whole; take it from that one first")
+
     # -- admins
 
     async def has_admin(self) -> bool:
@@ -744,6 +847,14 @@ async def _alone(path: Path) -> AsyncIterator[None]:
 LOCK_LOOK_S = 0.01
 
 _KEY_COLUMNS = [column for column in gateway_keys.c if column.name != "digest"]
+
+
+async def _integration_row(connection: AsyncConnection, tenant_id: str) -> AnyRow | None:
+    return (await connection.execute(select(integrations).where(integrations.c.tenant_id == tenant_id))).first()
+
+
+def _integration(row: AnyRow | None) -> Integration | None:
+    return None if row is None else msgspec.convert(row.document, Integration)
 
 
 async def _find_tenant(connection: AsyncConnection, tenant_id: str) -> Tenant:

@@ -44,7 +44,7 @@ from gateway.listener import CUT_S, Listener, bound
 from gateway.monitor import Monitor
 from gateway.objects import BOOKED_S, LedgerObjects
 from gateway.open_files import granted
-from gateway.poller import Poller, Source
+from gateway.poller import AsksAs, Poller, Source
 from gateway.providers import PROVIDERS
 from gateway.providers.api import Provider
 from gateway.proxy import Proxy, Rules
@@ -493,15 +493,12 @@ def _sources(office: Office, settings: Settings) -> dict[str, Source]:
         if settles:
             configured = settings.providers[provider.name]
             base_url = configured.base_url.replace("{product}", provider.products[0]).rstrip("/")
-            headers = partial(_credential_headers, office, provider, configured)
-            found[provider.name] = Source(base_url, settles, headers)
+            found[provider.name] = Source(base_url, settles, partial(_asks_as, office, provider, configured))
     return found
 
 
-def _credential_headers(
-    office: Office, provider: Provider, configured: ProviderSettings, tenant_id: str
-) -> Mapping[str, str] | None:
-    """What carries the tenant's own credential, or else the platform's."""
+def _asks_as(office: Office, provider: Provider, configured: ProviderSettings, tenant_id: str) -> AsksAs | None:
+    """With the tenant's own credential, or else the platform's, in its subaccount where it has one."""
     tenant = office.snapshot.current.tenants.get(tenant_id)
     sealed = None if tenant is None else tenant.credentials.get(provider.name)
     if sealed is not None:
@@ -513,7 +510,11 @@ def _credential_headers(
         credential = {field: secret.get_secret_value() for field, secret in configured.credential.items()}
     else:
         return None
-    return {name.decode(): value.decode() for name, value in provider.authorize(credential)}
+    headers = {name.decode(): value.decode() for name, value in provider.authorize(credential)}
+    account = None if provider.account_field is None else credential[provider.account_field]
+    if sealed is None and tenant is not None:
+        account = provider.subaccount_of(tenant.integration) or account
+    return AsksAs(headers, account)
 
 
 @asynccontextmanager

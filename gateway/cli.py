@@ -28,6 +28,7 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
         "tenant": "gateway.commands.tenant:tenant",
         "key": "gateway.commands.key:key",
         "credential": "gateway.commands.credential:credential",
+        "integration": "gateway.commands.integration:integration",
     },
     "What was used": {"usage": "gateway.commands.usage:usage"},
     "This installation": {

@@ -99,6 +99,12 @@ def new_admin_key() -> str:
     return "tka_" + secrets.token_urlsafe(32)
 
 
+def new_signing_secret() -> str:
+    """What a tenant's applications verify by that something was passed on to them: of the form of an auth token, which
+    is where the SDKs look for it."""
+    return secrets.token_hex(16)
+
+
 def new_secret() -> str:
     return secrets.token_urlsafe(48)
 

@@ -74,14 +74,23 @@ OUTCOMES = ("settled", "open", "given_up", "no_credential", "refused", "unreacha
 SUCCESS, NOT_FOUND, TOO_MANY = 200, 404, 429
 
 
+class AsksAs(NamedTuple):
+    """A credential, as far as questions need it."""
+
+    headers: Mapping[str, str]
+    """What carries it."""
+    account: str | None
+    """Whose it is, where the provider has accounts in its paths."""
+
+
 class Source(NamedTuple):
     """A provider, as far as it is asked."""
 
     base_url: str
     settles: Mapping[str, Settles]
     """By endpoint."""
-    headers: Callable[[str], Mapping[str, str] | None]
-    """The headers that carry a tenant's credential; None where there is none."""
+    asks_as: Callable[[str], AsksAs | None]
+    """As whom it is asked on behalf of a tenant; None where there is no credential."""
 
 
 class Unanswered(Exception):
@@ -240,10 +249,13 @@ class Poller:
         source, settles, age_s = self.sources[row.source], self._settles(row), _age_s(row, self._now())
         if age_s > settles.days_max * 86_400:
             return (lost(row.external_id),)
-        path = settles.path(Pending(row.external_id, row.metadata))
-        headers = source.headers(row.tenant_id)
-        if path is None or headers is None:
-            raise Unanswered("unreadable" if path is None else "no_credential")
+        asks_as = source.asks_as(row.tenant_id)
+        if asks_as is None:
+            raise Unanswered("no_credential")
+        headers = asks_as.headers
+        path = settles.path(Pending(row.external_id, row.metadata, asks_as.account))
+        if path is None:
+            raise Unanswered("unreadable")
         try:
             async with _answer(session, source.base_url + path, headers) as chunks:
                 body = await _held(chunks)

@@ -844,10 +844,14 @@ def _secrets(provider: Provider, credential: Mapping[str, str]) -> tuple[Account
 
 def _alias(route: Route, caller: Caller, credential: Mapping[str, str] | None) -> AccountAlias | None:
     """The names of the account, where the provider has accounts in its paths and the application knows ours."""
-    field = route.provider.account_field
+    provider = route.provider
+    field = provider.account_field
     if field is None or credential is None:
         return None
-    return AccountAlias(caller.tenant.account_sid.encode(), credential[field].encode())
+    account = credential[field]
+    if not caller.brings_credential and provider.name not in caller.tenant.credentials:
+        account = provider.subaccount_of(caller.tenant.integration) or account
+    return AccountAlias(caller.tenant.account_sid.encode(), account.encode())
 
 
 def _answer_lines(head: ResponseHead, plan: Plan, call_id: str, restoring: Restoring | None) -> bytes:

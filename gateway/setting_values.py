@@ -169,6 +169,24 @@ def host(value: object) -> str:
     return address
 
 
+HOSTS_MAX: Final = 100
+
+
+def hosts(value: object) -> tuple[str, ...]:
+    """Names or addresses of hosts, each with or without a port; in text with commas between."""
+    given = value.split(",") if isinstance(value, str) else value
+    cure = "give hosts such as app.internal or app.internal:8000, with commas between"
+    if not isinstance(given, list | tuple):
+        raise Wrong("is neither text nor a list", cure)
+    found = tuple(str(one).strip().lower() for one in given)
+    if not found or len(found) > HOSTS_MAX:
+        raise Wrong(f"holds none, or more than {HOSTS_MAX}", cure)
+    for one in found:
+        if not re.fullmatch(r"([0-9a-z._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?", one):
+            raise Wrong(f"holds what is no host: {_quoted(one)}", cure)
+    return found
+
+
 def base_url(value: object) -> str:
     """An http or https URL to which the paths of calls can be appended. It is not quoted: people put keys into URLs."""
     url = text(value).rstrip("/")

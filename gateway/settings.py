@@ -382,6 +382,18 @@ class Settings:
     auto_create_tenants: bool = setting(
         values_of.switch, False, "Whether a service key that names a tenant which does not exist creates it."
     )
+    public_url: str | None = setting(
+        values_of.base_url,
+        None,
+        "Where providers reach this gateway's proxy: https://HOST, without a path. Callbacks and webhooks come by it.",
+        unset="callbacks are not asked for, and what they would tell is polled",
+    )
+    callback_hosts: tuple[str, ...] = setting(
+        values_of.hosts,
+        (),
+        "Hosts of applications that may be called though their addresses are not public, with commas between: HOST or HOST:PORT.",
+        unset="none",
+    )
     shared_reads: bool = setting(
         values_of.switch,
         False,
@@ -451,7 +463,7 @@ def described(providers: Sequence[Provider] | None = None, further: Sequence[str
     further providers; without any providers there are none of these either."""
     rows = [Described(CONFIG_NAME, str(CONFIG_FILE), "Settings file (TOML); the default is read if it is there.")]
     for known in _known(_or_all(providers), further if providers is None else ()).values():
-        default = known.unset if known.default is None else written(_plain(known.default))
+        default = known.unset if known.default in (None, ()) else written(_plain(known.default))
         rows.append(Described(environment_name(known.name), default, known.describes))
     return rows
 
@@ -717,6 +729,8 @@ def written(value: str | float | None) -> str:
 
 
 def _plain(value: object) -> str | float | None:
+    if isinstance(value, tuple):
+        return ",".join(value)
     return value if isinstance(value, int | float) or value is None else str(value)
 
 

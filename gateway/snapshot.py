@@ -10,8 +10,11 @@ import os
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
+
+from gateway.integrations import Integration
 
 VERSION = 1
 
@@ -49,6 +52,23 @@ class TenantRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     credentials: dict[str, str] = {}
     """Provider → the tenant's own credential, sealed."""
     request_tags: RequestTags = RequestTags.OFF
+    integration: Integration | None = None
+    signing: str | None = None
+    """What is passed on to its applications is signed with: :class:`SigningSecrets`, sealed."""
+
+
+class SigningSecrets(NamedTuple):
+    """What a tenant's applications verify by that something is passed on by the gateway."""
+
+    current: str
+    previous: str | None
+    """The one before, while both are valid."""
+
+    @classmethod
+    def of(cls, unsealed: Mapping[str, str], now: str) -> SigningSecrets:
+        """Out of what is sealed; `now` as in JSON."""
+        previous = unsealed.get("previous") if unsealed.get("previous_until", "") > now else None
+        return cls(unsealed["current"], previous)
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):

@@ -54,6 +54,18 @@ credentials = Table(
 )
 """Provider credentials of a tenant's own, sealed with the installation's secret and the tenant's id."""
 
+integrations = Table(
+    "integrations",
+    metadata,
+    Column("tenant_id", Text, primary_key=True),
+    Column("document", Json, nullable=False),
+    Column("sealed", Text, nullable=False),
+    Column("updated_at", Moment, nullable=False),
+    **STRICT,
+)
+"""How a tenant's applications are reached, and what of a provider's is the tenant's own (:mod:`gateway.integrations`).
+`sealed` holds the secrets that what is passed on to them is signed with."""
+
 admin_keys = Table(
     "admin_keys",
     metadata,
@@ -118,6 +130,7 @@ CHANGES = {
     tenants: ("UPDATE",),
     gateway_keys: ("UPDATE",),
     credentials: ("DELETE",),
+    integrations: ("UPDATE", "DELETE"),
     admin_keys: ("DELETE",),
     idempotent_answers: ("DELETE",),
     idempotent_calls: ("DELETE",),

@@ -18,7 +18,15 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("gateway", "metering", "pricing", "migrations")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
-NAMED_BY_PROMISE = {"twilio_account_sid"}
+NAMED_BY_PROMISE = {
+    "twilio_account_sid",
+    "twilio_messaging_services",
+    "twilio_subaccount",
+    "sendgrid_subuser",
+    "sendgrid_categories",
+    "sendgrid_verification_key",
+    "openai_project",
+}
 """Names of the API's contract that hold a provider's."""
 
 PROVIDER_NAMES = re.compile(r"openai|twilio|sendgrid", re.IGNORECASE)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from aiohttp import web
 
 from gateway.accounts import Accounts
-from gateway.api import audit, credentials, health, keys, parts, plans, spools, tenants, usage
+from gateway.api import audit, credentials, health, integrations, keys, parts, plans, spools, tenants, usage
 from gateway.api.changes import changing
 from gateway.api.identity import Access, Handler, admins_change, admins_read, guarded, key_itself, tenants_read
 from gateway.api.problems import problems
@@ -51,6 +51,10 @@ ROUTES = (
     Route("POST", TENANT + "/credentials", admins_change, changing(credentials.create)),
     Route("GET", TENANT + "/credentials", tenants_read, credentials.index),
     Route("DELETE", TENANT + "/credentials/{provider}", admins_change, changing(credentials.remove)),
+    Route("GET", TENANT + "/integrations", tenants_read, integrations.show),
+    Route("PATCH", TENANT + "/integrations", admins_change, changing(integrations.update)),
+    Route("DELETE", TENANT + "/integrations", admins_change, changing(integrations.remove)),
+    Route("POST", TENANT + "/integrations/signing-secret", admins_change, changing(integrations.rotate)),
     Route("GET", "/v1/usage/events", tenants_read, usage.events),
     Route("GET", "/v1/usage/summary", tenants_read, usage.summary),
     Route("GET", "/v1/plans", tenants_read, plans.index),

@@ -15,6 +15,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
+from gateway.integrations import Integration
 from gateway.messages import Headers, ResponseHead
 from metering.reconciliation import Figure
 from metering.usage import Completeness
@@ -190,6 +191,8 @@ class Pending(NamedTuple):
     external_id: str
     metadata: Mapping[str, object]
     """That of the call's event."""
+    account: str | None = None
+    """The account of the credential by which it is asked for, where the provider has accounts in its paths."""
 
 
 class Lines(Protocol):
@@ -410,6 +413,8 @@ class Provider:
     account_field: str | None = None
     """The credential's field that names the account, where paths hold it: to the application it is the tenant's account
     with the gateway, and each is put in the place of the other on the way up and on the way back. Both are as long."""
+    subaccount: Callable[[Integration], str | None] | None = None
+    """The account within the platform's that is a tenant's own: its paths name that one, by the platform's credential."""
     speaks_for: frozenset[str] = frozenset()
     """Request headers by which a call would speak for another account: never on a shared one."""
     administration: re.Pattern[str]
@@ -435,3 +440,7 @@ class Provider:
     account_of: str | None = None
     """The field of a tenant's integration that names an account of its own below the platform's, whose lists are all its."""
     first_steps: FirstSteps
+
+    def subaccount_of(self, integration: Integration | None) -> str | None:
+        """The account that is a tenant's own within the platform's, if it has one."""
+        return None if integration is None or self.subaccount is None else self.subaccount(integration)

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 from sqlalchemy import select
 
-from gateway.poller import LINE_BYTES_MAX, PAUSE_S, Poller, Source, _as_fact, _read_lines, _session
+from gateway.poller import LINE_BYTES_MAX, PAUSE_S, AsksAs, Poller, Source, _as_fact, _read_lines, _session
 from gateway.providers import openai
 from gateway.providers.api import Late, ReadOn, Settles, Usage
 from gateway.recorder import late_event
@@ -138,10 +138,10 @@ def new_poller(database, booked, provider, clock):
     """A poller that remembers nothing; tenants have keys of their own, but one has none."""
 
     def new():
-        def headers(tenant_id):
-            return None if tenant_id == "without" else {"Authorization": f"Bearer {tenant_id}"}
+        def asks_as(tenant_id):
+            return None if tenant_id == "without" else AsksAs({"Authorization": f"Bearer {tenant_id}"}, None)
 
-        sources = {"openai": Source(provider.base_url, {"responses": SETTLES}, headers)}
+        sources = {"openai": Source(provider.base_url, {"responses": SETTLES}, asks_as)}
         return Poller(database, booked, sources, clock)
 
     return new
@@ -480,7 +480,7 @@ async def test_a_file_that_its_owner_has_deleted_makes_nothing_free(database, bo
 @pytest.fixture
 def openai_poller(database, booked, provider, clock):
     settles = {one.name: one.settles for one in openai.PROVIDER.endpoints if one.settles is not None}
-    return Poller(database, booked, {"openai": Source(provider.base_url, settles, lambda _: {})}, clock)
+    return Poller(database, booked, {"openai": Source(provider.base_url, settles, lambda _: AsksAs({}, None))}, clock)
 
 
 async def test_an_evaluation_is_asked_for_where_its_event_says_and_booked_once_for_each_model(

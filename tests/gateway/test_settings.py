@@ -120,6 +120,11 @@ def a_value_for(name, tmp_path):
         "TOLLKEEPER_UNLISTED": ("deny", "deny"),
         "TOLLKEEPER_ON_DISCONNECT": ("cancel", "cancel"),
         "TOLLKEEPER_AUTO_CREATE_TENANTS": ("true", True),
+        "TOLLKEEPER_PUBLIC_URL": ("https://toll.test/", "https://toll.test"),
+        "TOLLKEEPER_CALLBACK_HOSTS": (
+            "app.internal, App.test:8000,[::1]:80",
+            ("app.internal", "app.test:8000", "[::1]:80"),
+        ),
         "TOLLKEEPER_SHARED_READS": ("true", True),
         "TOLLKEEPER_LOG_FORMAT": ("json", "json"),
         "TOLLKEEPER_LOG_LEVEL": ("debug", "debug"),

@@ -8,6 +8,7 @@ what the first answer says, and it is `pending`.
 from __future__ import annotations
 
 import re
+from operator import attrgetter
 
 from gateway.providers.api import Endpoint, FirstSteps, Provider
 from gateway.providers.free import reads_back, unlisted_by
@@ -75,6 +76,7 @@ PROVIDER = Provider(
     credential_headers=frozenset({b"authorization"}),
     account_headers=frozenset(),
     account_field="account_sid",
+    subaccount=attrgetter("twilio_subaccount"),
     administration=re.compile(rf"(?!(?:{OPEN.pattern})$).*", re.DOTALL),
     object_id=OBJECT_ID,
     references=(REFERENCE,),

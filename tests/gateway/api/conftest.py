@@ -109,6 +109,10 @@ class Api:
         async with self.accounts.changing("test") as change:
             return await change.create_key(tenant_id, **{"name": "app"} | given)
 
+    async def integration(self, tenant_id, **changes):
+        async with self.accounts.changing("test") as change:
+            return await change.change_integration(tenant_id, changes)
+
     async def credential(self, tenant_id) -> None:
         async with self.accounts.changing("test") as change:
             await change.set_credential(tenant_id, "openai", {"api_key": "sk-own-1"})

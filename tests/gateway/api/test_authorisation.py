@@ -104,6 +104,26 @@ MATRIX = {
         "foreign": ADMINS_CHANGE_204,
         "missing": ADMINS_CHANGE_404,
     },
+    ("GET", "/v1/tenants/{tenant_id}/integrations"): {
+        "own": ALL_READ,
+        "foreign": ALL_BUT_ACME_READ,
+        "missing": ADMINS_READ_404,
+    },
+    ("PATCH", "/v1/tenants/{tenant_id}/integrations"): {
+        "own": ADMINS_CHANGE_200,
+        "foreign": ADMINS_CHANGE_200,
+        "missing": ADMINS_CHANGE_404,
+    },
+    ("DELETE", "/v1/tenants/{tenant_id}/integrations"): {
+        "own": ADMINS_CHANGE_204,
+        "foreign": ADMINS_CHANGE_204,
+        "missing": ADMINS_CHANGE_404,
+    },
+    ("POST", "/v1/tenants/{tenant_id}/integrations/signing-secret"): {
+        "own": ADMINS_CHANGE_200,
+        "foreign": ADMINS_CHANGE_200,
+        "missing": ADMINS_CHANGE_404,
+    },
     ("GET", "/v1/usage/events"): {
         "any": ALL_READ,
         "own": ALL_READ,
@@ -135,6 +155,8 @@ BODIES = {
     ("POST", "/v1/tenants/{tenant_id}/keys"): {"name": "app"},
     ("POST", "/v1/service-keys"): {"name": "app"},
     ("POST", "/v1/tenants/{tenant_id}/credentials"): {"provider": "openai", "api_key": "sk-own-1"},
+    ("PATCH", "/v1/tenants/{tenant_id}/integrations"): {"sms_url": "https://app.example.com/sms"},
+    ("POST", "/v1/tenants/{tenant_id}/integrations/signing-secret"): {"grace_s": 60},
 }
 
 numbers = count()
@@ -179,6 +201,8 @@ async def request_for(api, method, path, target, key):
             key_id = (await api.key(None)).key.key_id
     if "{provider}" in path and target != "missing":
         await api.credential(tenant_id)
+    if path.endswith(("/integrations", "/signing-secret")) and target != "missing":
+        await api.integration(tenant_id, sms_url="https://app.example.com/sms")
     spool_id = f"w0-{next(numbers)}"
     if "{spool_id}" in path and target != "missing":
         Worker(api.shipper.directory, spool_id).dies()

@@ -8,7 +8,7 @@ import datetime as dt
 import pytest
 
 from gateway.api import ROUTES
-from gateway.snapshot import SnapshotFile
+from gateway.snapshot import SigningSecrets, SnapshotFile
 
 NOW = "2026-11-20T12:00:00.000Z"
 
@@ -224,6 +224,54 @@ async def test_a_service_key_has_no_tenant(api):
     assert (listed["key_id"], "key" in listed) == (made.document["key_id"], False)
     assert (await api.ask("DELETE", f"/v1/service-keys/{listed['key_id']}")).status == 204
     assert (await api.get("/v1/service-keys")).document["data"][0]["revoked_at"] == NOW
+
+
+async def test_an_integration_is_changed_field_by_field_and_its_secret_is_shown_when_it_is_made(api, acme, tmp_path):
+    path = "/v1/tenants/acme/integrations"
+    empty = (await api.get(path)).document
+    assert (empty["sms_url"], empty["phone_numbers"], empty["updated_at"]) == (None, [], None)
+
+    made = await api.ask("PATCH", path, {"sms_url": "https://app.example.com/sms", "phone_numbers": ["+12025550143"]})
+    again = await api.ask("PATCH", path, {"phone_numbers": None, "voice_url": "https://app.example.com/voice"})
+
+    secret = made.document.pop("signing_secret")
+    assert len(secret) == 32
+    assert "signing_secret" not in again.document
+    assert (again.document["sms_url"], again.document["phone_numbers"]) == ("https://app.example.com/sms", [])
+    assert (await api.get(path)).document == again.document
+    rotated = await api.post(f"{path}/signing-secret", {})
+    assert rotated.document["signing_secret"] != secret
+    snapshot = SnapshotFile(tmp_path / "snapshot.json")
+    snapshot.refresh()
+    record = snapshot.current.tenants["acme"]
+    assert record.integration.voice_url == "https://app.example.com/voice"
+    both = SigningSecrets.of(api.secrets.unseal(record.signing, owner="acme"), NOW)
+    assert both == (rotated.document["signing_secret"], secret)
+    assert SigningSecrets.of(api.secrets.unseal(record.signing, owner="acme"), "2999").previous is None
+    log = (await api.get("/v1/audit")).body
+    assert secret.encode() not in log
+    assert (await api.ask("DELETE", path)).status == 204
+    assert (await api.post(f"{path}/signing-secret", {})).problem["type"] == "urn:tollkeeper:no-such-integration"
+
+
+@pytest.mark.parametrize(
+    ("document", "field"),
+    [
+        ({"sms_url": "ftp://x"}, "sms_url"),
+        ({"phone_numbers": ["hello"]}, "phone_numbers"),
+        ({"phone_numbers": ["+12025550199"]}, "phone_numbers"),
+        ({"sms": "https://x.test"}, "sms"),
+    ],
+)
+async def test_an_integration_that_can_not_be_names_the_field(api, acme, document, field):
+    """Guards whose use it is: a number is one tenant's, or what comes in at it would be billed by chance."""
+    await api.tenant("globex")
+    await api.integration("globex", phone_numbers=["+12025550199"])
+
+    refused = await api.ask("PATCH", "/v1/tenants/acme/integrations", document)
+
+    assert refused.status in (400, 422)
+    assert field in str(refused.problem)
 
 
 async def test_a_credential_goes_in_and_never_out(api, acme):
