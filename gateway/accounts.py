@@ -815,6 +815,14 @@ class Change:
         """Note that somebody has a spool booked again."""
         await self._note("spool.replay", None, spool_id, {})
 
+    async def collect(self, collection_id: str, tenant_id: str | None, detail: Mapping[str, object]) -> None:
+        """Note that somebody has a provider's lists read."""
+        await self._note("collection.create", tenant_id, collection_id, detail)
+
+    async def cancel_collection(self, collection_id: str) -> None:
+        """Note that somebody has the reading of a provider's lists ended."""
+        await self._note("collection.cancel", None, collection_id, {})
+
     async def _note(self, action: str, tenant_id: str | None, subject: str, detail: Mapping[str, object]) -> None:
         row = {
             "audit_id": str(uuid4()),

@@ -35,10 +35,13 @@ from gateway.api.server import ControlRunner
 from gateway.books import books_of
 from gateway.call_ids import new_call_id
 from gateway.callers import Callers
+from gateway.collector import Collector, Credential, Owned
+from gateway.collector import Source as Lists
 from gateway.cost_estimates import CostEstimates
 from gateway.counters import WRITE_S, Counters
 from gateway.estimator import Estimator
 from gateway.idempotency import Claims
+from gateway.integrations import EXCLUSIVE, values_of
 from gateway.keys import NotSealedHere, Secrets, reference
 from gateway.listener import CUT_S, Listener, bound
 from gateway.monitor import Monitor
@@ -69,6 +72,7 @@ from metering import spool_reader
 from metering.database import Database, DatabaseInUse, DatabaseUnavailable
 from metering.database_sqlite import SqliteDatabase
 from metering.facts import Fact
+from metering.ledger import Appended
 from metering.spool import Spool, SpoolFull
 from pricing.book_files import BookError
 from pricing.catalogue import Books
@@ -206,12 +210,13 @@ async def control_listener(settings: Settings) -> AsyncIterator[str]:
     async with AsyncExitStack() as stack:
         office = await stack.enter_async_context(_office(settings))
         shipper = await _booked_what_is_left(office)
+        collector = await stack.enter_async_context(_collecting(office, shipper, plans=False))
 
         async def healthy() -> list[str]:
             return []
 
         listening = bound("127.0.0.1", 0)
-        await stack.enter_async_context(_control(office, shipper, healthy, None, listening))
+        await stack.enter_async_context(_control(office, shipper, collector, healthy, None, listening))
         yield f"http://{_address('127.0.0.1', listening)}"
 
 
@@ -315,12 +320,18 @@ async def _office(settings: Settings, *, prepares: bool = True) -> AsyncIterator
 
 @asynccontextmanager
 async def _control(
-    office: Office, shipper: Shipper, healthy: Health, monitor: Monitor | None, listening: socket.socket
+    office: Office,
+    shipper: Shipper,
+    collector: Collector,
+    healthy: Health,
+    monitor: Monitor | None,
+    listening: socket.socket,
 ) -> AsyncIterator[None]:
     application = api.application(
         accounts=office.accounts,
         database=office.database,
         shipper=shipper,
+        collector=collector,
         secrets=office.secrets,
         health=healthy,
         monitor=monitor,
@@ -518,6 +529,76 @@ def _asks_as(office: Office, provider: Provider, configured: ProviderSettings, t
 
 
 @asynccontextmanager
+async def _collecting(office: Office, shipper: Shipper, *, plans: bool = True) -> AsyncIterator[Collector]:
+    """Reads providers' own lists. Unless it `plans`, only when it is asked to."""
+
+    async def book(facts: Sequence[Fact]) -> Sequence[Appended]:
+        return await shipper.book(facts, [])
+
+    async def owned() -> Owned:
+        tenants = office.snapshot.current.tenants
+        return {
+            one.tenant_id: {}
+            if one.integration is None
+            else {name: values_of(one.integration, name) for name in EXCLUSIVE}
+            for one in tenants.values()
+        }
+
+    collector = Collector(
+        office.database,
+        book,
+        _lists(office, office.settings),
+        owned,
+        partial(reference, office.secrets.reference),
+        lambda: shipper.last_shipped,
+        now,
+        office.settings.collect,
+    )
+    task = asyncio.create_task(collector.run(plans=plans))
+    try:
+        yield collector
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
+
+
+def _lists(office: Office, settings: Settings) -> dict[str, Lists]:
+    """The providers that have lists of what they did, and how each is asked."""
+    return {
+        provider.name: Lists(
+            settings.providers[provider.name].base_url,
+            provider.records,
+            provider.totals,
+            provider.account_of,
+            partial(_credential_for_lists, office, provider, settings.providers[provider.name]),
+        )
+        for provider in PROVIDERS
+        if provider.records or provider.totals
+    }
+
+
+def _credential_for_lists(
+    office: Office, provider: Provider, configured: ProviderSettings, tenant_id: str | None
+) -> Credential | None:
+    """The tenant's own, or for None the platform's."""
+    if tenant_id is None:
+        if configured.credential is None:
+            return None
+        credential = {field: secret.get_secret_value() for field, secret in configured.credential.items()}
+    else:
+        tenant = office.snapshot.current.tenants.get(tenant_id)
+        sealed = None if tenant is None else tenant.credentials.get(provider.name)
+        if sealed is None:
+            return None
+        try:
+            credential = office.secrets.unseal(sealed, owner=tenant_id)
+        except NotSealedHere:
+            return None
+    headers = {name.decode(): value.decode() for name, value in provider.authorize(credential)}
+    return Credential(headers, credential.get(provider.account_field or "", ""))
+
+
+@asynccontextmanager
 async def _monitoring(
     office: Office, shipper: Shipper, poller: Poller, *, expects_workers: bool
 ) -> AsyncIterator[Monitor]:
@@ -650,16 +731,17 @@ async def running(settings: Settings, read: Read | None = None) -> AsyncIterator
         counters = await stack.enter_async_context(_counting(settings, 0))
         await stack.enter_async_context(_watching(office.snapshot))
         poller = await stack.enter_async_context(_polling(office, shipper))
+        collector = await stack.enter_async_context(_collecting(office, shipper))
         monitor = await stack.enter_async_context(_monitoring(office, shipper, poller, expects_workers=True))
         health = _health(shipper, life)
-        await stack.enter_async_context(_control(office, shipper, health, monitor, sockets["control"]))
+        await stack.enter_async_context(_control(office, shipper, collector, health, monitor, sockets["control"]))
         front = _Front(office, spool, counters)
         await stack.enter_async_context(front.open(sockets["proxy"], life))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _told_to_stop, life)
         if read is not None:
-            await stack.enter_async_context(_reloading(office, front, poller, read, sockets))
+            await stack.enter_async_context(_reloading(office, front, poller, collector, read, sockets))
         _say_serving("serving", settings, sockets, workers=1)
         ports = {name: one.getsockname()[1] for name, one in sockets.items()}
         yield Gateway(office, ports["proxy"], ports["control"], life)
@@ -672,7 +754,12 @@ async def running(settings: Settings, read: Read | None = None) -> AsyncIterator
 
 @asynccontextmanager
 async def _reloading(
-    office: Office, front: _Front, poller: Poller, read: Read, sockets: Mapping[str, socket.socket]
+    office: Office,
+    front: _Front,
+    poller: Poller,
+    collector: Collector,
+    read: Read,
+    sockets: Mapping[str, socket.socket],
 ) -> AsyncIterator[None]:
     asked = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
@@ -686,6 +773,7 @@ async def _reloading(
                 settings = _reread(front.settings, read, processes=False)
                 front.change(settings)
                 poller.sources = _sources(office, settings)
+                collector.sources, collector.schedules = _lists(office, settings), settings.collect
             except (ReloadRefused, StartRefused) as refused:
                 log.error("reload_refused", reasons=str(refused).splitlines())
             else:
@@ -711,9 +799,10 @@ async def _backoffice(settings: Settings, control: socket.socket, proxy: socket.
         await _first_admin(office)
         shipper = await stack.enter_async_context(_shipping(office, life, APART))
         poller = await stack.enter_async_context(_polling(office, shipper))
+        collector = await stack.enter_async_context(_collecting(office, shipper))
         expects_workers = proxy is not None
         monitor = await stack.enter_async_context(_monitoring(office, shipper, poller, expects_workers=expects_workers))
-        await stack.enter_async_context(_control(office, shipper, _health(shipper, life), monitor, control))
+        await stack.enter_async_context(_control(office, shipper, collector, _health(shipper, life), monitor, control))
         settle()
         life.ready()
         await life.stopped.wait()

@@ -30,7 +30,10 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
         "credential": "gateway.commands.credential:credential",
         "integration": "gateway.commands.integration:integration",
     },
-    "What was used": {"usage": "gateway.commands.usage:usage"},
+    "What was used": {
+        "usage": "gateway.commands.usage:usage",
+        "backfill": "gateway.commands.backfill:backfill",
+    },
     "This installation": {
         "spool": "gateway.commands.spool:spool",
         "config": "gateway.commands.config:config",

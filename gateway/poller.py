@@ -42,9 +42,7 @@ AT_ONCE_MAX = 8
 """Questions under way."""
 
 AGE_PART = 10
-"""The next question comes after this part of the age: after 2 s, 2.2 s, …, and after an hour every 5 minutes."""
-
-INTERVAL_S_MAX = 300.0
+"""The next question comes after this part of the age: after 2 s, 2.2 s, …, up to what the endpoint says."""
 
 PAUSE_S = 30.0
 """A provider that says that it is asked too often is not asked for so long."""
@@ -214,8 +212,10 @@ class Poller:
 
     def _after(self, row: Any, now: dt.datetime) -> dt.datetime:
         """When to ask for what is asked for now, or too early."""
-        age_s, first_s = _age_s(row, now), self._settles(row).first_s
-        wait_s = first_s - age_s if age_s < first_s else min(max(first_s, age_s / AGE_PART), INTERVAL_S_MAX)
+        age_s, settles = _age_s(row, now), self._settles(row)
+        wait_s = settles.first_s - age_s
+        if wait_s <= 0:
+            wait_s = min(max(settles.first_s, age_s / AGE_PART), settles.interval_s_max)
         return now + dt.timedelta(seconds=wait_s)
 
     async def _settle(self, session: ClientSession, row: Any) -> None:
@@ -263,7 +263,8 @@ class Poller:
             if unanswered.status == NOT_FOUND and age_s > settles.gone_s:
                 return (lost(row.external_id),)
             raise
-        found = settles.read(body)
+        read_old = settles.read_old if age_s > settles.old_days * 86_400 else None
+        found = (read_old or settles.read)(body)
         if isinstance(found, ReadOn):
             found = await _read_on(session, source.base_url, found, headers)
         # An answer about something else says nothing.

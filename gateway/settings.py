@@ -164,6 +164,16 @@ class StreamUsage(StrEnum):
     """The provider refuses to be asked, or says it anyway."""
 
 
+class Collect(StrEnum):
+    """Whose lists are read at providers without being asked for."""
+
+    OFF = "off"
+    OWN = "own"
+    """Of tenants that have a credential, a subaccount, a subuser or a project of their own."""
+    ALL = "all"
+    """Also what is on the platform's own accounts, told apart by tenants' integrations."""
+
+
 class LogFormat(StrEnum):
     """How log lines are written."""
 
@@ -398,6 +408,12 @@ class Settings:
         values_of.switch,
         False,
         "Whether callers on the platform's own credentials may read all that is in the account.",
+    )
+    collect: Collect = setting(
+        values_of.one_of(Collect),
+        Collect.OWN,
+        "Whose messages, calls and mail are looked up in the providers' own lists, today's every 15 minutes and those of the "
+        "week before every day: own, of tenants with an account of their own there; all, on the platform's accounts too; or off.",
     )
     log_format: LogFormat = setting(
         values_of.one_of(LogFormat),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Column, Index, Table
 
-from metering.columns import Json, Moment, Text
+from metering.columns import BigInt, Json, Moment, Text
 from metering.tables import STRICT, metadata
 
 tenants = Table(
@@ -125,6 +125,53 @@ idempotent_calls = Table(
 )
 """The calls that came with `X-Gateway-Idempotency-Key`: a repetition is told the first one's id."""
 
+collections = Table(
+    "collections",
+    metadata,
+    Column("collection_id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("tenant_id", Text),
+    Column("first_day", Text, nullable=False),
+    Column("last_day", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("reason", Text),
+    Column("asked_by", Text, nullable=False),
+    Column("position", Json),
+    Column("pages", BigInt, nullable=False),
+    Column("counts", Json, nullable=False),
+    Column("held_by", Text),
+    Column("held_until", Moment),
+    Column("created_at", Moment, nullable=False),
+    Column("updated_at", Moment, nullable=False),
+    Index(None, "source", "status", "created_at"),
+    Index(None, "created_at", "collection_id"),
+    **STRICT,
+)
+"""What is read of providers' own lists, and how far: `position` is the list, the day and the path of the page that comes
+next, moved when the page before is booked. `tenant_id` is null where it is all that is on the platform's account. `kind` is
+asked, sweep or today; `status` waiting, running, done, failed or cancelled. Who runs one holds it until a moment, and holds
+it on; whoever finds it let go of goes on from there."""
+
+unattributed = Table(
+    "unattributed",
+    metadata,
+    Column("source", Text, primary_key=True),
+    Column("external_id", Text, primary_key=True),
+    Column("account", Text, nullable=False),
+    Column("event_day", Text, nullable=False),
+    Column("event_type", Text, nullable=False),
+    Column("quantities", Json, nullable=False),
+    Column("cost", Text),
+    Column("currency", Text),
+    Column("found_at", Moment, nullable=False),
+    Index(None, "source", "event_day"),
+    Index(None, "found_at"),
+    **STRICT,
+)
+"""What providers say they did and nobody can be found for: counted, and guessed of nobody. A row goes when its thing has an
+owner, or is too old to be asked about. No number and no address is in it."""
+
 APPEND_ONLY = (audit_log,)
 CHANGES = {
     tenants: ("UPDATE",),
@@ -134,4 +181,6 @@ CHANGES = {
     admin_keys: ("DELETE",),
     idempotent_answers: ("DELETE",),
     idempotent_calls: ("DELETE",),
+    collections: ("UPDATE", "DELETE"),
+    unattributed: ("UPDATE", "DELETE"),
 }

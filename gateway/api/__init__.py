@@ -14,11 +14,24 @@ from typing import NamedTuple
 from aiohttp import web
 
 from gateway.accounts import Accounts
-from gateway.api import audit, credentials, health, integrations, keys, parts, plans, spools, tenants, usage
+from gateway.api import (
+    audit,
+    collections,
+    credentials,
+    health,
+    integrations,
+    keys,
+    parts,
+    plans,
+    spools,
+    tenants,
+    usage,
+)
 from gateway.api.changes import changing
 from gateway.api.identity import Access, Handler, admins_change, admins_read, guarded, key_itself, tenants_read
 from gateway.api.problems import problems
 from gateway.api.requests import BODY_BYTES_MAX
+from gateway.collector import Collector
 from gateway.keys import Secrets
 from gateway.monitor import Monitor
 from gateway.shipper import Shipper
@@ -61,6 +74,10 @@ ROUTES = (
     Route("GET", "/v1/audit", admins_read, audit.index),
     Route("GET", "/v1/spools", admins_read, spools.index),
     Route("POST", "/v1/spools/{spool_id}/replay", admins_change, spools.replay),
+    Route("POST", "/v1/collections", admins_change, collections.create),
+    Route("GET", "/v1/collections", admins_read, collections.index),
+    Route("GET", "/v1/collections/{collection_id}", admins_read, collections.show),
+    Route("DELETE", "/v1/collections/{collection_id}", admins_change, collections.cancel),
     Route("GET", "/v1/quarantine", admins_read, spools.quarantined),
 )
 
@@ -82,6 +99,7 @@ def application(
     accounts: Accounts,
     database: Database,
     shipper: Shipper,
+    collector: Collector,
     secrets: Secrets,
     health: parts.Health,
     monitor: Monitor | None,
@@ -93,6 +111,7 @@ def application(
     app[parts.ACCOUNTS] = accounts
     app[parts.DATABASE] = database
     app[parts.SHIPPER] = shipper
+    app[parts.COLLECTOR] = collector
     app[parts.STOPPING] = stopping = asyncio.Event()
     app[parts.SECRETS] = secrets
     app[parts.HEALTH] = health

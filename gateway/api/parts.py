@@ -10,6 +10,7 @@ from typing import TypeAlias
 from aiohttp import web
 
 from gateway.accounts import Accounts
+from gateway.collector import Collector
 from gateway.keys import Secrets
 from gateway.monitor import Monitor
 from gateway.shipper import Shipper
@@ -21,6 +22,7 @@ Health: TypeAlias = Callable[[], Awaitable[Sequence[str]]]
 ACCOUNTS = web.AppKey("accounts", Accounts)
 DATABASE = web.AppKey("database", Database)
 SHIPPER = web.AppKey("shipper", Shipper)
+COLLECTOR = web.AppKey("collector", Collector)
 SECRETS = web.AppKey("secrets", Secrets)
 HEALTH: web.AppKey[Health] = web.AppKey("health")
 MONITOR = web.AppKey("monitor", Monitor)

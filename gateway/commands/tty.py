@@ -122,6 +122,27 @@ def progress(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: drawn.update(task, completed=done, total=total)
 
 
+@contextmanager
+def steps(what: str, *, quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
+    """The same for steps of which there is a number, with a word on the last."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda _done, _total, _word: None
+        return
+    from rich.console import Console  # noqa: PLC0415 - as above
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[word]}", markup=False),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as drawn:
+        task = drawn.add_task(what, total=None, word="")
+        yield lambda done, total, word: drawn.update(task, completed=done, total=total, word=word)
+
+
 def _console() -> Console:
     from rich.console import Console  # noqa: PLC0415 - as above
 

@@ -228,6 +228,11 @@ class Settles:
     """So old it is given up: what it used is unknown."""
     gone_s: float
     """So old it is given up where the provider does not know it, which it may say to another account than made it."""
+    interval_s_max: float = 300
+    """No longer is between two questions, however old it is."""
+    read_old: Callable[[bytes], tuple[Late, ...] | ReadOn] | None = None
+    """Reads the answer about what is as old as `old_days`: then a state may be the last that is no such thing before."""
+    old_days: float = 0
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -248,6 +253,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """What it was made for, whose owner is its owner: the call of which it is a leg."""
     late: tuple[Late, ...] = ()
     """What became of it, as the answer that describes it alone would say it."""
+    late_if_old: tuple[Late, ...] = ()
+    """The same where it is `old_days` old, and what is said now will not change any more."""
+    old_days: float = 0
 
 
 class Total(msgspec.Struct, frozen=True, kw_only=True):
@@ -300,9 +308,11 @@ class Listing(Generic[Item]):
     name: str
     """The provider's own: `messages`."""
     first: Callable[[str, dt.date], str]
-    """Path and query of the first page, on the provider's first host, for an account and a day."""
+    """Path and query of the first page, for an account and a day."""
     read: Callable[[str, bytes], Page[Item]]
     """Reads the answer to a path. Raises NotAPage."""
+    product: str = ""
+    """On which of the provider's hosts, where there are several."""
     account_header: str | None = None
     """The request header that names the account, where neither credential nor path does."""
 

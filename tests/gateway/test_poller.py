@@ -563,3 +563,60 @@ async def test_a_longer_video_of_which_nobody_understood_what_was_ordered_is_unk
     await looks(openai_poller, session)
 
     assert await corrections(database) == [("thing-1", "unknown", {})]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What lies below an account, and what is old
+
+
+def read_when_old(body):
+    """What is told to be all there will be once it is old."""
+    return (used(msgspec.json.decode(body)["id"], input_tokens=1),)
+
+
+OF_ACCOUNTS = Settles(
+    path=lambda pending: None if pending.account is None else f"/{pending.account}/{pending.external_id}",
+    read=read,
+    first_s=2,
+    days_max=9,
+    gone_s=300,
+    interval_s_max=21_600,
+    read_old=read_when_old,
+    old_days=2,
+)
+
+
+@pytest.fixture
+def of_accounts(database, booked, provider, clock):
+    accounts = {"acme": "AC1"}
+    source = Source(provider.base_url, {"responses": OF_ACCOUNTS}, lambda _: {}, accounts.get)
+    return Poller(database, booked, {"openai": source}, clock)
+
+
+async def test_what_lies_below_an_account_is_asked_for_there(database, booked, of_accounts, provider, session):
+    await booked([pending()])
+    provider.answers["/AC1/thing-1"] = {"body": b'{"id":"thing-1","tokens":7}'}
+
+    await looks(of_accounts, session)
+
+    assert provider.asked == [("/AC1/thing-1", None)]
+    assert await corrections(database) == [("thing-1", "reported", {"input_tokens": 7})]
+
+
+async def test_what_can_be_open_for_days_is_asked_for_less_and_less_and_in_the_end_read_otherwise(
+    database, booked, of_accounts, provider, session, clock
+):
+    """Guards the provider's limits: at five minutes between two questions, a thing of ten days costs it thousands."""
+    await booked([pending()])
+    provider.answers["/AC1/thing-1"] = {"body": b'{"id":"thing-1"}'}
+
+    for _ in range(2 * 24 * 6 - 6):
+        await looks(of_accounts, session)
+        clock.passes(600)
+
+    assert len(provider.asked) < 100
+    assert await corrections(database) == []
+    for _ in range(6 * 6):
+        await looks(of_accounts, session)
+        clock.passes(600)
+    assert await corrections(database) == [("thing-1", "reported", {"input_tokens": 1})]

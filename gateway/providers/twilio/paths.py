@@ -7,12 +7,13 @@ import re
 from gateway.providers.api import Place
 
 PRODUCTS = (
-    "accounts", "api", "bulkexports", "chat", "content", "conversations", "events", "flex-api", "frontline-api", "iam",
+    "api", "accounts", "bulkexports", "chat", "content", "conversations", "events", "flex-api", "frontline-api", "iam",
     "insights", "intelligence", "ip-messaging", "knowledge", "lookups", "marketplace", "memory", "messaging", "monitor",
     "notify", "numbers", "oauth", "preview", "preview-iam", "pricing", "proxy", "routes", "serverless", "studio",
     "supersim", "sync", "taskrouter", "trunking", "trusthub", "verify", "video", "voice", "webhooks", "wireless",
 )  # fmt: skip
-"""The hosts of twilio.com that the SDKs know, by their first label. Nothing is sent to any other."""
+"""The hosts of twilio.com that the SDKs know, by their first label. Nothing is sent to any other. What the gateway itself
+asks, it asks the first."""
 
 _PRODUCTS = frozenset(PRODUCTS)
 

@@ -17,8 +17,9 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from gateway.providers.api import Late, Listing, NotAPage, Page, Record, Total, Usage
+from gateway.providers.api import Listing, NotAPage, Page, Record, Total, Usage
 from gateway.providers.json_scan import UNREADABLE
+from gateway.providers.twilio.late import SENT_DAYS_MAX, of_call, of_message
 from gateway.providers.twilio.paths import OLD_VERSION, SID
 from gateway.providers.twilio.resources import (
     MESSAGE_TYPES,
@@ -41,12 +42,9 @@ class Listed(Resource):
     """What is read of a message or a call in a list, beyond what is read of one alone."""
 
     account_sid: object = None
-    direction: object = None
     date_sent: object = None
     date_created: object = None
     start_time: object = None
-    duration: object = None
-    error_code: object = None
     parent_call_sid: object = None
 
 
@@ -122,7 +120,9 @@ def _message(found: Listed) -> Record | None:
             parties=parties_of(found),
         ),
         owners=_owners(found, ours, matching(found.messaging_service_sid, SID)),
-        late=late_of_message(found, event_type),
+        late=of_message(found),
+        late_if_old=of_message(found, sent_is_over=True),
+        old_days=SENT_DAYS_MAX,
     )
 
 
@@ -145,7 +145,7 @@ def _call(found: Listed) -> Record | None:
         ),
         owners=_owners(found, text_of(found.to if inbound else found.from_), None),
         parent=matching(found.parent_call_sid, SID),
-        late=late_of_call(found),
+        late=of_call(found),
     )
 
 
@@ -165,54 +165,6 @@ def _moment_ms(value: object) -> int | None:
         return None if found is None else round(found.replace(tzinfo=found.tzinfo or dt.UTC).timestamp() * 1000)
     except (ValueError, OverflowError):
         return None
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# PROVISIONAL: replaced by gateway.providers.twilio.late
-
-
-def late_of_message(found: Listed, event_type: str) -> tuple[Late, ...]:
-    sid, status = str(found.sid), str(found.status)
-    if status not in {"delivered", "undelivered", "failed", "canceled", "read", "received", "partially_delivered"}:
-        return ()
-    metadata: dict[str, object] = {"status": "delivered" if status == "read" else status}
-    if found.error_code is not None:
-        metadata["error_code"] = str(found.error_code)
-    if status in ("failed", "canceled"):
-        usage = Usage(quantities={}, completeness=Completeness.REPORTED, event_type=event_type, metadata=metadata)
-        return (Late(external_id=sid, usage=usage),)
-    quantities = {"messages": 1}
-    for name, value in (("segments", found.num_segments), ("media", found.num_media)):
-        if isinstance(value, str) and value.isdigit() and int(value):
-            quantities[name] = int(value)
-    usage = Usage(quantities=quantities, completeness=Completeness.REPORTED, event_type=event_type, metadata=metadata)
-    return (Late(external_id=sid, usage=usage), _priced(found))
-
-
-def late_of_call(found: Listed) -> tuple[Late, ...]:
-    sid, status = str(found.sid), str(found.status)
-    if status not in {"completed", "busy", "no-answer", "failed", "canceled"}:
-        return ()
-    seconds = int(found.duration) if status == "completed" and isinstance(found.duration, str) else 0
-    usage = Usage(
-        quantities={"seconds": seconds} if seconds else {},
-        completeness=Completeness.REPORTED,
-        event_type="call_minutes",
-        metadata={"status": status},
-    )
-    final = Late(external_id=sid, usage=usage)
-    return (final,) if status != "completed" else (final, _priced(found))
-
-
-def _priced(found: Listed) -> Late:
-    price = text_of(found.price)
-    if price is None:
-        return Late(
-            external_id=str(found.sid), phase="open", usage=Usage(quantities={}, completeness=Completeness.PENDING)
-        )
-    told: dict[str, object] = {"provider_cost": price.removeprefix("-"), "currency": text_of(found.price_unit) or "USD"}
-    usage = Usage(quantities={}, completeness=Completeness.REPORTED, metadata=told)
-    return Late(external_id=str(found.sid), phase="price", usage=usage)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -288,14 +240,15 @@ def _first(resource: str, **asked: str) -> Callable[[str, dt.date], str]:
 
 
 RECORDS: tuple[Listing[Record], ...] = (
-    Listing(name="messages", first=_first("Messages", DateSent=""), read=read_messages),
-    Listing(name="calls", first=_first("Calls", StartTime=""), read=read_calls),
+    Listing(name="messages", product="api", first=_first("Messages", DateSent=""), read=read_messages),
+    Listing(name="calls", product="api", first=_first("Calls", StartTime=""), read=read_calls),
 )
 
 TOTALS: tuple[Listing[Total], ...] = (
     # Each account by itself: a subaccount has a list of its own.
     Listing(
         name="usage",
+        product="api",
         first=_first("Usage/Records/Daily", StartDate="", EndDate="", IncludeSubaccounts="false"),
         read=read_usage,
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Iterator
 
 import msgspec
 
@@ -23,10 +24,26 @@ class Resource(msgspec.Struct, rename={"from_": "from"}):
     status: object = None
     price: object = None
     price_unit: object = None
+    error_code: object = None
+    duration: object = None
+    direction: object = None
+    call_sid: object = None
+    """Of a participant of a conference: the call that it is."""
+    channel: object = None
+    """Of a verification: how its code was sent."""
     country_code: object = None
 
 
+class _Page(msgspec.Struct):
+    """What is read of a page of a list: the items, whichever they are."""
+
+    messages: object = None
+    calls: object = None
+    recordings: object = None
+
+
 _read_resource = msgspec.json.Decoder(Resource).decode
+_read_page = msgspec.json.Decoder(_Page).decode
 
 _XML_FIELDS = {
     "Sid": "sid",
@@ -38,6 +55,10 @@ _XML_FIELDS = {
     "Status": "status",
     "Price": "price",
     "PriceUnit": "price_unit",
+    "ErrorCode": "error_code",
+    "Duration": "duration",
+    "Direction": "direction",
+    "CallSid": "call_sid",
 }
 _XML_FIELD = re.compile(rf"<({'|'.join(_XML_FIELDS)})>([^<]*)</\1>")
 
@@ -50,6 +71,30 @@ def read(body: bytes) -> Resource | None:
         text = body.decode()
     except UNREADABLE:
         return None
+    return _of_element(text)
+
+
+_ITEM_NAMES = {"messages": "Message", "calls": "Call", "recordings": "Recording"}
+_ITEMS = {kind: re.compile(rf"<{name}>(.*?)</{name}>", re.DOTALL) for kind, name in _ITEM_NAMES.items()}
+"""What people write stands escaped, and ends no element."""
+
+
+def read_page(body: bytes, kind: str) -> Iterator[Resource]:
+    """The items of one page of a list, in the one form or the other; none where it is no such page."""
+    try:
+        if body.lstrip().startswith(b"<"):
+            yield from map(_of_element, _ITEMS[kind].findall(body.decode()))
+            return
+        items = getattr(_read_page(body), kind)
+    except UNREADABLE:
+        return
+    for item in items if isinstance(items, list) else ():
+        if isinstance(item, dict):
+            yield msgspec.convert(item, Resource)
+
+
+def _of_element(text: str) -> Resource:
+    """What stands between the tags of a resource."""
     found = Resource()
     for name, value in _XML_FIELD.findall(text):
         if value and getattr(found, _XML_FIELDS[name]) is None:

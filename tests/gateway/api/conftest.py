@@ -17,6 +17,7 @@ from yarl import URL
 from gateway.accounts import Accounts, NewKey
 from gateway.api import application
 from gateway.api.server import ControlRunner
+from gateway.collector import Collector
 from gateway.keys import Secrets
 from gateway.monitor import Monitor
 from gateway.shipper import Shipper
@@ -125,6 +126,10 @@ class Api:
         return key
 
 
+async def no_integrations():
+    return {}
+
+
 @pytest.fixture
 async def api(database, tmp_path, books):
     secrets, clock = Secrets.derived("a secret of these tests"), Clock()
@@ -137,11 +142,13 @@ async def api(database, tmp_path, books):
     spool.mkdir()
     shipper = Shipper(spool, database, books, clock)
     monitor = Monitor(shipper, {}, database, spool, counters, clock, BEHIND_S_MAX, expects_workers=False)
+    collector = Collector(database, None, {}, no_integrations, str, clock, clock)
     runner = ControlRunner(
         application(
             accounts=accounts,
             database=database,
             shipper=shipper,
+            collector=collector,
             secrets=secrets,
             health=health,
             monitor=monitor,

@@ -306,7 +306,7 @@ def test_a_call_is_one_request_whose_duration_is_told_later(write):
 
     assert (usage.quantities, usage.completeness, usage.external_id) == (
         {"requests": 1},
-        Completeness.REPORTED,
+        Completeness.PENDING,
         CALL["sid"],
     )
     assert (usage.resource, usage.parties) == ("US:toll_free", {"to": TO, "from": FROM})
@@ -439,10 +439,117 @@ def test_a_look_up_is_metered_however_its_number_is_written(number, version):
     assert route.target == f"/{version}/PhoneNumbers/{number}?Fields=sim_swap"
 
 
-def test_a_look_up_is_one_request_about_a_number_of_a_country():
-    body = b'{"calling_country_code":"1","country_code":"US","phone_number":"+12025550143","valid":true}'
+def looked_up(*, whole=True, **told):
+    body = json.dumps({"calling_country_code": "1", "country_code": "US", "phone_number": TO, "valid": True} | told)
+    meter = answers.lookup(answer_head(200), PLAIN)
+    assert meter.feed(body.encode()) == body.encode()
+    return meter.finish(whole=whole)[1]
 
-    _, usage = metered(body, judge=answers.judge_lookup)
+
+def test_a_look_up_is_one_request_about_a_number_of_a_country_by_what_it_was_asked():
+    usage = looked_up(caller_name={"caller_name": "ADA LOVELACE"}, sim_swap={"error_code": None}, carrier=None, ada=TO)
 
     assert (usage.quantities, usage.resource, usage.completeness) == ({"requests": 1}, "US", Completeness.REPORTED)
-    assert (usage.external_id, usage.parties, usage.metadata) == (None, {}, {})
+    assert (usage.event_type, usage.external_id, usage.parties) == (None, None, {})
+    assert usage.metadata == {"packages": ["caller_name", "sim_swap"]}
+
+
+def test_that_there_is_such_a_number_costs_nothing():
+    usage = looked_up(**dict.fromkeys(answers.PACKAGES))
+
+    assert (usage.quantities, usage.event_type, usage.completeness) == ({}, "api_call", Completeness.REPORTED)
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"<a/>", b"{", b"\xff", b"[" * 100_000])
+def test_a_look_up_whose_answer_makes_no_sense_is_unknown(body):
+    meter = answers.lookup(answer_head(200), PLAIN)
+    meter.feed(body)
+
+    assert meter.finish(whole=True)[1].completeness is Completeness.UNKNOWN
+    assert looked_up(whole=False).completeness is Completeness.UNKNOWN
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Recordings, conferences, verifications, and what sends by itself
+
+
+def judged(judge, **fields):
+    return metered(json.dumps(fields).encode(), judge=judge)[1]
+
+
+def test_a_participant_is_a_call_by_its_own_name():
+    """Guards the name: by the conference's, its minutes would never be found."""
+    asked = requests.read_call(form(("To", TO), ("From", FROM)))
+    body = json.dumps({"call_sid": CALL["sid"], "conference_sid": "CF" + "0" * 32, "status": "queued"}).encode()
+
+    usage = metered(body, judge=answers.judge_participant, prepared=asked)[1]
+
+    assert (usage.external_id, usage.quantities, usage.completeness) == (
+        CALL["sid"],
+        {"requests": 1},
+        Completeness.PENDING,
+    )
+    assert usage.resource == "US:toll_free"
+
+
+def test_a_recording_has_its_length_later():
+    usage = judged(answers.judge_recording, sid="RE" + "5e" * 16, status="in-progress", duration="-1")
+
+    assert (usage.quantities, usage.completeness) == ({}, Completeness.PENDING)
+    assert judged(answers.judge_recording).completeness is Completeness.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("to", "channel", "resource"),
+    [(TO, "sms", "US:sms"), ("ada@example.com", "email", "email"), (TO, "Ada Lovelace", "US"), ("x", None, None)],
+)
+def test_a_verification_is_one_request_by_country_and_channel(to, channel, resource):
+    sid = "VE" + "6f" * 16
+
+    usage = judged(answers.judge_verification, sid=sid, to=to, channel=channel, status="pending")
+
+    assert (usage.quantities, usage.resource, usage.external_id) == ({"requests": 1}, resource, sid)
+    assert usage.parties == {"to": to}
+    assert "Ada Lovelace" not in usage.metadata.values()
+
+
+def test_a_code_that_is_checked_is_no_verification_more():
+    usage = judged(answers.judge_check, sid="VE" + "6f" * 16, to=TO, channel="sms", status="approved", valid=True)
+
+    assert (usage.quantities, usage.completeness) == ({}, Completeness.REPORTED)
+    assert usage.metadata == {"channel": "sms", "status": "approved"}
+
+
+def test_what_sends_by_itself_is_not_known_to_cost_nothing():
+    usage = judged(answers.judge_elsewhere, sid="FN" + "7a" * 16, status="active")
+
+    assert (usage.quantities, usage.completeness) == ({}, Completeness.UNKNOWN)
+    assert usage.metadata == {"status": "active", "media": "past the gateway"}
+
+
+ACCOUNT_PATH = f"/twilio/2010-04-01/Accounts/{ACCOUNT}"
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "name"),
+    [
+        ("POST", f"{ACCOUNT_PATH}/Messages", "messages.create"),
+        ("POST", f"{ACCOUNT_PATH}/Calls/{CALL['sid']}/Recordings.json", "calls.recordings.create"),
+        ("GET", f"{ACCOUNT_PATH}/Recordings/RE{'0' * 32}.mp3", "recordings.fetch"),
+        ("POST", f"{ACCOUNT_PATH}/Conferences/CF{'0' * 32}/Participants.json", "conferences.participants.create"),
+        ("POST", f"{ACCOUNT_PATH}/Conferences/support/Participants.json", "conferences.participants.create"),
+        ("GET", f"{ACCOUNT_PATH}/Usage/Records/Daily.json?Category=sms", "usage.records.of.list"),
+        ("POST", f"/twilio/verify/v2/Services/VA{'0' * 32}/Verifications", "verify.v2.verifications.create"),
+        ("POST", f"/twilio/verify/v2/Services/VA{'0' * 32}/VerificationCheck", "verify.v2.verification_checks.create"),
+        ("GET", f"/twilio/verify/v2/Services/VA{'0' * 32}/Verifications/+12025550143", "verify.v2.verifications.fetch"),
+        ("POST", f"/twilio/conversations/v1/Conversations/CH{'0' * 32}/Messages", "conversations.v1.conversations.messages.create"),
+        ("POST", f"/twilio/studio/v2/Flows/FW{'0' * 32}/Executions", "studio.v2.flows.executions.create"),
+        ("POST", "/twilio/proxy/v1/Services", "unlisted"),
+        ("GET", "/twilio/events/v1/Types", "unlisted"),
+    ],
+)  # fmt: skip
+def test_each_path_is_known_by_what_the_sdk_calls_it(method, target, name):
+    route = Routes((twilio.PROVIDER,)).match(method, target)
+
+    assert route.endpoint.name == name
+    assert route.endpoint.billable == name.endswith("create") or name == "unlisted"

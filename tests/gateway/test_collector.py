@@ -1,0 +1,646 @@
+"""Reading providers' own lists: over sockets, from one that has what the test wants in them, into both engines."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import os
+import tracemalloc
+from email.utils import format_datetime
+from urllib.parse import urlencode
+
+import msgspec
+import pytest
+from aiohttp import web
+from sqlalchemy import func, select
+
+from gateway import asking
+from gateway.asking import Asker
+from gateway.collector import (
+    ASKED,
+    HELD_S,
+    SWEEP_DAYS,
+    TODAY_S,
+    YOUNG_S,
+    Collector,
+    Credential,
+    NoScope,
+    Source,
+    Wanted,
+)
+from gateway.providers import twilio
+from gateway.settings import Collect
+from gateway.shipper import Shipper
+from gateway.tables import collections, unattributed
+from metering.database import DatabaseUnavailable
+from metering.tables import late_facts, quarantine, usage_events
+from metering.usage import Completeness
+from pricing.tables import rollups
+from tests.builders import NOON, call_id, fact, usage_event
+
+REAL = "AC" + "5" * 32
+OWN = "AC" + "6" * 32
+SUB = "AC" + "7" * 32
+DAY = NOON.date()
+LIVENESS_S_MAX = 120
+
+
+class Clock:
+    def __init__(self):
+        self.now = NOON
+
+    def __call__(self):
+        return self.now
+
+
+def sid(number, kind="SM"):
+    return f"{kind}{number:032x}"
+
+
+def message(number=1, **changes):
+    at = format_datetime(NOON - dt.timedelta(hours=3, seconds=-number % 3600))
+    values = {
+        "sid": sid(number),
+        "account_sid": REAL,
+        "to": "+12025550143",
+        "from": "+15005550006",
+        "messaging_service_sid": None,
+        "body": "nobody's business",
+        "num_segments": "2",
+        "num_media": "0",
+        "status": "delivered",
+        "error_code": None,
+        "direction": "outbound-api",
+        "date_created": at,
+        "date_sent": at,
+        "price": "-0.01660",
+        "price_unit": "USD",
+    }
+    return values | changes
+
+
+def call(number=1, **changes):
+    at = format_datetime(NOON - dt.timedelta(hours=2))
+    values = {
+        "sid": sid(number, "CA"),
+        "account_sid": REAL,
+        "to": "+12025550143",
+        "from": "+15005550006",
+        "parent_call_sid": None,
+        "duration": "61",
+        "status": "completed",
+        "direction": "outbound-api",
+        "start_time": at,
+        "date_created": at,
+        "price": "-0.02800",
+        "price_unit": "USD",
+    }
+    return values | changes
+
+
+class Lists:
+    """A provider with lists, which remembers what it was asked and can fail."""
+
+    def __init__(self):
+        self.items = {"Messages": [], "Calls": []}
+        self.page_items = 50
+        self.asked = []
+        self.at = []
+        self.before = None
+        self.base_url = ""
+
+    async def answer(self, request):
+        self.asked.append((request.path_qs, request.headers.get("Authorization")))
+        self.at.append(asyncio.get_running_loop().time())
+        if self.before is not None and (refused := await self.before(request)) is not None:
+            return refused
+        _, _, _, account, resource = request.path.split("/")
+        resource = resource.removesuffix(".json")
+        day = request.query["DateSent" if resource == "Messages" else "StartTime"]
+        there = self.items[resource]
+        if not callable(there):
+            there = [one for one in there if one["account_sid"] == account and day == DAY.isoformat()]
+            count, item = len(there), there.__getitem__
+        else:
+            count, item = (there(None), there) if day == DAY.isoformat() else (0, None)
+        start = int(request.query.get("Page", 0)) * self.page_items
+        end = min(start + self.page_items, count)
+        more = {**request.query, "Page": str(start // self.page_items + 1)}
+        return web.json_response(
+            {
+                resource.lower(): [item(number) for number in range(start, end)],
+                "next_page_uri": f"{request.path}?{urlencode(more)}" if end < count else None,
+            }
+        )
+
+
+@pytest.fixture
+async def lists():
+    made = Lists()
+    application = web.Application()
+    application.router.add_get("/{path:.*}", made.answer)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    made.base_url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
+    yield made
+    await runner.cleanup()
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+class World:
+    """A ledger, and collectors that know nothing of each other."""
+
+    def __init__(self, database, books, clock, lists, directory):
+        self.database, self.clock, self.lists = database, clock, lists
+        self.shipper = Shipper(directory, database, books, clock)
+        self.owned = {"acme": {"phone_numbers": ["+15005550006"]}, "globex": {}}
+        self.credentials = {None: Credential({"Authorization": "Basic platform"}, REAL)}
+        self.schedules = Collect.OFF
+        self.book = self._book
+
+    async def _book(self, facts):
+        return await self.shipper.book(facts, [])
+
+    async def owns(self):
+        return self.owned
+
+    def collector(self):
+        provider = twilio.PROVIDER
+        source = Source(
+            self.lists.base_url, provider.records, provider.totals, provider.account_of, self.credentials.get
+        )
+
+        async def book(facts):
+            return await self.book(facts)
+
+        return Collector(
+            self.database,
+            book,
+            {"twilio": source},
+            self.owns,
+            "hash of {}".format,
+            self.clock,
+            self.clock,
+            self.schedules,
+        )
+
+    async def collected(self, tenant_id=None, collector=None, first=DAY, last=DAY):
+        """What became of a collection that nothing disturbs."""
+        collector = collector or self.collector()
+        asked = await collector.ask(Wanted(ASKED, "twilio", tenant_id, first, last, "test"))
+        await self.runs(collector)
+        return await self.collection(asked)
+
+    async def runs(self, collector):
+        async with asyncio.timeout(LIVENESS_S_MAX):
+            await collector.look()
+            await collector.quiet()
+        await collector.close()
+
+    async def collection(self, collection_id):
+        [row] = await self.rows(select(collections).where(collections.c.collection_id == collection_id))
+        return row
+
+    async def rows(self, statement):
+        async with self.database.reading() as connection:
+            return (await connection.execute(statement)).all()
+
+    async def used(self):
+        """Tenant, type and sums: what is counted in the end."""
+        at = rollups.c
+        found = await self.rows(
+            select(at.tenant_id, at.event_type, func.sum(at.events), func.sum(at.messages), func.sum(at.segments))
+            .group_by(at.tenant_id, at.event_type)
+            .order_by(at.tenant_id, at.event_type)
+        )
+        return [
+            tuple(int(value) if not isinstance(value, str) and value is not None else value for value in row)
+            for row in found
+        ]
+
+    async def called(self, number, tenant_id="acme", **changes):
+        """Book a call's own event of a message, as the gateway records it."""
+        event = usage_event(
+            **{
+                "event_id": call_id(number),
+                "tenant_id": tenant_id,
+                "source": "twilio",
+                "event_type": "sms_outbound",
+                "direction": "outbound",
+                "endpoint": "messages.create",
+                "external_id": sid(number),
+                "completeness": Completeness.PENDING,
+                "quantities": {"messages": 1},
+                "resource": "US:long_code",
+                "occurred_at_ms": round((NOON - dt.timedelta(hours=3)).timestamp() * 1000),
+            }
+            | changes
+        )
+        await self._book([fact(event)])
+
+
+@pytest.fixture
+def world(database, books, clock, lists, tmp_path, monkeypatch):
+    monkeypatch.setattr(asking, "REQUESTS_PER_S", 10_000)
+    monkeypatch.setattr(asking, "PAUSE_S", 0.01)
+    monkeypatch.setattr(Asker.__init__, "__defaults__", (10_000.0,))
+    return World(database, books, clock, lists, tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is booked
+
+
+async def test_what_did_not_cross_the_gateway_is_booked_with_what_became_of_it_and_once(world, lists):
+    lists.items["Messages"] = [message(number) for number in range(1, 121)]
+    lists.items["Calls"] = [call(1), call(2, status="busy", duration="0", price=None)]
+
+    first = await world.collected()
+    again = await world.collected()
+
+    assert (first.status, first.counts["seen"], first.counts["new"]) == ("done", 122, 122)
+    assert (again.counts["new"], again.counts["known"], again.counts["corrected"]) == (0, 122, 0)
+    assert first.counts["requests"] == 3 + 1
+    assert await world.used() == [
+        ("acme", "call_minutes", 0, None, None),
+        ("acme", "call_outbound", 2, None, None),
+        ("acme", "sms_outbound", 120, 120, 240),
+    ]
+    costs = await world.rows(select(func.sum(rollups.c.cost_nano)).where(rollups.c.event_type == "sms_outbound"))
+    assert costs[0][0] == 120 * 16_600_000
+    assert await world.rows(select(late_facts)) == []
+    assert await world.rows(select(quarantine)) == []
+
+
+async def test_what_a_call_made_is_not_booked_again_whichever_came_first(world, lists):
+    lists.items["Messages"] = [message(1), message(2)]
+    await world.called(1)
+    await world.collected()
+    await world.called(2)
+    await world.collected()
+
+    assert await world.used() == [("acme", "sms_outbound", 2, 2, 4)]
+    assert await world.rows(select(quarantine)) == []
+
+
+async def test_what_a_call_made_is_booked_once_where_both_come_at_once(world, lists):
+    lists.page_items = 10
+    lists.items["Messages"] = [message(number) for number in range(1, 61)]
+
+    async def calls():
+        for number in range(1, 61):
+            await world.called(number)
+            await asyncio.sleep(0)
+
+    await asyncio.gather(world.collected(), world.collected(collector=world.collector()), calls())
+
+    assert await world.used() == [("acme", "sms_outbound", 60, 60, 120)]
+    assert await world.rows(select(quarantine)) == []
+
+
+async def test_numbers_are_kept_as_keyed_hashes_and_contents_not_at_all(world, lists):
+    lists.items["Messages"] = [message(1), message(2, **{"from": "+15005550099"})]
+
+    await world.collected()
+
+    kept = repr([await world.rows(select(table)) for table in (usage_events, unattributed, collections)])
+    [made] = await world.rows(select(usage_events.c.metadata).where(usage_events.c.kind == "backfill"))
+    assert made[0] == {"from": "hash of +15005550006", "to": "hash of +12025550143"}
+    assert "nobody's business" not in kept
+    assert "5550099" not in kept
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Whose it is
+
+
+async def test_whose_a_thing_is_the_ledger_knows_best_then_the_integration_and_nobody_guesses(world, lists):
+    world.owned = {
+        "acme": {"phone_numbers": ["+15005550006", "+15005550009"]},
+        "globex": {"twilio_messaging_services": ["MG" + "1" * 32], "phone_numbers": ["+15005550009"]},
+    }
+    await world.called(1, "globex")
+    lists.items["Messages"] = [
+        message(1),
+        message(2),
+        message(3, messaging_service_sid="MG" + "1" * 32),
+        message(4, **{"from": "+15005550001"}),
+        message(5, **{"from": "+15005550009"}),
+        message(6, direction="inbound", to="+15005550006", **{"from": "+12025550143"}),
+    ]
+    # A leg is its call's, whatever number it shows.
+    await world.called(9, "globex", event_type="call_outbound", external_id=sid(9, "CA"), quantities={"requests": 1})
+    lists.items["Calls"] = [call(10, direction="outbound-dial", parent_call_sid=sid(9, "CA"))]
+
+    done = await world.collected()
+
+    owners = await world.rows(select(usage_events.c.external_id, usage_events.c.tenant_id).distinct())
+    assert {(row.external_id[-2:], row.tenant_id) for row in owners if row.external_id.startswith("SM")} == {
+        ("01", "globex"),
+        ("02", "acme"),
+        ("03", "globex"),
+        ("06", "acme"),
+    }
+    assert (sid(10, "CA"), "globex") in {tuple(row) for row in owners}
+    assert done.counts["unattributed"] == 2
+    kept = await world.rows(select(unattributed).order_by(unattributed.c.external_id))
+    assert [(row.external_id, row.event_type, row.quantities, row.cost) for row in kept] == [
+        (sid(4), "sms_outbound", {"messages": 1, "segments": 2}, "0.0166"),
+        (sid(5), "sms_outbound", {"messages": 1, "segments": 2}, "0.0166"),
+    ]
+    assert {row.event_type for row in await world.rows(select(usage_events.c.event_type))} >= {"sms_inbound"}
+
+
+async def test_what_was_nobodys_is_booked_once_its_owner_is_known(world, lists):
+    lists.items["Messages"] = [message(1, **{"from": "+15005550001"})]
+    await world.collected()
+    world.owned["globex"] = {"phone_numbers": "+15005550001"}
+
+    await world.collected()
+
+    assert await world.rows(select(unattributed)) == []
+    assert await world.used() == [("globex", "sms_outbound", 1, 1, 2)]
+
+
+async def test_a_tenant_with_an_account_of_its_own_has_all_that_is_in_it(world, lists):
+    world.credentials["globex"] = Credential({"Authorization": "Basic own"}, OWN)
+    world.owned["initech"] = {"twilio_subaccount": SUB}
+    lists.items["Messages"] = [message(1, account_sid=OWN), message(2, account_sid=SUB), message(3)]
+
+    await world.collected("globex")
+    await world.collected("initech")
+
+    assert await world.used() == [("globex", "sms_outbound", 1, 1, 2), ("initech", "sms_outbound", 1, 1, 2)]
+    assert {asked[1] for asked in lists.asked if OWN in asked[0]} == {"Basic own"}
+    assert {asked[1] for asked in lists.asked if SUB in asked[0]} == {"Basic platform"}
+
+
+async def test_an_account_that_two_tenants_bring_is_told_apart_like_the_platforms(world, lists):
+    world.credentials["acme"] = world.credentials["globex"] = Credential({"Authorization": "Basic own"}, OWN)
+    lists.items["Messages"] = [message(1, account_sid=OWN), message(2, account_sid=OWN, **{"from": "+15005550001"})]
+
+    of_globex = await world.collected("globex")
+    of_acme = await world.collected("acme")
+
+    assert await world.used() == [("acme", "sms_outbound", 1, 1, 2)]
+    assert (of_globex.counts["others"], of_globex.counts["unattributed"]) == (1, 1)
+    assert of_acme.counts["new"] == 1
+
+
+async def test_a_subaccount_that_two_tenants_name_is_nobodys(world):
+    world.owned["initech"] = world.owned["globex"] = {"twilio_subaccount": SUB}
+
+    with pytest.raises(NoScope, match="another tenant's as well"):
+        await world.collected("globex")
+
+
+async def test_on_a_shared_account_what_is_young_waits_for_the_record_of_its_call(world, lists, clock):
+    lists.items["Messages"] = [message(1, date_sent=format_datetime(NOON - dt.timedelta(seconds=YOUNG_S - 1)))]
+
+    young = await world.collected()
+    await world.called(1, "globex")
+    clock.now += dt.timedelta(seconds=60)
+    later = await world.collected()
+
+    assert (young.counts["young"], young.counts["new"]) == (1, 0)
+    assert (later.counts["young"], later.counts["new"]) == (0, 0)
+    assert await world.used() == [("globex", "sms_outbound", 1, 1, 2)]
+
+
+async def test_what_is_only_sent_is_over_where_it_is_old(world, lists, clock):
+    lists.items["Messages"] = [message(1, status="sent")]
+    await world.collected()
+    assert (await world.used())[0][4] is None
+
+    clock.now += dt.timedelta(days=5)
+    await world.collected()
+
+    assert await world.used() == [("acme", "sms_outbound", 1, 1, 2)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Going on
+
+
+@pytest.mark.parametrize("broken", ["killed before the booking", "killed after the booking", "the ledger is away"])
+@pytest.mark.parametrize("page", range(3))
+async def test_whatever_stops_it_it_goes_on_from_there_and_doubles_nothing(world, lists, clock, broken, page):
+    lists.page_items = 40
+    lists.items["Messages"] = [message(number) for number in range(1, 121)]
+    booked = 0
+
+    async def breaks(facts):
+        nonlocal booked
+        booked += 1
+        if booked != page + 1:
+            return await world._book(facts)
+        if broken == "the ledger is away":
+            raise DatabaseUnavailable("cut")
+        if broken == "killed after the booking":
+            await world._book(facts)
+        # As a process that is gone: nothing of it says another word.
+        for task in (*collector._running.values(),):
+            task.cancel()
+        collector._let_go = collector._set = silence
+        raise asyncio.CancelledError
+
+    async def silence(*_, **__):
+        return False
+
+    world.book = breaks
+    collector = world.collector()
+    collection_id = await collector.ask(Wanted(ASKED, "twilio", None, DAY, DAY, "test"))
+    await world.runs(collector)
+    assert (await world.collection(collection_id)).status in ("running", "waiting")
+    asked_before = len(lists.asked)
+
+    clock.now += dt.timedelta(seconds=HELD_S + 1)
+    await world.runs(world.collector())
+
+    done = await world.collection(collection_id)
+    assert done.status == "done"
+    assert await world.used() == [("acme", "sms_outbound", 120, 120, 240)]
+    # The page that was not kept, those after it, and the list of calls.
+    assert len(lists.asked) - asked_before == 3 - page + 1
+
+
+async def test_what_somebody_holds_nobody_else_runs(world, lists, clock):
+    lists.items["Messages"] = [message(1)]
+    release = asyncio.Event()
+
+    async def before(_):
+        await release.wait()
+
+    lists.before = before
+    first, second = world.collector(), world.collector()
+    await first.ask(Wanted(ASKED, "twilio", None, DAY, DAY, "test"))
+    await first.look()
+    await second.look()
+    assert second._running == {}
+
+    release.set()
+    await world.runs(first)
+
+    await second.close()
+    assert len(lists.asked) == 2
+
+
+async def test_what_is_cancelled_ends_and_goes_on_when_it_is_asked_for_again(world, lists):
+    lists.page_items = 1
+    lists.items["Messages"] = [message(number) for number in range(1, 5)]
+    collector = world.collector()
+    collection_id = await collector.ask(Wanted(ASKED, "twilio", None, DAY, DAY, "test"))
+
+    async def before(request):
+        if request.query.get("Page") == "2":
+            assert await collector.cancel(collection_id)
+
+    lists.before = before
+    await world.runs(collector)
+    assert (await world.collection(collection_id)).status == "cancelled"
+    lists.before = None
+
+    done = await world.collected()
+
+    assert (done.collection_id, done.status) == (collection_id, "done")
+    assert await world.used() == [("acme", "sms_outbound", 4, 4, 8)]
+
+
+async def test_memory_is_that_of_a_page_however_many_there_are(world, lists):
+    count = int(os.environ.get("COLLECTED_MESSAGES", "3000"))
+    lists.page_items = 1000
+    peaks = []
+
+    def there(number):
+        return count if number is None else message(number + 1)
+
+    lists.items["Messages"] = there
+
+    async def before(_):
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.reset_peak()
+
+    lists.before = before
+    tracemalloc.start()
+    try:
+        done = await world.collected()
+    finally:
+        tracemalloc.stop()
+
+    assert (done.counts["seen"], done.counts["new"]) == (count, count)
+    assert await world.used() == [("acme", "sms_outbound", count, count, 2 * count)]
+    # The peak of each page but the first, while which modules and caches are filled.
+    assert max(peaks[2:]) < 1.5 * min(peaks[2:]), peaks
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Asking
+
+
+async def test_a_provider_that_is_asked_too_often_is_left_alone_for_as_long_as_it_says(world, lists):
+    lists.items["Messages"] = [message(1)]
+
+    async def before(_):
+        return web.Response(status=429, headers={"Retry-After": "1"}) if len(lists.asked) == 1 else None
+
+    lists.before = before
+
+    done = await world.collected()
+
+    assert done.status == "done"
+    assert lists.at[1] - lists.at[0] >= 1
+    assert done.counts["requests"] == 3
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (lambda: web.Response(status=401), "the provider answered 401"),
+        (lambda: web.Response(text="<html>"), "the answer is no page of this list"),
+        (
+            lambda: web.json_response({"messages": [], "next_page_uri": "https://elsewhere.example/"}),
+            "the next page is not of this list",
+        ),
+        (lambda: web.Response(status=302, headers={"Location": "http://127.0.0.1:1/"}), "the provider answered 302"),
+    ],
+)
+async def test_what_can_not_be_read_fails_and_says_why(world, lists, answer, reason):
+    async def before(_):
+        return answer()
+
+    lists.before = before
+
+    done = await world.collected()
+
+    assert (done.status, done.reason) == ("failed", reason)
+
+
+async def test_a_list_that_leads_round_in_a_circle_is_left(world, lists):
+    async def before(request):
+        return web.json_response({"messages": [], "next_page_uri": request.path_qs})
+
+    lists.before = before
+
+    assert (await world.collected()).status == "failed"
+
+
+async def test_without_a_credential_there_is_nothing_to_read(world):
+    world.credentials = {}
+
+    with pytest.raises(NoScope, match="credential"):
+        await world.collected("acme")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# By itself
+
+
+@pytest.mark.parametrize(
+    ("schedules", "whose"), [(Collect.OFF, set()), (Collect.OWN, {"globex"}), (Collect.ALL, {"globex", None})]
+)
+async def test_nobody_has_to_ask_for_today_and_the_week_before(world, clock, schedules, whose):
+    world.credentials["globex"] = Credential({"Authorization": "Basic own"}, OWN)
+    world.schedules = schedules
+    first, second = world.collector(), world.collector()
+    for collector in (first, second, first):
+        collector._planned = -TODAY_S
+        await collector._plan()
+
+    found = await world.rows(select(collections))
+
+    assert {row.tenant_id for row in found} == whose
+    assert sorted((row.kind, row.first_day, row.last_day) for row in found) == sorted(
+        (kind, first_day.isoformat(), last_day.isoformat())
+        for kind, first_day, last_day in (
+            ("today", DAY, DAY),
+            ("sweep", DAY - dt.timedelta(days=SWEEP_DAYS), DAY - dt.timedelta(days=1)),
+        )
+        for _ in whose
+    )
+
+
+async def test_what_ran_once_is_forgotten_when_it_runs_again(world, clock):
+    world.schedules = Collect.ALL
+    for _ in range(5):
+        collector = world.collector()
+        await collector.plan(clock())
+        await world.runs(collector)
+        clock.now += dt.timedelta(seconds=TODAY_S)
+
+    found = await world.rows(select(collections.c.kind, func.count()).group_by(collections.c.kind))
+
+    assert dict(map(tuple, found)) == {"sweep": 1, "today": 1}
+
+
+def test_a_page_says_nothing_of_what_it_does_not_understand():
+    listing = next(one for one in twilio.PROVIDER.records if one.name == "messages")
+    path = listing.first(REAL, DAY)
+    page = listing.read(path, msgspec.json.encode({"messages": [message(1), {"sid": "?"}, {}]}))
+
+    assert (len(page.items), page.unreadable) == (1, 2)
