@@ -44,6 +44,16 @@ What a request can ask for, in headers, because headers pass through a proxy unt
 `x-simulator-step-ms: N`
     How long what is made takes from each of its states to the next: else 50. With 0 it is over by the next request. A
     scheduled message goes out after one such step, whatever its SendAt.
+`x-simulator-price-ms: N`
+    How long after its end a Twilio message or call says what it cost: else one step. Before, its price is null.
+`x-simulator-at: TIME`
+    What is made was made then, in ISO 8601, and not now: a time that has passed. Mail, messages, calls, numbers and
+    subaccounts of then, and what OpenAI's answers used then.
+`x-simulator-callbacks: …`
+    What happens to the callbacks of what is made, as words with a comma in between. `lost`: none is sent, or with
+    `lost=N` so many of a hundred are not. `doubled`: each is sent twice, or with `repeat=N` so often, up to 100 times,
+    with the same idempotency token or event ids. `shuffled`: all of them after the last one's time, in any order.
+    `delayed`: a second later, or with `delayed=N` so many milliseconds.
 `x-simulator-fault: …`
     `reset-before-head` reads the request and resets the connection. `hang` reads it and never answers. `cut-body` sends
     a Content-Length, half of the body, and breaks off. `cut-chunked` sends half of the body in chunks and breaks off

@@ -29,6 +29,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--latency-ms", type=int, default=0, help="how long every answer takes to begin")
     parser.add_argument("--record-bodies", action="store_true", help="put the bodies of requests into the truth log")
     parser.add_argument("--key", action="append", default=[], help="accept this key, and not the default one")
+    parser.add_argument("--real-links", action="store_true", help="let links in answers lead to the real hosts")
     parser.add_argument("--until-stdin-closes", action="store_true", help="also stop when standard input ends")
     return parser.parse_args()
 
@@ -38,7 +39,9 @@ async def serve(options: argparse.Namespace, truth: TruthLog) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    settings = Options(options.seed, options.latency_ms, options.record_bodies, tuple(options.key))
+    settings = Options(
+        options.seed, options.latency_ms, options.record_bodies, tuple(options.key), real_links=options.real_links
+    )
     simulator = Simulator(truth, settings)
     runner, port = await listen(simulator, options.host, options.port)
     host = f"[{options.host}]" if ":" in options.host else options.host

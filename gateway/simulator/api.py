@@ -22,6 +22,8 @@ class Setup(NamedTuple):
     random: random.Random
     """Where its ids come from. What it says depends on the request alone."""
     now: Callable[[], float]
+    real_links: bool = False
+    """Whether links in answers lead to the real hosts, and not back here."""
 
 
 class Asked(NamedTuple):

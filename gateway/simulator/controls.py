@@ -6,6 +6,7 @@ The package's docstring says what each does; this module says what is allowed, a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -20,6 +21,8 @@ PAUSE_MS_MAX = 3_600_000
 WORDS_MAX = 10_000_000
 """As a stream, about 2 GiB."""
 SECONDS_MAX = 86_400
+REPEAT_MAX = 100
+"""How often a callback is sent at most."""
 
 
 class Fault(StrEnum):
@@ -76,6 +79,17 @@ class Sse(StrEnum):
     ONE_WRITE = "one-write"
 
 
+class Callbacks(msgspec.Struct, frozen=True):
+    """What happens to what a provider sends by itself."""
+
+    lost: int = 0
+    """Of a hundred, so many are not sent."""
+    repeat: int = 1
+    """How often each of the others is sent."""
+    shuffled: bool = False
+    delayed_ms: int = 0
+
+
 class Controls(msgspec.Struct, frozen=True, kw_only=True):
     """What one request asks for; without any such header, nothing."""
 
@@ -89,6 +103,10 @@ class Controls(msgspec.Struct, frozen=True, kw_only=True):
     outcome: Outcome | None = None
     seconds: int | None = None
     step_ms: int | None = None
+    price_ms: int | None = None
+    at: float | None = None
+    """Seconds since 1970-01-01T00:00Z."""
+    callbacks: Callbacks | None = None
     fault: Fault | None = None
     framing: Framing | None = None
     sse: Sse | None = None
@@ -98,7 +116,8 @@ class Controls(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def of_life(self) -> str | None:
         """One of the controls that say how what is made goes on, where there is any."""
-        given = {"outcome": self.outcome, "seconds": self.seconds, "step-ms": self.step_ms}
+        given: dict[str, object] = {"outcome": self.outcome, "seconds": self.seconds, "step-ms": self.step_ms}
+        given |= {"price-ms": self.price_ms, "callbacks": self.callbacks}
         return next((f"{PREFIX}{name}" for name, value in given.items() if value is not None), None)
 
 
@@ -154,6 +173,40 @@ def one_of(allowed: Iterable[Word]) -> Callable[[str, str], Word]:
     return reader
 
 
+def instant(name: str, value: str) -> float:
+    """Read a time in ISO 8601, in UTC where it does not say."""
+    try:
+        read = datetime.fromisoformat(value)
+        at = (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        at = -1
+    if at < 0:
+        raise ControlError(f"{name} is a time since 1970 in ISO 8601, such as 2026-11-03T12:00:00Z, not {value!r}.")
+    return at
+
+
+def callbacks(name: str, value: str) -> Callbacks:
+    """Read what is to happen to callbacks: words with a comma in between, some of them with a number."""
+    asked: dict[str, int] = {}
+    for part in value.split(","):
+        word, equals, amount = part.strip().partition("=")
+        field, low, high, default = CALLBACKS.get(word, ("", 0, 0, None))
+        if not field or field in asked or (default is None and not equals) or (equals and not high):
+            raise ControlError(f"{name} is made of {', '.join(CALLBACKS)}, each at most once, not {value!r}.")
+        asked[field] = number(low, high)(f"{name}: {word}", amount) if equals else default or 0
+    return msgspec.convert(asked, Callbacks, strict=False)
+
+
+CALLBACKS: dict[str, tuple[str, int, int, int | None]] = {
+    "lost": ("lost", 0, 100, 100),
+    "doubled": ("repeat", 0, 0, 2),
+    "repeat": ("repeat", 1, REPEAT_MAX, None),
+    "shuffled": ("shuffled", 0, 0, 1),
+    "delayed": ("delayed_ms", 0, PAUSE_MS_MAX, 1000),
+}
+"""The words for what happens to callbacks: the field, the bounds of its number, and what it is without one."""
+
+
 def usage(name: str, value: str) -> msgspec.Raw | None:
     """Read JSON without changing it; None stands for `none`."""
     if value == "none":
@@ -175,6 +228,9 @@ READERS: dict[str, Callable[[str, str], object]] = {
     "x-simulator-outcome": one_of(Outcome),
     "x-simulator-seconds": number(0, SECONDS_MAX),
     "x-simulator-step-ms": number(0, PAUSE_MS_MAX),
+    "x-simulator-price-ms": number(0, PAUSE_MS_MAX),
+    "x-simulator-at": instant,
+    "x-simulator-callbacks": callbacks,
     "x-simulator-fault": one_of(Fault),
     "x-simulator-framing": one_of(Framing),
     "x-simulator-sse": one_of(Sse),

@@ -49,6 +49,7 @@ class Options(NamedTuple):
     latency_ms: int = 0
     record_bodies: bool = False
     keys: tuple[str, ...] = ()
+    real_links: bool = False
 
 
 class Body(NamedTuple):
@@ -93,7 +94,9 @@ class Simulator:
     def __init__(self, truth: TruthLog, options: Options) -> None:
         ids = random.Random(options.seed)  # noqa: S311 - ids, not secrets
         self._providers: dict[str, Provider] = {
-            provider.name: provider(Setup(frozenset(options.keys or (provider.default_key,)), ids, time.time))
+            provider.name: provider(
+                Setup(frozenset(options.keys or (provider.default_key,)), ids, time.time, options.real_links)
+            )
             for provider in PROVIDERS
         }
         self._truth = truth

@@ -1,6 +1,7 @@
 """Twilio, simulated: messages, calls, accounts, and the products around them. No I/O.
 
-The first segment of a path says which of Twilio's hosts is meant: `/twilio/api/2010-04-01/…` is api.twilio.com. The shapes
+The first segment of a path says which of Twilio's hosts is meant: `/twilio/api/2010-04-01/…` is api.twilio.com. What is a
+whole URL in an answer leads back to the Host that was asked, or with `--real-links` to Twilio's own. The shapes
 are the API's own, in JSON and, where a path of the API of 2010 does not end in `.json`, in XML.
 
 What it does not ask for: that a number belongs to the account that sends from it, or that a messaging service was made
@@ -26,10 +27,15 @@ from gateway.simulator.twilio_calls import Calls
 from gateway.simulator.twilio_messages import Messages
 from gateway.simulator.twilio_objects import Ids
 from gateway.simulator.twilio_products import Lookups, Services, Verify
+from gateway.simulator.twilio_threads import Conversations, Studio
 from gateway.simulator.twilio_told import API_VERSION, Told, failure, written
+from gateway.simulator.twilio_usage import Usage
 
 ACCOUNT_SID = "AC0123456789abcdef0123456789abcdef"
 AUTH_TOKEN = "simulator-twilio-token-0123456789"  # noqa: S105 - of an account that there is not
+
+REAL_URL = re.compile(rb"https://(api|conversations|lookups|messaging|studio|verify)\.twilio\.com(?=/)")
+HOST = re.compile(r"[A-Za-z0-9.\-\[\]:]{1,255}")
 
 API = "api"
 """The host whose paths carry a format."""
@@ -64,16 +70,23 @@ class Twilio:
 
     def __init__(self, setup: Setup) -> None:
         self._now = setup.now
+        self._real_links = setup.real_links
         self._ids = ids = Ids(setup.random)
         self._accounts = Accounts(setup.keys, ids, setup.now)
+        self._usage = usage = Usage(self._accounts, setup.now)
         services = Services(ids)
+        self._messages = Messages(self._accounts, usage, services.owned, ids)
+        self._calls = Calls(self._accounts, usage, ids)
         parts = (
             (API, f"/{API_VERSION}", self._accounts),
-            (API, f"/{API_VERSION}", Messages(self._accounts, services.owned, ids)),
-            (API, f"/{API_VERSION}", Calls(self._accounts, ids)),
+            (API, f"/{API_VERSION}", self._messages),
+            (API, f"/{API_VERSION}", self._calls),
+            (API, f"/{API_VERSION}", usage),
             ("messaging", "", services),
-            ("verify", "", Verify(ids)),
-            ("lookups", "", Lookups()),
+            ("verify", "", Verify(usage, ids)),
+            ("lookups", "", Lookups(usage)),
+            ("conversations", "", Conversations(ids)),
+            ("studio", "", Studio(ids)),
         )
         self._routes = tuple(
             Route(product, method, route(before + path), partial(endpoint, part))
@@ -93,13 +106,20 @@ class Twilio:
     def answer(self, asked: Asked) -> Answer:
         place = place_of(asked.path)
         try:
-            answer = written(self._told(asked, place), in_xml=place.in_xml)
+            answer = self._linked(written(self._told(asked, place), in_xml=place.in_xml), asked)
         except ApiError as error:
             answer = failure(error, in_xml=place.in_xml)
         except NotFound:
             message = f"The requested resource {place.resource} was not found"
             answer = failure(ApiError(NOT_FOUND, message, status=404), in_xml=place.in_xml)
         return self._signed(answer, place.product)
+
+    def _linked(self, answer: Answer, asked: Asked) -> Answer:
+        """The answer, with whole URLs that lead to where it was asked for, as Twilio's lead to Twilio."""
+        host = asked.headers.get("Host", "")
+        if self._real_links or not HOST.fullmatch(host):
+            return answer
+        return msgspec.structs.replace(answer, body=REAL_URL.sub(rb"http://%b/twilio/\1" % host.encode(), answer.body))
 
     def refusal(self, status: int, message: str) -> Answer:
         return self._signed(failure(error_of(status, message), in_xml=False), API)

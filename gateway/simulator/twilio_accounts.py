@@ -1,14 +1,10 @@
-"""Twilio's accounts, simulated: subaccounts, keys, numbers, applications, and what was used. No I/O."""
+"""Twilio's accounts, simulated: subaccounts, keys, numbers and applications. No I/O."""
 
 from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
-from typing import Any, ClassVar
-
-import msgspec
+from typing import Any, ClassVar, NamedTuple
 
 from gateway.simulator.store import Newest
 from gateway.simulator.twilio_asked import (
@@ -16,6 +12,7 @@ from gateway.simulator.twilio_asked import (
     AUTHENTICATE,
     BAD_REQUEST,
     NOT_ACTIVE,
+    NUMBER,
     Account,
     ApiError,
     Asking,
@@ -25,19 +22,18 @@ from gateway.simulator.twilio_asked import (
 from gateway.simulator.twilio_objects import Ids, Thing, things
 from gateway.simulator.twilio_told import API_VERSION, Told, gone, newest_first, rfc_2822, uri_of, uri_page
 
-OPENING_BALANCE = Decimal("1000.00")
 THE_NUMBER = "+15017122661"
-"""Every account has this one, and sends from it where a messaging service picks; it may send from any other too."""
+"""Every account has this one at no cost, and sends from it where a messaging service picks; it may send from any other
+too."""
 
-DAY = timedelta(days=1)
-
-CATEGORIES: Mapping[str, tuple[str, str, str]] = {
-    "calls": ("Voice Minutes", "calls", "minutes"),
-    "mms-outbound": ("Outbound MMS", "messages", "messages"),
-    "sms-outbound": ("Outbound SMS", "messages", "segments"),
-}
-"""The categories of usage: what each is called, what is counted in it, and what is billed."""
-ALL_MESSAGES, TOTAL = "sms", "totalprice"
+NUMBER_URLS = ("sms_fallback_url", "sms_url", "status_callback", "voice_fallback_url", "voice_url")
+NUMBER_METHODS = (
+    *("sms_fallback_method", "sms_method", "status_callback_method", "voice_fallback_method", "voice_method"),
+)
+NUMBER_SIDS = (
+    *("address_sid", "bundle_sid", "emergency_address_sid", "identity_sid", "sms_application_sid", "trunk_sid"),
+    "voice_application_sid",
+)
 
 SUBRESOURCES = (
     *("applications", "available_phone_numbers", "balance", "calls", "conferences", "incoming_phone_numbers", "keys"),
@@ -50,15 +46,16 @@ APPLICATION_FIELDS = (
 )
 
 
-class Tally(msgspec.Struct, frozen=True):
-    """What an account used of one category in a day."""
+class Number(NamedTuple):
+    """A phone number that an account has."""
 
+    sid: str
     account_sid: str
-    category: str
-    day: date
-    count: int
-    usage: int
-    price: Decimal
+    number: str
+    since: float
+    until: float | None
+    """None where the account still has it."""
+    fields: Mapping[str, Any]
 
 
 class Accounts:
@@ -73,7 +70,9 @@ class Accounts:
         self._secrets = Newest[str](len)
         """Of keys, by sid."""
         self._applications = things()
-        self._tallies = Newest[Tally](lambda tally: len(tally.category))
+        self._numbers: dict[str, Number] = {}
+        """By sid: those that were bought, and the one that every account has where that was changed."""
+        self._released: list[Number] = []
         begun = now()
         for key in keys:
             sid, _, token = key.partition(":")
@@ -100,6 +99,13 @@ class Accounts:
         if account is None or caller.sid not in (account.sid, account.owner_sid):
             raise NotFound
         return account
+
+    def subaccount_sids(self, account: Account) -> frozenset[str]:
+        return frozenset(own.sid for own in self._subaccounts if own.owner_sid == account.sid)
+
+    def all_sids(self) -> Mapping[str, str]:
+        """Every account, and whose it is."""
+        return {account.sid: account.owner_sid for account in (*self._roots.values(), *self._subaccounts)}
 
     def by_sid(self, sid: str) -> Account | None:
         """The account as it is now."""
@@ -132,7 +138,7 @@ class Accounts:
             friendly_name=name[:64],
             owner_sid=asking.caller.sid,
             status="active",
-            created=asking.now,
+            created=asking.at,
             updated=asking.now,
         )
         self._subaccounts.put(made.sid, made)
@@ -185,16 +191,66 @@ class Accounts:
 
     # Numbers.
 
+    def numbers(self) -> Iterator[Number]:
+        """All that were ever bought."""
+        yield from (number for number in self._numbers.values() if number.number != THE_NUMBER)
+        yield from self._released
+
+    def numbers_of(self, account: Account) -> list[Number]:
+        """Those that an account has, newest first."""
+        own = newest_first(number for number in self._numbers.values() if number.account_sid == account.sid)
+        return own if any(number.number == THE_NUMBER for number in own) else [*own, number_of(account)]
+
+    def owned(self, number: str, account_sid: str | None) -> tuple[Account, Number] | None:
+        """Who has a number: this account, or the first that bought it; the number of all is this account's."""
+        if number == THE_NUMBER and account_sid is None:
+            account_sid = next(iter(self._roots), None)
+        for account in (*self._roots.values(), *self._subaccounts):
+            if account_sid in (None, account.sid):
+                for own in self.numbers_of(account):
+                    if own.number == number:
+                        return account, own
+        return None
+
     def number_list(self, asking: Asking) -> Told:
-        number = number_of(asking.account)
-        numbers = [number] if asking.query.one("PhoneNumber") in (None, THE_NUMBER) else []
+        wanted = asking.query.one("PhoneNumber")
+        numbers = [number for number in self.numbers_of(asking.account) if wanted in (None, number.number)]
         return uri_page(asking, "IncomingPhoneNumbers", "IncomingPhoneNumber", numbers, lambda number: number.fields)
 
     def number_fetch(self, asking: Asking, sid: str) -> Told:
-        number = number_of(asking.account)
-        if number.sid != sid:
-            raise NotFound
+        return Told(fields=self._number(asking, sid).fields, kind="IncomingPhoneNumber", object_id=sid)
+
+    def _number(self, asking: Asking, sid: str) -> Number:
+        for number in self.numbers_of(asking.account):
+            if number.sid == sid:
+                return number
+        raise NotFound
+
+    def number_create(self, asking: Asking) -> Told:
+        """Buy a number: this one, or any of an area."""
+        area = asking.form.one("AreaCode")
+        wanted = asking.form.one("PhoneNumber") or (f"+1{area[:3]}555{self._ids.below(10_000):04d}" if area else None)
+        if wanted is None or not NUMBER.fullmatch(wanted):
+            raise ApiError(21421, "PhoneNumber is invalid")
+        if wanted == THE_NUMBER or any(number.number == wanted for number in self._numbers.values()):
+            raise ApiError(21422, f"{wanted} is not available")
+        sid = self._ids.sid("PN")
+        fields = changed_number(number_fields(asking.account, sid, wanted, asking.at), asking)
+        self._numbers[sid] = Number(sid, asking.account.sid, wanted, asking.at, None, fields)
+        return Told(fields=fields, kind="IncomingPhoneNumber", status=201, object_id=sid)
+
+    def number_update(self, asking: Asking, sid: str) -> Told:
+        number = self._number(asking, sid)
+        number = number._replace(fields=changed_number(number.fields, asking))
+        self._numbers[sid] = number
         return Told(fields=number.fields, kind="IncomingPhoneNumber", object_id=sid)
+
+    def number_delete(self, asking: Asking, sid: str) -> Told:
+        number = self._number(asking, sid)
+        if number.number == THE_NUMBER:
+            raise ApiError(BAD_REQUEST, "The number that every account has cannot be released")
+        self._released.append(self._numbers.pop(sid)._replace(until=asking.at))
+        return gone(sid)
 
     # Applications.
 
@@ -235,43 +291,6 @@ class Accounts:
         self._applications.pop(asking.account, sid)
         return gone(sid)
 
-    # What was used.
-
-    def tally(self, account_sid: str, category: str, count: int, usage: int, price: Decimal) -> None:
-        """Count what was used, as soon as it is asked for; what is called off is counted back."""
-        day = datetime.fromtimestamp(self._now(), UTC).date()
-        key = f"{account_sid} {category} {day}"
-        before = self._tallies.get(key) or Tally(account_sid, category, day, 0, 0, Decimal(0))
-        after = msgspec.structs.replace(
-            before, count=before.count + count, usage=before.usage + usage, price=before.price + price
-        )
-        self._tallies.put(key, after)
-
-    def usage(self, asking: Asking, period: str = "AllTime") -> Told:
-        today = datetime.fromtimestamp(asking.now, UTC).date()
-        first, last = (day_of(asking, name) for name in ("StartDate", "EndDate"))
-        whose = {asking.account.sid}
-        if asking.query.one("IncludeSubaccounts") != "false":
-            whose |= {account.sid for account in self._subaccounts if account.owner_sid == asking.account.sid}
-        own = [tally for tally in self._tallies if tally.account_sid in whose]
-        begun = datetime.fromtimestamp(asking.account.created, UTC).date()
-        asked_for = asking.query.one("Category")
-        records: list[Thing] = []
-        # Nothing was used before there was an account, and nothing will be told of tomorrow.
-        for begin, end in windows(period, max(first or begun, begun), min(last or today, today), today):
-            within = [tally for tally in own if begin <= tally.day <= end]
-            records.extend(
-                usage_record(asking, category, begin, end, within)
-                for category in (*CATEGORIES, ALL_MESSAGES, TOTAL)
-                if asked_for in (None, category)
-            )
-        return uri_page(asking, "UsageRecords", "UsageRecord", records, lambda record: record.fields)
-
-    def balance(self, asking: Asking) -> Told:
-        spent = sum((tally.price for tally in self._tallies if tally.account_sid == asking.account.sid), Decimal(0))
-        fields = {"account_sid": asking.account.sid, "balance": f"{OPENING_BALANCE - spent:.4f}", "currency": "USD"}
-        return Told(fields=fields, kind="Balance")
-
     ROUTES: ClassVar[tuple[tuple[str, str, Callable[..., Told]], ...]] = (
         ("GET", "/Accounts", listing),
         ("POST", "/Accounts", create),
@@ -282,14 +301,14 @@ class Accounts:
         ("GET", "/Accounts/{account}/Keys/{id}", key_fetch),
         ("DELETE", "/Accounts/{account}/Keys/{id}", key_delete),
         ("GET", "/Accounts/{account}/IncomingPhoneNumbers", number_list),
+        ("POST", "/Accounts/{account}/IncomingPhoneNumbers", number_create),
         ("GET", "/Accounts/{account}/IncomingPhoneNumbers/{id}", number_fetch),
+        ("POST", "/Accounts/{account}/IncomingPhoneNumbers/{id}", number_update),
+        ("DELETE", "/Accounts/{account}/IncomingPhoneNumbers/{id}", number_delete),
         ("GET", "/Accounts/{account}/Applications", application_list),
         ("POST", "/Accounts/{account}/Applications", application_create),
         ("GET", "/Accounts/{account}/Applications/{id}", application_fetch),
         ("DELETE", "/Accounts/{account}/Applications/{id}", application_delete),
-        ("GET", "/Accounts/{account}/Usage/Records", usage),
-        ("GET", "/Accounts/{account}/Usage/Records/{id}", usage),
-        ("GET", "/Accounts/{account}/Balance", balance),
     )
 
 
@@ -315,16 +334,16 @@ def account_fields(account: Account) -> dict[str, Any]:
     }
 
 
-def number_of(account: Account) -> Thing:
-    """The one number that every account has."""
-    sid, at = f"PN{account.sid[2:]}", rfc_2822(account.created)
-    urls = ("sms_fallback_url", "sms_url", "status_callback", "voice_fallback_url", "voice_url")
-    methods = ("sms_fallback_method", "sms_method", "status_callback_method", "voice_fallback_method", "voice_method")
-    sids = (
-        *("address_sid", "bundle_sid", "emergency_address_sid", "identity_sid", "sms_application_sid", "trunk_sid"),
-        "voice_application_sid",
-    )
-    fields = {
+def number_of(account: Account) -> Number:
+    """The one number that every account has, as long as nothing in it was changed."""
+    sid = f"PN{account.sid[2:]}"
+    fields = number_fields(account, sid, THE_NUMBER, account.created)
+    return Number(sid, account.sid, THE_NUMBER, account.created, None, fields)
+
+
+def number_fields(account: Account, sid: str, number: str, created: float) -> dict[str, Any]:
+    at = rfc_2822(created)
+    return {
         "account_sid": account.sid,
         "address_requirements": "none",
         "api_version": API_VERSION,
@@ -333,100 +352,30 @@ def number_of(account: Account) -> Thing:
         "date_created": at,
         "date_updated": at,
         "emergency_status": "Inactive",
-        "friendly_name": "(501) 712-2661",
+        "friendly_name": f"({number[2:5]}) {number[5:8]}-{number[8:]}",
         "origin": "twilio",
-        "phone_number": THE_NUMBER,
+        "phone_number": number,
         "sid": sid,
         "status": "in-use",
         "type": "local",
         "uri": uri_of(account.sid, "IncomingPhoneNumbers", sid),
         "voice_caller_id_lookup": False,
         "voice_receive_mode": "voice",
-        **dict.fromkeys(sids),
-        **dict.fromkeys(urls, ""),
-        **dict.fromkeys(methods, "POST"),
+        **dict.fromkeys(NUMBER_SIDS),
+        **dict.fromkeys(NUMBER_URLS, ""),
+        **dict.fromkeys(NUMBER_METHODS, "POST"),
     }
-    return Thing(sid, account.sid, fields)
 
 
-def day_of(asking: Asking, name: str) -> date | None:
-    """A day as usage records are asked for it: itself, or so many days from today."""
-    value = asking.query.one(name)
-    if value is None:
-        return None
-    try:
-        if value.endswith("days"):
-            return datetime.fromtimestamp(asking.now, UTC).date() + timedelta(days=int(value.removesuffix("days")))
-        return date.fromisoformat(value)
-    except (ValueError, OverflowError):
-        raise ApiError(BAD_REQUEST, f"{name} is not a valid date") from None
-
-
-def windows(period: str, first: date, last: date, today: date) -> Iterator[tuple[date, date]]:
-    """The days from and to which each record reaches, both included. Raises NotFound for a period that there is not."""
-    month_begin = today.replace(day=1)
-    match period:
-        case "AllTime":
-            return iter([(first, last)])
-        case "Today":
-            return iter([(today, today)])
-        case "Yesterday":
-            return iter([(today - timedelta(days=1), today - timedelta(days=1))])
-        case "ThisMonth":
-            return iter([(month_begin, today)])
-        case "LastMonth":
-            end = month_begin - timedelta(days=1)
-            return iter([(end.replace(day=1), end)])
-        case "Daily":
-            return parts(first, last, lambda day: day)
-        case "Monthly":
-            return parts(first, last, lambda day: (day.replace(day=28) + timedelta(days=4)).replace(day=1) - DAY)
-        case "Yearly":
-            return parts(first, last, lambda day: day.replace(month=12, day=31))
-        case _:
-            raise NotFound
-
-
-def parts(first: date, last: date, end_of: Callable[[date], date]) -> Iterator[tuple[date, date]]:
-    """The parts of a time, newest first; each ends where `end_of` one of its days says."""
-    cuts: list[tuple[date, date]] = []
-    while first <= last:
-        end = min(end_of(first), last)
-        cuts.append((first, end))
-        first = end + DAY
-    return reversed(cuts)
-
-
-def usage_record(asking: Asking, category: str, begin: date, end: date, tallies: Iterable[Tally]) -> Thing:
-    match category:
-        case "totalprice":
-            wanted, (title, count_unit, usage_unit) = set(CATEGORIES), ("Total Price", "", "usd")
-        case "sms":
-            wanted, (title, count_unit, usage_unit) = {"sms-outbound"}, ("SMS", "messages", "segments")
-        case _:
-            wanted, (title, count_unit, usage_unit) = {category}, CATEGORIES[category]
-    own = [tally for tally in tallies if tally.category in wanted]
-    price = sum((tally.price for tally in own), Decimal(0))
-    account_sid = asking.account.sid
-    uri = uri_of(account_sid, "Usage", "Records")
-    fields = {
-        "account_sid": account_sid,
-        "api_version": API_VERSION,
-        "as_of": datetime.fromtimestamp(int(asking.now), UTC).isoformat(),
-        "category": category,
-        "count": "" if category == TOTAL else str(sum(tally.count for tally in own)),
-        "count_unit": count_unit,
-        "description": title,
-        "end_date": end.isoformat(),
-        "price": f"{price:f}",
-        "price_unit": "usd",
-        "start_date": begin.isoformat(),
-        "subresource_uris": {
-            period.lower(): uri_of(account_sid, "Usage", "Records", period) + f"?Category={category}"
-            for period in ("Daily", "Monthly", "Today", "Yesterday")
-        },
-        "uri": f"{uri}?Category={category}&StartDate={begin}&EndDate={end}",
-        "usage": f"{price:f}" if category == TOTAL else str(sum(tally.usage for tally in own)),
-        "usage_unit": usage_unit,
-    }
-    return Thing(f"{category}-{begin}", account_sid, fields)
+def changed_number(fields: Mapping[str, Any], asking: Asking) -> dict[str, Any]:
+    """A number with what a request says about it. An empty URL leads nowhere again."""
+    changed = {**fields, "date_updated": rfc_2822(asking.now)}
+    for name in ("friendly_name", *NUMBER_URLS, *NUMBER_METHODS, *NUMBER_SIDS):
+        parameter = "".join(part.capitalize() for part in name.split("_"))
+        if parameter not in asking.form:
+            continue
+        given = asking.form.one(parameter) or ""
+        if given and name in NUMBER_URLS and not is_url(given):
+            raise ApiError(21502, f"{parameter} is not a valid URL")
+        changed[name] = given
+    return changed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -114,6 +115,14 @@ class Asking(NamedTuple):
     """For its host, without a suffix such as `.json`."""
     now: float
 
+    @property
+    def at(self) -> float:
+        """When what is made here happened, by what it says. Raises ApiError."""
+        at = self.controls.at
+        if at is not None and at > self.now:
+            raise ApiError(BAD_REQUEST, "x-simulator-at is a time that has passed")
+        return self.now if at is None else at
+
 
 class Party(NamedTuple):
     """Who sends or receives."""
@@ -193,8 +202,23 @@ def moment(value: str) -> float | None:
         return None
 
 
-def within(query: Form, name: str, at: float | None) -> bool:
-    """Whether a time is what `name=`, `name<=` and `name>=` ask for. A date stands for all of its day, in UTC."""
+class Span(NamedTuple):
+    """A time from and to; only the first is in it."""
+
+    low: float
+    high: float
+
+    def holds(self, at: float | None) -> bool:
+        """Whether a time is in it. What has none is in no span that ends."""
+        return self == EVER if at is None else self.low <= at < self.high
+
+
+EVER = Span(-math.inf, math.inf)
+
+
+def span(query: Form, name: str) -> Span:
+    """What `name=`, `name<=` and `name>=` ask for together. A date stands for all of its day, in UTC. Raises ApiError."""
+    low, high = EVER
     for suffix in ("", "<", ">"):
         value = query.one(name + suffix)
         if value is None:
@@ -204,15 +228,11 @@ def within(query: Form, name: str, at: float | None) -> bool:
             raise ApiError(BAD_REQUEST, f"{name}{suffix} is not a valid date")
         day = begin // 86_400 * 86_400
         end = day + 86_400 if len(value) == len("2010-04-01") else begin + 1
-        if at is None:
-            return False
         match suffix:
             case "":
-                holds = day <= at < day + 86_400
+                low, high = max(low, day), min(high, day + 86_400)
             case "<":
-                holds = at < end
+                high = min(high, end)
             case _:
-                holds = int(at) >= begin
-        if not holds:
-            return False
-    return True
+                low = max(low, math.ceil(begin))
+    return Span(low, high)

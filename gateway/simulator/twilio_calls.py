@@ -23,17 +23,19 @@ from gateway.simulator.twilio_asked import (
     callback_url,
     is_url,
     recipient,
-    within,
+    span,
 )
 from gateway.simulator.twilio_callbacks import Callback, delivery
 from gateway.simulator.twilio_life import Life, Stage, begin_of, ended, is_over, life, lived
-from gateway.simulator.twilio_messages import price_text
-from gateway.simulator.twilio_objects import Ids, Owned
+from gateway.simulator.twilio_messages import price_s, price_text
+from gateway.simulator.twilio_objects import Ids
+from gateway.simulator.twilio_timeline import Selection, Timeline
 from gateway.simulator.twilio_told import API_VERSION, Told, gone, rfc_2822, uri_of, uri_page
+from gateway.simulator.twilio_usage import Amount, Line, Usage
 
 SECONDS = 49
 """How long a call lasts that nobody gives a length: long enough that its minutes are another number."""
-MINUTE_PRICE = Decimal("0.0140")
+MINUTE_PRICE, INBOUND_MINUTE_PRICE = Decimal("0.0140"), Decimal("0.0085")
 
 ENDS: Mapping[Outcome, tuple[str, ...]] = {
     Outcome.COMPLETED: ("ringing", "in-progress", "completed"),
@@ -75,6 +77,21 @@ class Call(NamedTuple):
     callback: Callback | None
     events: frozenset[str]
     """Of which its application is told."""
+    price_s: float
+    """How long after the end it is told what it cost."""
+    direction: str = "outbound-api"
+    parent_sid: str | None = None
+
+    @property
+    def at(self) -> float:
+        """When they begin to talk; where nobody answers, when it ends."""
+        begun = begin_of(self.life, frozenset({"in-progress"}))
+        return self.life[-1].at if begun is None else begun
+
+    @property
+    def own_number(self) -> str:
+        """The account's: who calls, or inbound who is called."""
+        return self.to if self.direction == "inbound" else self.sender
 
     @property
     def minutes(self) -> int:
@@ -83,16 +100,18 @@ class Call(NamedTuple):
 
     @property
     def price(self) -> Decimal | None:
-        return self.minutes * MINUTE_PRICE if self.minutes else None
+        each = INBOUND_MINUTE_PRICE if self.direction == "inbound" else MINUTE_PRICE
+        return self.minutes * each if self.minutes else None
 
 
 class Calls:
     """The Calls resource."""
 
-    def __init__(self, accounts: Accounts, ids: Ids) -> None:
+    def __init__(self, accounts: Accounts, usage: Usage, ids: Ids) -> None:
         self._accounts = accounts
+        self._usage = usage
         self._ids = ids
-        self._calls = Owned[Call](size_of)
+        self._calls = Timeline[Call](lambda call: call.at)
 
     def create(self, asking: Asking) -> Told:
         form, controls = asking.form, asking.controls
@@ -109,17 +128,17 @@ class Calls:
             account_sid=asking.account.sid,
             to=to,
             sender=source,
-            created=asking.now,
-            life=life(asking.now, ("queued", "initiated", *ENDS[outcome]), controls.step_ms),
+            created=asking.at,
+            life=life(asking.at, ("queued", "initiated", *ENDS[outcome]), controls.step_ms),
             seconds=seconds if outcome is Outcome.COMPLETED else None,
             callback=self._callback(asking),
             events=events_of(form),
+            price_s=price_s(controls),
         )
-        self._calls.put(call)
-        self._tally(call, 1)
+        self.keep(call)
         born = call.life[:1]
         return Told(
-            fields=call_fields(call, born),
+            fields=call_fields(call, born, priced=False),
             kind="Call",
             status=201,
             object_id=call.sid,
@@ -159,24 +178,40 @@ class Calls:
         call = self._calls.anybodys(sid)
         return call is None or stage in call.life
 
+    def keep(self, call: Call) -> None:
+        """Take in a call that there was not, with what it costs."""
+        self._calls.put(call)
+        self._tally(call, 1)
+
+    def replace(self, call: Call) -> None:
+        """Let a call go on otherwise, and cost what it costs now."""
+        before = self._calls.anybodys(call.sid)
+        if before is not None:
+            self._tally(before, -1)
+        self.keep(call)
+
+    def anybodys(self, sid: str) -> Call | None:
+        return self._calls.anybodys(sid)
+
     def _tally(self, call: Call, sign: int) -> None:
         if call.price is not None:
-            self._accounts.tally(call.account_sid, "calls", sign, sign * call.minutes, sign * call.price)
+            category = "calls-inbound" if call.direction == "inbound" else "calls-outbound"
+            amount = Amount(1, call.minutes, call.price, call.seconds or 0)
+            self._usage.tally(Line(call.account_sid, call.own_number, ""), category, call.at, amount.times(sign))
 
     def listing(self, asking: Asking) -> Told:
-        query, wanted = asking.query, []
-        for call in self._calls.of(asking.account):
+        query = asking.query
+        started, ended = span(query, "StartTime"), span(query, "EndTime")
+        to, source, status, parent = map(query.one, ("To", "From", "Status", "ParentCallSid"))
+
+        def holds(call: Call) -> bool:
+            if to not in (None, call.to) or source not in (None, call.sender) or parent not in (None, call.parent_sid):
+                return False
             stages = lived(call.life, asking.now)
             begin, end = times(call, stages)
-            if (
-                query.one("To") in (None, call.to)
-                and query.one("From") in (None, call.sender)
-                and query.one("Status") in (None, shown_status(stages))
-                and query.one("ParentCallSid") is None
-                and within(query, "StartTime", begin)
-                and within(query, "EndTime", end)
-            ):
-                wanted.append(call)
+            return status in (None, shown_status(stages)) and started.holds(begin) and ended.holds(end)
+
+        wanted = Selection(self._calls, asking.account, holds, started)
         return uri_page(asking, "Calls", "Call", wanted, partial(call_fields_at, now=asking.now))
 
     def fetch(self, asking: Asking, sid: str) -> Told:
@@ -193,17 +228,15 @@ class Calls:
         stages = lived(call.life, asking.now)
         answered = begin_of(stages, frozenset({"in-progress"}))
         if status is None or (status == "canceled" and answered is not None):
-            return Told(fields=call_fields(call, stages), kind="Call", object_id=sid)
-        self._tally(call, -1)
+            return Told(fields=call_fields(call, stages, priced=False), kind="Call", object_id=sid)
         final = "canceled" if answered is None else "completed"
         call = call._replace(
             life=ended(call.life, asking.now, final),
             seconds=None if answered is None else max(1, ceil(asking.now - answered)),
         )
-        self._calls.put(call)
-        self._tally(call, 1)
+        self.replace(call)
         return Told(
-            fields=call_fields(call, call.life),
+            fields=call_fields(call, call.life, priced=False),
             kind="Call",
             object_id=sid,
             usage=truth_of(call, call.life),
@@ -223,10 +256,6 @@ class Calls:
         ("POST", "/Accounts/{account}/Calls/{id}", update),
         ("DELETE", "/Accounts/{account}/Calls/{id}", delete),
     )
-
-
-def size_of(call: Call) -> int:
-    return len(call.to) + len(call.sender) + len(call.callback.url if call.callback else "")
 
 
 def events_of(form: Form) -> frozenset[str]:
@@ -275,10 +304,10 @@ def shown_status(stages: Life) -> str:
 
 
 def call_fields_at(call: Call, now: float) -> dict[str, Any]:
-    return call_fields(call, lived(call.life, now))
+    return call_fields(call, lived(call.life, now), priced=is_over(call.life, now - call.price_s))
 
 
-def call_fields(call: Call, stages: Life) -> dict[str, Any]:
+def call_fields(call: Call, stages: Life, *, priced: bool) -> dict[str, Any]:
     """A call as it is told once these stages have begun."""
     over = len(stages) == len(call.life)
     begin, end = times(call, stages)
@@ -290,16 +319,16 @@ def call_fields(call: Call, stages: Life) -> dict[str, Any]:
         "caller_name": None,
         "date_created": rfc_2822(call.created),
         "date_updated": rfc_2822(stages[-1].at),
-        "direction": "outbound-api",
+        "direction": call.direction,
         "duration": str(call.seconds) if over and call.seconds is not None else None,
         "end_time": rfc_2822(end),
         "forwarded_from": None,
         "from": call.sender,
         "from_formatted": call.sender,
         "group_sid": None,
-        "parent_call_sid": None,
+        "parent_call_sid": call.parent_sid,
         "phone_number_sid": f"PN{call.account_sid[2:]}",
-        "price": price_text(call.price) if over else None,
+        "price": price_text(call.price) if priced else None,
         "price_unit": "USD",
         "queue_time": "0",
         "sid": call.sid,
@@ -318,7 +347,7 @@ def call_fields(call: Call, stages: Life) -> dict[str, Any]:
 def truth_of(call: Call, stages: Life) -> dict[str, Any]:
     """What a call is, for the truth log: what the answer says of it, and under `final` what will be so in the end."""
     names = ("status", "duration", "price", "price_unit")
-    said, final = call_fields(call, stages), call_fields(call, call.life)
+    said, final = call_fields(call, stages, priced=False), call_fields(call, call.life, priced=True)
     return {
         "kind": "call",
         **{name: said[name] for name in ("to", "from", *names)},
@@ -341,7 +370,7 @@ def callback_parameters(call: Call, stage: Stage, number: int) -> list[tuple[str
         ("Timestamp", rfc_2822(stage.at) or ""),
         ("SequenceNumber", str(number)),
         ("CallbackSource", "call-progress-events"),
-        ("Direction", "outbound-api"),
+        ("Direction", call.direction),
         ("ApiVersion", API_VERSION),
         ("CallSid", call.sid),
         ("AccountSid", call.account_sid),

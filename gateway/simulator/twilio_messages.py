@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 from gateway.simulator.api import Delivery
-from gateway.simulator.controls import Outcome
+from gateway.simulator.controls import Controls, Outcome
 from gateway.simulator.twilio_accounts import THE_NUMBER, Accounts
 from gateway.simulator.twilio_asked import (
     BAD_REQUEST,
@@ -25,13 +25,15 @@ from gateway.simulator.twilio_asked import (
     recipient,
     send_at,
     sender,
-    within,
+    span,
 )
 from gateway.simulator.twilio_callbacks import Callback, delivery
-from gateway.simulator.twilio_life import Life, Stage, begin_of, ended, is_over, life, lived
+from gateway.simulator.twilio_life import STEP_MS, Life, Stage, begin_of, ended, is_over, life, lived
 from gateway.simulator.twilio_objects import Ids, Owned, Thing
 from gateway.simulator.twilio_segments import segments
+from gateway.simulator.twilio_timeline import Selection, Timeline
 from gateway.simulator.twilio_told import API_VERSION, Told, gone, rfc_2822, uri_of, uri_page
+from gateway.simulator.twilio_usage import Amount, Line, Usage
 
 BODY_CHARACTERS_MAX = 1600
 MEDIA_MAX = 10
@@ -57,6 +59,9 @@ ERRORS: Mapping[str, tuple[int, str]] = {
 
 PRICES: Mapping[str, Decimal] = {"sms": Decimal("0.0083"), "mms": Decimal("0.0220"), "whatsapp": Decimal("0.0050")}
 """In USD: of a segment, where it is an SMS, else of a message. Other channels cost what WhatsApp does."""
+INBOUND_MMS_PRICE, FAILED_PRICE = Decimal("0.0165"), Decimal("0.0010")
+CARRIER_FEES: Mapping[str, Decimal] = {"sms": Decimal("0.0030"), "mms": Decimal("0.0100")}
+"""Of a segment or a message to +1. Like what a failed message costs, no message says them; only usage records do."""
 
 
 class Message(NamedTuple):
@@ -78,7 +83,21 @@ class Message(NamedTuple):
     life: Life
     price: Decimal | None
     """What it costs in the end; None where it costs nothing."""
+    price_s: float
+    """How long after the end that is told."""
     callback: Callback | None
+    direction: str = "outbound-api"
+
+    @property
+    def at(self) -> float:
+        """When it is sent or received; where it never is, when it was made."""
+        sent = date_sent(self.life)
+        return self.created if sent is None else sent
+
+    @property
+    def own_number(self) -> str:
+        """The account's: who sends, or inbound who is sent to."""
+        return self.to if self.direction == "inbound" else self.sender
 
     def picked(self, stages: Life) -> bool:
         """Whether it is known who sends it. Before, its segments are not counted either."""
@@ -88,26 +107,26 @@ class Message(NamedTuple):
 class Messages:
     """The Messages resource, and the media below it."""
 
-    def __init__(self, accounts: Accounts, services: Owned[Thing], ids: Ids) -> None:
+    def __init__(self, accounts: Accounts, usage: Usage, services: Owned[Thing], ids: Ids) -> None:
         self._accounts = accounts
+        self._usage = usage
         self._services = services
         self._ids = ids
-        self._messages = Owned[Message](size_of)
+        self._messages = Timeline[Message](lambda message: message.at)
 
     def create(self, asking: Asking) -> Told:
         form, controls = asking.form, asking.controls
         to, source, service_sid = self._parties(asking)
         media = media_of(form)
         body = body_of(form, media)
-        due = send_at(form, asking.now)
+        due = send_at(form, asking.at)
         outcome = outcome_of(asking)
         kind = to.channel or ("mms" if media else "sms")
         count = segments(body) if kind == "sms" else 1
-        price = None if outcome in FREE else PRICES.get(kind, PRICES["whatsapp"]) * (count if kind == "sms" else 1)
         opening = "scheduled" if due else "accepted" if service_sid else "queued"
         queued = ("queued",) if opening != "queued" and outcome is not Outcome.CANCELED else ()
         # A test has no time to wait for the day.
-        due_s = due - asking.now if due and controls.step_ms is None else None
+        due_s = due - asking.at if due and controls.step_ms is None else None
         message = Message(
             sid=self._ids.sid("MM" if media else "SM"),
             account_sid=asking.account.sid,
@@ -119,16 +138,16 @@ class Messages:
             media=tuple(self._ids.sid("ME") for _ in media),
             num_media=len(media),
             segments=count,
-            created=asking.now,
-            life=life(asking.now, (opening, *queued, *ENDS[outcome]), controls.step_ms, first_step_s=due_s),
-            price=price,
+            created=asking.at,
+            life=life(asking.at, (opening, *queued, *ENDS[outcome]), controls.step_ms, first_step_s=due_s),
+            price=None if outcome in FREE else price_of(kind, count),
+            price_s=price_s(controls),
             callback=self._callback(asking, service_sid),
         )
-        self._messages.put(message)
-        self._tally(message, 1)
+        self.keep(message)
         born = message.life[:1]
         return Told(
-            fields=message_fields(message, born),
+            fields=message_fields(message, born, priced=False),
             kind="Message",
             status=201,
             object_id=message.sid,
@@ -184,22 +203,30 @@ class Messages:
         message = self._messages.anybodys(sid)
         return message is None or stage in message.life
 
+    def keep(self, message: Message) -> None:
+        """Take in a message that there was not, with what it costs."""
+        self._messages.put(message)
+        self._tally(message, 1)
+
     def _tally(self, message: Message, sign: int) -> None:
-        if message.price is not None and message.kind in ("sms", "mms"):
-            units = message.segments if message.kind == "sms" else 1
-            category = f"{message.kind}-outbound"
-            self._accounts.tally(message.account_sid, category, sign, sign * units, sign * message.price)
+        line = Line(message.account_sid, message.own_number, message.service_sid or "")
+        for category, amount in costs(message):
+            self._usage.tally(line, category, message.at, amount.times(sign))
 
     def listing(self, asking: Asking) -> Told:
-        query = asking.query
-        wanted = [
-            message
-            for message in self._messages.of(asking.account)
-            if query.one("To") in (None, message.to)
-            and query.one("From") in (None, message.sender if message.picked(lived(message.life, asking.now)) else None)
-            and within(query, "DateSent", date_sent(lived(message.life, asking.now)))
-        ]
+        to, source = asking.query.one("To"), asking.query.one("From")
+        sent = span(asking.query, "DateSent")
+
+        def holds(message: Message) -> bool:
+            if to not in (None, message.to):
+                return False
+            stages = lived(message.life, asking.now)
+            return source in (None, message.sender if message.picked(stages) else None) and sent.holds(
+                date_sent(stages)
+            )
+
         tell = partial(message_fields_at, now=asking.now)
+        wanted = Selection(self._messages, asking.account, holds, sent)
         return uri_page(asking, "Messages", "Message", wanted, tell)
 
     def fetch(self, asking: Asking, sid: str) -> Told:
@@ -220,6 +247,7 @@ class Messages:
                 raise ApiError(30409, "This message cannot be canceled", status=409)
             self._tally(message, -1)
             message = message._replace(life=ended(message.life, asking.now, status), price=None)
+            self._tally(message, 1)
             usage = truth_of(message, message.life)
             later = self._told_later(message, message.life[-1:], asking.now)
         if "Body" in form:
@@ -266,9 +294,33 @@ class Messages:
     )
 
 
-def size_of(message: Message) -> int:
-    url = message.callback.url if message.callback else ""
-    return sum(map(len, (message.body, message.to, message.sender, url, *message.media)))
+def price_of(kind: str, count: int, direction: str = "outbound") -> Decimal:
+    if kind == "mms" and direction == "inbound":
+        return INBOUND_MMS_PRICE
+    return PRICES.get(kind, PRICES["whatsapp"]) * (count if kind == "sms" else 1)
+
+
+def price_s(controls: Controls) -> float:
+    """How long after the end of something it is told what it cost."""
+    given = controls.step_ms if controls.price_ms is None else controls.price_ms
+    return (STEP_MS if given is None else given) / 1000
+
+
+def costs(message: Message) -> Iterator[tuple[str, Amount]]:
+    """What a message costs in the end, by category of usage."""
+    inbound = message.direction == "inbound"
+    direction = "inbound" if inbound else "outbound"
+    if message.price is None:
+        if message.life[-1].status == "failed":
+            yield "failed-message-processing-fee", Amount(1, 1, FAILED_PRICE)
+        return
+    if message.kind not in ("sms", "mms"):
+        yield f"channels-{message.kind}-{direction}", Amount(1, 1, message.price)
+        return
+    units = message.segments if message.kind == "sms" else 1
+    yield f"{message.kind}-{direction}", Amount(1, units, message.price)
+    if not inbound and message.to.startswith("+1"):
+        yield f"{message.kind}-messages-carrierfees", Amount(1, units, CARRIER_FEES[message.kind] * units)
 
 
 def media_of(form: Form) -> tuple[str, ...]:
@@ -307,16 +359,17 @@ def complete(message: Message, now: float, what: str) -> None:
 
 
 def date_sent(stages: Life) -> float | None:
-    return begin_of(stages, frozenset({"sent"}))
+    return begin_of(stages, frozenset({"sent", "received"}))
 
 
 def message_fields_at(message: Message, now: float) -> dict[str, Any]:
-    return message_fields(message, lived(message.life, now))
+    stages = lived(message.life, now)
+    return message_fields(message, stages, priced=is_over(message.life, now - message.price_s))
 
 
-def message_fields(message: Message, stages: Life) -> dict[str, Any]:
+def message_fields(message: Message, stages: Life, *, priced: bool) -> dict[str, Any]:
     """A message as it is told once these stages have begun."""
-    over, status = len(stages) == len(message.life), stages[-1].status
+    status = stages[-1].status
     picked = message.picked(stages)
     error_code, error_message = ERRORS.get(status, (None, None))
     return {
@@ -326,14 +379,14 @@ def message_fields(message: Message, stages: Life) -> dict[str, Any]:
         "date_created": rfc_2822(message.created),
         "date_sent": rfc_2822(date_sent(stages)),
         "date_updated": rfc_2822(stages[-1].at),
-        "direction": "outbound-api",
+        "direction": message.direction,
         "error_code": error_code,
         "error_message": error_message,
         "from": message.sender if picked else None,
         "messaging_service_sid": message.service_sid,
         "num_media": str(message.num_media),
         "num_segments": str(message.segments) if picked else "0",
-        "price": price_text(message.price) if over else None,
+        "price": price_text(message.price) if priced else None,
         "price_unit": "USD",
         "sid": message.sid,
         "status": status,
@@ -351,7 +404,8 @@ def price_text(price: Decimal | None) -> str | None:
 def truth_of(message: Message, stages: Life) -> dict[str, Any]:
     """What a message is, for the truth log: what the answer says of it, and under `final` what will be so in the end."""
     names = ("status", "from", "num_segments", "price", "price_unit", "error_code")
-    said, final = message_fields(message, stages), message_fields(message, message.life)
+    said = message_fields(message, stages, priced=False)
+    final = message_fields(message, message.life, priced=True)
     return {
         "kind": "message",
         "channel": message.kind,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from typing import Any, ClassVar
 
 from gateway.simulator.twilio_asked import NUMBER, ApiError, Asking, NotFound, is_url
 from gateway.simulator.twilio_objects import Ids, Owned, Thing, things
 from gateway.simulator.twilio_told import Told, gone, iso_8601, url_page
+from gateway.simulator.twilio_usage import Amount, Line, Usage
 
 WRONG_CODE = "000000"
 """Every other code is the right one."""
@@ -28,6 +30,8 @@ LOOKUP_FIELDS = (
     *("reassigned_number", "sms_pumping_risk", "phone_number_quality_score", "pre_fill"),
 )
 """What a lookup can tell besides whether there is such a number; each costs."""
+LOOKUP_PRICE, VERIFICATION_PRICE = Decimal("0.008"), Decimal("0.05")
+"""Of each field that a lookup tells, and of each verification that is approved."""
 COUNTRIES: Mapping[str, str] = {"1": "US", "44": "GB", "49": "DE", "33": "FR", "31": "NL", "61": "AU", "91": "IN"}
 """The few whose numbers a lookup knows."""
 
@@ -102,7 +106,8 @@ class Services:
 class Verify:
     """Verify v2: services, verifications, and the checks of their codes."""
 
-    def __init__(self, ids: Ids) -> None:
+    def __init__(self, usage: Usage, ids: Ids) -> None:
+        self._usage = usage
         self._ids = ids
         self._services = things()
         self._verifications = things()
@@ -191,6 +196,7 @@ class Verify:
         if status not in ("approved", "canceled"):
             raise ApiError(60200, "Invalid parameter: Status")
         changed = self._changed(found, asking, status)
+        self._tally(changed, asking)
         return Told(fields=changed.fields, kind="", object_id=found.sid, usage=truth_of("verification", changed.fields))
 
     def check(self, asking: Asking, service_sid: str) -> Told:
@@ -202,6 +208,7 @@ class Verify:
         if found.fields["status"] != "pending":
             raise NotFound
         checked = found if code == WRONG_CODE else self._changed(found, asking, "approved")
+        self._tally(checked, asking)
         names = ("sid", "service_sid", "account_sid", "to", "channel", "status", "valid", "amount", "payee")
         fields = {name: checked.fields[name] for name in (*names, "date_created", "date_updated")}
         return Told(
@@ -217,6 +224,12 @@ class Verify:
             if made.fields["service_sid"] == service_sid and sid_or_to in (made.sid, made.fields["to"]):
                 return made
         raise NotFound
+
+    def _tally(self, made: Thing, asking: Asking) -> None:
+        """What costs is that somebody was approved."""
+        if made.fields["status"] == "approved":
+            line = Line(made.account_sid, "", made.fields["service_sid"])
+            self._usage.tally(line, "authy-authentications", asking.at, Amount(1, 1, VERIFICATION_PRICE))
 
     def _changed(self, made: Thing, asking: Asking, status: str) -> Thing:
         news = {"status": status, "valid": status == "approved", "date_updated": iso_8601(asking.now)}
@@ -238,6 +251,9 @@ class Verify:
 
 class Lookups:
     """Lookup v2: a GET that costs, by what it is to tell."""
+
+    def __init__(self, usage: Usage) -> None:
+        self._usage = usage
 
     def fetch(self, asking: Asking, number: str) -> Told:
         plain = "".join(character for character in number if character not in " ().-")
@@ -262,6 +278,10 @@ class Lookups:
             "validation_errors": [] if valid else ["NOT_A_NUMBER"],
             **told,
         }
+        if known:
+            cost = LOOKUP_PRICE * len(known)
+            line = Line(asking.account.sid, "", "")
+            self._usage.tally(line, "lookups", asking.at, Amount(1, len(known), cost))
         return Told(fields=fields, kind="", usage={"kind": "lookup", "to": plain, "fields": known})
 
     ROUTES: ClassVar[tuple[tuple[str, str, Callable[..., Told]], ...]] = (("GET", "/v2/PhoneNumbers/{id}", fetch),)

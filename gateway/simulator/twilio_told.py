@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlencode
 from xml.sax.saxutils import escape, quoteattr
 
@@ -139,12 +140,44 @@ class HasSid(Protocol):
 
 
 Item = TypeVar("Item", bound=HasSid)
+Sided_co = TypeVar("Sided_co", bound=HasSid, covariant=True)
 
 
-class Cut(NamedTuple):
-    """Where a page lies in its list."""
+class Listed(Protocol[Sided_co]):
+    """What a list is made of, newest first."""
 
-    start: int
+    def older(self, than: str | None) -> Iterator[Sided_co]:
+        """Newest first, from what is older than the one of this sid; without one, all."""
+
+    def newer(self, than: str) -> Iterator[Sided_co]:
+        """Oldest first, from what is newer than the one of this sid."""
+
+    def __contains__(self, sid: str) -> bool: ...
+
+
+class InOrder(Generic[Item]):
+    """A list that is all there already, newest first."""
+
+    def __init__(self, items: Sequence[Item]) -> None:
+        self._items = items
+
+    def older(self, than: str | None) -> Iterator[Item]:
+        return iter(self._items if than is None else self._items[self._index(than) + 1 :])
+
+    def newer(self, than: str) -> Iterator[Item]:
+        return iter(self._items[: self._index(than)][::-1])
+
+    def __contains__(self, sid: str) -> bool:
+        return any(item.sid == sid for item in self._items)
+
+    def _index(self, sid: str) -> int:
+        return next(index for index, item in enumerate(self._items) if item.sid == sid)
+
+
+class Cut(NamedTuple, Generic[Item]):
+    """A page of a list."""
+
+    shown: list[Item]
     size: int
     page: int
     first: str
@@ -154,40 +187,46 @@ class Cut(NamedTuple):
     """The queries that lead to this page and to others."""
 
 
-def cut(items: Sequence[HasSid], asking: Asking) -> Cut:
+def cut(items: Listed[Item], asking: Asking) -> Cut[Item]:
     """Find the page that a query asks for. A page token names its neighbour, so that what is new moves nothing."""
     query = asking.query
     size = min(query.natural("PageSize") or PAGE_ITEMS, PAGE_ITEMS_MAX)
     page = query.natural("Page") or 0
     token = query.one("PageToken") or ""
-    place = next((index for index, item in enumerate(items) if token and item.sid == token[2:]), None)
-    start = page * size
-    if place is not None:
-        start = place + 1 if token.startswith("PA") else max(0, place - size)
+    sid = token[2:] if token[:2] in ("PA", "PB") and token[2:] in items else None
+    if sid and token.startswith("PB"):
+        shown, more = list(itertools.islice(items.newer(sid), size))[::-1], True
+    else:
+        start = 0 if sid else page * size
+        shown = list(itertools.islice(items.older(sid), start, start + size + 1))
+        shown, more = shown[:size], len(shown) > size
     paging = ("Page", "PageSize", "PageToken")
     filters = [(name, value) for name, values in query.fields.items() if name not in paging for value in values]
 
     def to(page: int, token: str | None = None) -> str:
         return urlencode([*filters, ("PageSize", size), ("Page", page), *([("PageToken", token)] if token else [])])
 
-    shown = items[start : start + size]
     return Cut(
-        start=start,
+        shown=shown,
         size=size,
         page=page,
         first=to(0),
         previous=to(page - 1, f"PB{shown[0].sid}") if page and shown else None,
-        next=to(page + 1, f"PA{shown[-1].sid}") if start + size < len(items) else None,
+        next=to(page + 1, f"PA{shown[-1].sid}") if more and shown else None,
         own=to(page, token),
     )
 
 
 def uri_page(
-    asking: Asking, kind: str, item_kind: str, items: Sequence[Item], tell: Callable[[Item], Mapping[str, Any]]
+    asking: Asking,
+    kind: str,
+    item_kind: str,
+    items: Listed[Item] | Sequence[Item],
+    tell: Callable[[Item], Mapping[str, Any]],
 ) -> Told:
     """A page as the API of 2010 has it: its URIs are relative to the host. The list is called like the kind."""
-    place = cut(items, asking)
-    shown = [tell(item) for item in items[place.start : place.start + place.size]]
+    place = cut(InOrder(items) if isinstance(items, Sequence) else items, asking)
+    shown = list(map(tell, place.shown))
 
     def uri(query: str | None) -> str | None:
         return None if query is None else f"{asking.path}.json?{query}"
@@ -210,9 +249,9 @@ def uri_page(
 def url_page(
     asking: Asking, product: str, key: str, items: Sequence[Item], tell: Callable[[Item], Mapping[str, Any]]
 ) -> Told:
-    """A page as the newer products have it: its URLs are whole, and lead to Twilio's own host."""
-    place = cut(items, asking)
-    shown = [tell(item) for item in items[place.start : place.start + place.size]]
+    """A page as the newer products have it: its URLs are whole, and name their host."""
+    place = cut(InOrder(items), asking)
+    shown = list(map(tell, place.shown))
 
     def url(query: str | None) -> str | None:
         return None if query is None else f"https://{product}.twilio.com{asking.path}?{query}"
