@@ -85,6 +85,8 @@ class Account(NamedTuple):
     """The tenants that are on other accounts."""
     shared: bool = False
     """True where others are on it than this tenant, so that its totals are not this tenant's."""
+    others: frozenset[str] = frozenset()
+    """Accounts that are in its totals and are compared by themselves."""
     opaque: Any = None
     """What whoever reads its lists knows it by."""
 
@@ -98,8 +100,9 @@ class Lists(Protocol):
     async def accounts(self, source: str, tenant_id: str | None) -> Sequence[Account]:
         """Those that have what belongs to a tenant, or for None all of them."""
 
-    async def collect(self, account: Account, first: dt.date, last: dt.date, asked_by: str) -> None:
-        """Book what is in its lists; returns when it is in the ledger."""
+    async def collect(self, account: Account, first: dt.date, last: dt.date, asked_by: str) -> bool:
+        """Book what is in its lists; returns when it is in the ledger: True if all was read, False where it has no lists,
+        or does not give them."""
 
     def records(self, account: Account, day: dt.date) -> AsyncIterator[Sequence[Record]]:
         """The objects of one day, page by page."""
@@ -177,6 +180,10 @@ class Reconciler:
         over = beyond(found, wanted.tolerance)
         return Report(found, over, currencies.pop() if len(currencies) == 1 else "")
 
+    async def accounts(self, source: str) -> Sequence[Account]:
+        """All of the accounts there are. Raises NotReconciled."""
+        return await self._lists.accounts(source, None)
+
     async def resolve_unknown(self, account: Account, first: dt.date, last: dt.date) -> int:
         """Book what calls of unknown outcome have made. Before what is in the lists is booked."""
         return await resolve(
@@ -190,7 +197,7 @@ class Reconciler:
     async def _account(self, account: Account, wanted: Wanted) -> tuple[list[Comparison], set[str]]:
         first, last, since = wanted.first_day, wanted.last_day, self._now()
         await self.resolve_unknown(account, first, last)
-        await self._lists.collect(account, first, last, wanted.asked_by)
+        listed = await self._lists.collect(account, first, last, wanted.asked_by)
         if account.shared:
             figures = await self._listed(account, first, last)
         else:
@@ -207,7 +214,7 @@ class Reconciler:
         found = []
         for figure in figures:
             subject = Subject(figure.day, tenant_id, figure.category)
-            told = Told(amounts=figure.amounts, settled=figure.settled and self._settled(figure.day), listed=True)
+            told = Told(amounts=figure.amounts, settled=figure.settled and self._settled(figure.day), listed=listed)
             key = (figure.day, figure.category)
             if key in fees:
                 found.append(compared(subject, told, fees[key]))

@@ -8,6 +8,7 @@ over all causes is the whole difference, in every quantity and in cost: nothing 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from fractions import Fraction
@@ -270,6 +271,17 @@ def beyond(comparisons: Iterable[Comparison], tolerance: Fraction) -> list[Beyon
                 for name, amount in difference.amounts.items():
                     left[one.subject.tenant_id, one.subject.category, name] += abs(amount)
     return [Beyond(*key, amount, told[key]) for key, amount in sorted(left.items()) if amount > tolerance * told[key]]
+
+
+_TOLERANCE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,6})?)%")
+
+
+def tolerance_of(text: str) -> Fraction:
+    """A part, written as a percentage: `0.5%`. Raises ValueError."""
+    found = _TOLERANCE.fullmatch(text)
+    if found is None or Fraction(found[1]) > 100:
+        raise ValueError("is not a percentage such as 0.5%")
+    return Fraction(found[1]) / 100
 
 
 def minutes_up_s(seconds: int) -> int:

@@ -137,6 +137,7 @@ class FakeLists:
             for sid in self.provider.of_day(day):
                 await self._booked(backfilled(self.provider.record(sid)))
             day += dt.timedelta(days=1)
+        return True
 
     async def records(self, account, day):
         sids = [sid for sid in self.provider.of_day(day) if sid not in self.provider.hidden]
@@ -454,7 +455,7 @@ async def test_a_tenant_on_a_shared_account_is_compared_with_its_own_objects(rec
 
 
 async def _nothing(*_):
-    return None
+    return True
 
 
 # ---------------------------------------------------------------------------------------------------------------------
