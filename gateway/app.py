@@ -35,7 +35,7 @@ from gateway.api.server import ControlRunner
 from gateway.books import books_of
 from gateway.call_ids import new_call_id
 from gateway.callers import Callers
-from gateway.collector import Collector, Credential, Owned
+from gateway.collector import Collector, Credential, Owned, Scope
 from gateway.collector import Source as Lists
 from gateway.cost_estimates import CostEstimates
 from gateway.counters import WRITE_S, Counters
@@ -48,9 +48,12 @@ from gateway.monitor import Monitor
 from gateway.objects import BOOKED_S, LedgerObjects
 from gateway.open_files import granted
 from gateway.poller import AsksAs, Poller, Source
+from gateway.provider_lists import ProviderLists
 from gateway.providers import PROVIDERS
 from gateway.providers.api import Provider
 from gateway.proxy import Proxy, Rules
+from gateway.reconciler import Reconciler
+from gateway.reconciliations import Reconciliations
 from gateway.recorder import Recorder
 from gateway.routing import Routes
 from gateway.settings import (
@@ -59,6 +62,7 @@ from gateway.settings import (
     OnDisconnect,
     ProviderSettings,
     ProxySettings,
+    Reconcile,
     Settings,
     Unlisted,
     restart_needed,
@@ -211,12 +215,13 @@ async def control_listener(settings: Settings) -> AsyncIterator[str]:
         office = await stack.enter_async_context(_office(settings))
         shipper = await _booked_what_is_left(office)
         collector = await stack.enter_async_context(_collecting(office, shipper, plans=False))
+        reconciler = await stack.enter_async_context(_reconciling(office, shipper, collector, plans=False))
 
         async def healthy() -> list[str]:
             return []
 
         listening = bound("127.0.0.1", 0)
-        await stack.enter_async_context(_control(office, shipper, collector, healthy, None, listening))
+        await stack.enter_async_context(_control(office, shipper, collector, reconciler, healthy, None, listening))
         yield f"http://{_address('127.0.0.1', listening)}"
 
 
@@ -323,6 +328,7 @@ async def _control(
     office: Office,
     shipper: Shipper,
     collector: Collector,
+    reconciler: Reconciliations,
     healthy: Health,
     monitor: Monitor | None,
     listening: socket.socket,
@@ -332,6 +338,7 @@ async def _control(
         database=office.database,
         shipper=shipper,
         collector=collector,
+        reconciler=reconciler,
         secrets=office.secrets,
         health=healthy,
         monitor=monitor,
@@ -599,6 +606,37 @@ def _credential_for_lists(
 
 
 @asynccontextmanager
+async def _reconciling(
+    office: Office, shipper: Shipper, collector: Collector, *, plans: bool = True
+) -> AsyncIterator[Reconciliations]:
+    """Holds the ledger against providers' own figures. Unless it `plans`, only when it is asked to."""
+
+    async def book(facts: Sequence[Fact]) -> None:
+        await shipper.book(facts, [])
+
+    lists = ProviderLists(office.database, collector)
+    figures = {provider.name: provider.figures for provider in PROVIDERS if provider.figures is not None}
+    secret = office.secrets.reference
+    reconciler = Reconciler(office.database, book, lists, figures, partial(reference, secret), now)
+
+    async def resolve(scope: Scope, first: dt.date, last: dt.date) -> None:
+        account = await lists.account_of(scope)
+        if account is not None:
+            await reconciler.resolve_unknown(account, first, last)
+
+    collector.before = resolve
+    settings = office.settings
+    nightly = settings.reconcile is Reconcile.NIGHTLY
+    runs = Reconciliations(office.database, reconciler, now, settings.reconcile_tolerance, nightly=nightly)
+    task = asyncio.create_task(runs.run(plans=plans))
+    try:
+        yield runs
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
+
+
+@asynccontextmanager
 async def _monitoring(
     office: Office, shipper: Shipper, poller: Poller, *, expects_workers: bool
 ) -> AsyncIterator[Monitor]:
@@ -732,16 +770,20 @@ async def running(settings: Settings, read: Read | None = None) -> AsyncIterator
         await stack.enter_async_context(_watching(office.snapshot))
         poller = await stack.enter_async_context(_polling(office, shipper))
         collector = await stack.enter_async_context(_collecting(office, shipper))
+        reconciler = await stack.enter_async_context(_reconciling(office, shipper, collector))
         monitor = await stack.enter_async_context(_monitoring(office, shipper, poller, expects_workers=True))
+        monitor.reconciled = reconciler.done
         health = _health(shipper, life)
-        await stack.enter_async_context(_control(office, shipper, collector, health, monitor, sockets["control"]))
+        await stack.enter_async_context(
+            _control(office, shipper, collector, reconciler, health, monitor, sockets["control"])
+        )
         front = _Front(office, spool, counters)
         await stack.enter_async_context(front.open(sockets["proxy"], life))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _told_to_stop, life)
         if read is not None:
-            await stack.enter_async_context(_reloading(office, front, poller, collector, read, sockets))
+            await stack.enter_async_context(_reloading(office, front, poller, collector, reconciler, read, sockets))
         _say_serving("serving", settings, sockets, workers=1)
         ports = {name: one.getsockname()[1] for name, one in sockets.items()}
         yield Gateway(office, ports["proxy"], ports["control"], life)
@@ -758,6 +800,7 @@ async def _reloading(
     front: _Front,
     poller: Poller,
     collector: Collector,
+    reconciler: Reconciliations,
     read: Read,
     sockets: Mapping[str, socket.socket],
 ) -> AsyncIterator[None]:
@@ -774,6 +817,8 @@ async def _reloading(
                 front.change(settings)
                 poller.sources = _sources(office, settings)
                 collector.sources, collector.schedules = _lists(office, settings), settings.collect
+                reconciler.tolerance = settings.reconcile_tolerance
+                reconciler.nightly = settings.reconcile is Reconcile.NIGHTLY
             except (ReloadRefused, StartRefused) as refused:
                 log.error("reload_refused", reasons=str(refused).splitlines())
             else:
@@ -800,9 +845,13 @@ async def _backoffice(settings: Settings, control: socket.socket, proxy: socket.
         shipper = await stack.enter_async_context(_shipping(office, life, APART))
         poller = await stack.enter_async_context(_polling(office, shipper))
         collector = await stack.enter_async_context(_collecting(office, shipper))
+        reconciler = await stack.enter_async_context(_reconciling(office, shipper, collector))
         expects_workers = proxy is not None
         monitor = await stack.enter_async_context(_monitoring(office, shipper, poller, expects_workers=expects_workers))
-        await stack.enter_async_context(_control(office, shipper, collector, _health(shipper, life), monitor, control))
+        monitor.reconciled = reconciler.done
+        await stack.enter_async_context(
+            _control(office, shipper, collector, reconciler, _health(shipper, life), monitor, control)
+        )
         settle()
         life.ready()
         await life.stopped.wait()

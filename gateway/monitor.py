@@ -20,6 +20,7 @@ from sqlalchemy import func, select
 from gateway import counters
 from gateway.counters import Counted
 from gateway.providers import PROVIDERS
+from gateway.reconciliations import Reconciled
 from gateway.shipper import Backlog, Shipped, Shipper
 from gateway.telemetry import log
 from metering import spool_reader
@@ -53,6 +54,8 @@ class Seen(NamedTuple):
     """Questions that providers were asked about what is pending, by what became of them."""
     in_ledger: InLedger | None
     """None where the ledger does not answer."""
+    reconciled: Reconciled | None = None
+    """None where nobody reconciles."""
 
 
 class InLedger(NamedTuple):
@@ -94,6 +97,8 @@ class Monitor:
         self._behind = False
         self._looking: asyncio.Future[OnDisk] | None = None
         self._asking: asyncio.Future[InLedger | None] | None = None
+        self.reconciled: Reconciled | None = None
+        """What reconciliations have found, where somebody reconciles."""
 
     async def seen(self) -> Seen:
         """Everything. Raises OSError where the data directory can not be read."""
@@ -101,7 +106,8 @@ class Monitor:
         shipped = self._shipper.shipped
         # A copy, since it is shown in a thread while more is shipped.
         shipped = replace(shipped, set_aside=shipped.set_aside.copy())
-        return Seen(on_disk, shipped, self._shipper.failing is not None, dict(self._polls), in_ledger)
+        reconciled = None if self.reconciled is None else self.reconciled.copied()
+        return Seen(on_disk, shipped, self._shipper.failing is not None, dict(self._polls), in_ledger, reconciled)
 
     async def on_disk(self) -> OnDisk:
         """What files say. Raises OSError."""

@@ -64,6 +64,15 @@ class ProviderLists:
             raise NotReconciled(f"Nobody has a credential with {source}: set the platform's, or a tenant's.")
         return found
 
+    async def account_of(self, scope: Scope) -> Account | None:
+        """The account whose lists these are; None where nobody is compared with it."""
+        if scope.tenant_id is not None:
+            return Account(scope.source, scope.tenant_id, opaque=scope)
+        if scope.only is not None:
+            return Account(scope.source, scope.only, shared=True, opaque=scope)
+        accounts = await self.accounts(scope.source, None)
+        return next((one for one in accounts if one.tenant_id is None), None)
+
     async def collect(self, account: Account, first: dt.date, last: dt.date, asked_by: str) -> bool:
         """Book what is in its lists; returns when it is in the ledger: True if all was read."""
         if not self._collector.sources[account.source].records:

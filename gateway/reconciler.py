@@ -186,13 +186,17 @@ class Reconciler:
 
     async def resolve_unknown(self, account: Account, first: dt.date, last: dt.date) -> int:
         """Book what calls of unknown outcome have made. Before what is in the lists is booked."""
-        return await resolve(
-            self._database,
-            self._book,
-            account.whose(first, last),
-            lambda day: self._lists.records(account, day),
-            self._reference,
-        )
+        try:
+            return await resolve(
+                self._database,
+                self._book,
+                account.whose(first, last),
+                lambda day: self._lists.records(account, day),
+                self._reference,
+            )
+        except NotReconciled:
+            # Whoever collects the same lists says why they can not be read.
+            return 0
 
     async def _account(self, account: Account, wanted: Wanted) -> tuple[list[Comparison], set[str]]:
         first, last, since = wanted.first_day, wanted.last_day, self._now()

@@ -62,6 +62,9 @@ class Reconciled(NamedTuple):
     differences: Counter[tuple[str, str]]
     """By cause and resolution."""
 
+    def copied(self) -> Reconciled:
+        return Reconciled(self.runs.copy(), self.differences.copy())
+
 
 class Reconciliations:
     """Runs what is asked for."""

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
+from metering.reconciliation import tolerance_of
+
 MASK: Final = "***"
 
 CHARACTERS_QUOTED_MAX: Final = 60
@@ -111,6 +113,15 @@ def seconds(value: object) -> float:
 def delay(value: object) -> float:
     """A time that something is put off by, which may be none."""
     return _seconds(value, f"give seconds, from 0 to {SECONDS_MAX}", zero=True)
+
+
+def share(value: object) -> str:
+    """A part of something, as a percentage."""
+    try:
+        tolerance_of(text(value))
+    except ValueError:
+        raise Wrong(f"{_quoted(value)} is no percentage from 0% to 100%", "give one, such as 0.5%") from None
+    return text(value)
 
 
 def _seconds(value: object, cure: str, *, zero: bool) -> float:

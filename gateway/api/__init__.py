@@ -23,6 +23,7 @@ from gateway.api import (
     keys,
     parts,
     plans,
+    reconciliations,
     spools,
     tenants,
     usage,
@@ -34,6 +35,7 @@ from gateway.api.requests import BODY_BYTES_MAX
 from gateway.collector import Collector
 from gateway.keys import Secrets
 from gateway.monitor import Monitor
+from gateway.reconciliations import Reconciliations
 from gateway.shipper import Shipper
 from metering.database import Database
 
@@ -78,6 +80,10 @@ ROUTES = (
     Route("GET", "/v1/collections", admins_read, collections.index),
     Route("GET", "/v1/collections/{collection_id}", admins_read, collections.show),
     Route("DELETE", "/v1/collections/{collection_id}", admins_change, collections.cancel),
+    Route("POST", "/v1/reconciliations", admins_change, reconciliations.create),
+    Route("GET", "/v1/reconciliations", tenants_read, reconciliations.index),
+    Route("GET", "/v1/reconciliations/{reconciliation_id}.csv", tenants_read, reconciliations.table),
+    Route("GET", "/v1/reconciliations/{reconciliation_id}", tenants_read, reconciliations.show),
     Route("GET", "/v1/quarantine", admins_read, spools.quarantined),
 )
 
@@ -100,6 +106,7 @@ def application(
     database: Database,
     shipper: Shipper,
     collector: Collector,
+    reconciler: Reconciliations,
     secrets: Secrets,
     health: parts.Health,
     monitor: Monitor | None,
@@ -112,6 +119,7 @@ def application(
     app[parts.DATABASE] = database
     app[parts.SHIPPER] = shipper
     app[parts.COLLECTOR] = collector
+    app[parts.RECONCILIATIONS] = reconciler
     app[parts.STOPPING] = stopping = asyncio.Event()
     app[parts.SECRETS] = secrets
     app[parts.HEALTH] = health

@@ -13,6 +13,7 @@ from gateway.accounts import Accounts
 from gateway.collector import Collector
 from gateway.keys import Secrets
 from gateway.monitor import Monitor
+from gateway.reconciliations import Reconciliations
 from gateway.shipper import Shipper
 from metering.database import Database
 
@@ -22,6 +23,7 @@ Health: TypeAlias = Callable[[], Awaitable[Sequence[str]]]
 ACCOUNTS = web.AppKey("accounts", Accounts)
 DATABASE = web.AppKey("database", Database)
 SHIPPER = web.AppKey("shipper", Shipper)
+RECONCILIATIONS = web.AppKey("reconciliations", Reconciliations)
 COLLECTOR = web.AppKey("collector", Collector)
 SECRETS = web.AppKey("secrets", Secrets)
 HEALTH: web.AppKey[Health] = web.AppKey("health")

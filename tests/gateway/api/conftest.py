@@ -20,8 +20,11 @@ from gateway.api.server import ControlRunner
 from gateway.collector import Collector
 from gateway.keys import Secrets
 from gateway.monitor import Monitor
+from gateway.reconciler import Account, NotReconciled, Reconciler
+from gateway.reconciliations import Reconciliations
 from gateway.shipper import Shipper
 from gateway.tables import admin_keys
+from metering.reconciliation import Figure
 
 VERSION = "1.2.3"
 
@@ -67,7 +70,7 @@ class Answer(NamedTuple):
 class Api:
     """Asks the control API, as the operator if nobody else is named."""
 
-    def __init__(self, *, session, runner, accounts, database, shipper, secrets, clock, directory, monitor) -> None:
+    def __init__(self, *, session, runner, accounts, database, shipper, secrets, clock, directory, monitor, reconciliations, lists) -> None:
         self._session = session
         self.runner = runner
         self.port = runner.addresses[0][1]
@@ -79,6 +82,9 @@ class Api:
         self.unready: list[str] = []
         """Why the gateway is not ready."""
         self.monitor = monitor
+        self.reconciliations = reconciliations
+        self.lists = lists
+        """What the provider says that the ledger is held against."""
         self.directory = directory
         """Where spool and counters are."""
 
@@ -130,6 +136,36 @@ async def no_integrations():
     return {}
 
 
+class FakeLists:
+    """A provider of which every account has the same figures, and no lists."""
+
+    def __init__(self) -> None:
+        self.said: list[Figure] = []
+        self.refuses: str | None = None
+        self.tenants: tuple[str | None, ...] = (None,)
+
+    def figures(self, _) -> list[Figure]:
+        return self.said
+
+    async def accounts(self, source, tenant_id):
+        if self.refuses is not None:
+            raise NotReconciled(self.refuses)
+        return [Account(source, one) for one in self.tenants if tenant_id in (None, one)]
+
+    async def collect(self, *_):
+        return False
+
+    async def records(self, *_):
+        for nothing in ():
+            yield nothing
+
+    async def totals(self, *_):
+        return []
+
+    async def nobodys(self, *_):
+        return []
+
+
 @pytest.fixture
 async def api(database, tmp_path, books):
     secrets, clock = Secrets.derived("a secret of these tests"), Clock()
@@ -143,12 +179,16 @@ async def api(database, tmp_path, books):
     shipper = Shipper(spool, database, books, clock)
     monitor = Monitor(shipper, {}, database, spool, counters, clock, BEHIND_S_MAX, expects_workers=False)
     collector = Collector(database, None, {}, no_integrations, str, clock, clock)
+    lists = FakeLists()
+    reconciler = Reconciler(database, book, lists, {"twilio": lists.figures}, str, clock)
+    reconciliations = Reconciliations(database, reconciler, clock, "0.5%", nightly=True)
     runner = ControlRunner(
         application(
             accounts=accounts,
             database=database,
             shipper=shipper,
             collector=collector,
+            reconciler=reconciliations,
             secrets=secrets,
             health=health,
             monitor=monitor,
@@ -169,6 +209,8 @@ async def api(database, tmp_path, books):
             clock=clock,
             directory=tmp_path,
             monitor=monitor,
+            reconciliations=reconciliations,
+            lists=lists,
         )
         yield asked
     await runner.cleanup()
