@@ -18,11 +18,13 @@ from tests.pricing.ledger_rows import put, used
 CALLERS = ("nobody", "wrong", "acme", "unscoped", "service", "viewer", "finance", "admin", "operator")
 
 ADMINS_CHANGE_201 = "401 401 403 403 403 403 403 201 201"
+ADMINS_CHANGE_202 = "401 401 403 403 403 403 403 202 202"
 ADMINS_CHANGE_204 = "401 401 403 403 403 403 403 204 204"
 ADMINS_CHANGE_404 = "401 401 403 403 403 403 403 404 404"
 ADMINS_CHANGE_409 = "401 401 403 403 403 403 403 409 409"
 ADMINS_CHANGE_200 = "401 401 403 403 403 403 403 200 200"
 ADMINS_READ = "401 401 403 403 403 200 200 200 200"
+ADMINS_READ_NONE = "401 401 403 403 403 404 404 404 404"
 ADMINS_READ_404 = "401 401 404 403 403 404 404 404 404"
 ALL_READ = "401 401 200 403 403 200 200 200 200"
 ALL_BUT_ACME_READ = "401 401 404 403 403 200 200 200 200"
@@ -146,6 +148,22 @@ MATRIX = {
     ("GET", "/v1/spools"): {"any": ADMINS_READ},
     ("POST", "/v1/spools/{spool_id}/replay"): {"any": ADMINS_CHANGE_200, "missing": ADMINS_CHANGE_404},
     ("GET", "/v1/quarantine"): {"any": ADMINS_READ},
+    ("POST", "/v1/reconciliations"): {"any": ADMINS_CHANGE_202},
+    ("GET", "/v1/reconciliations"): {"any": ALL_READ},
+    ("GET", "/v1/reconciliations/{reconciliation_id}"): {
+        "own": ALL_READ,
+        "foreign": ALL_BUT_ACME_READ,
+        "missing": ADMINS_READ_404,
+    },
+    ("GET", "/v1/reconciliations/{reconciliation_id}.csv"): {
+        "own": ALL_READ,
+        "foreign": ALL_BUT_ACME_READ,
+        "missing": ADMINS_READ_404,
+    },
+    ("POST", "/v1/collections"): {"any": ADMINS_CHANGE_202},
+    ("GET", "/v1/collections"): {"any": ADMINS_READ},
+    ("GET", "/v1/collections/{collection_id}"): {"any": ADMINS_READ, "missing": ADMINS_READ_NONE},
+    ("DELETE", "/v1/collections/{collection_id}"): {"any": ADMINS_CHANGE_204, "missing": ADMINS_CHANGE_404},
 }
 
 TENANTS = {"own": "acme", "itself": "acme", "foreign": "globex", "missing": "nobody", "crossed": "acme", "any": ""}
@@ -156,6 +174,8 @@ BODIES = {
     ("POST", "/v1/service-keys"): {"name": "app"},
     ("POST", "/v1/tenants/{tenant_id}/credentials"): {"provider": "openai", "api_key": "sk-own-1"},
     ("PATCH", "/v1/tenants/{tenant_id}/integrations"): {"sms_url": "https://app.example.com/sms"},
+    ("POST", "/v1/reconciliations"): {"source": "twilio", "from": "2026-11-01", "to": "2026-11-02"},
+    ("POST", "/v1/collections"): {"source": "twilio", "from": "2026-11-01", "to": "2026-11-02"},
     ("POST", "/v1/tenants/{tenant_id}/integrations/signing-secret"): {"grace_s": 60},
 }
 
@@ -206,12 +226,20 @@ async def request_for(api, method, path, target, key):
     spool_id = f"w0-{next(numbers)}"
     if "{spool_id}" in path and target != "missing":
         Worker(api.shipper.directory, spool_id).dies()
+    collection_id = f"{next(numbers):032x}"
+    if "{collection_id}" in path and target != "missing":
+        collection_id = await api.collection()
+    reconciliation_id = f"{next(numbers):032x}"
+    if "{reconciliation_id}" in path and target != "missing":
+        reconciliation_id = await api.reconciled(tenant_id)
     body = BODIES.get((method, path))
     if (method, path) == ("POST", "/v1/tenants"):
         body = {"tenant_id": f"new-{next(numbers)}" if target == "missing" else tenant_id}
     if path.startswith(("/v1/usage", "/v1/audit")) and target != "any":
         path += f"?tenant_id={tenant_id}"
-    return path.format(tenant_id=tenant_id, key_id=key_id, provider="openai", spool_id=spool_id), body
+    names = {"tenant_id": tenant_id, "key_id": key_id, "spool_id": spool_id, "collection_id": collection_id}
+    names["reconciliation_id"] = reconciliation_id
+    return path.format(provider="openai", **names), body
 
 
 @pytest.mark.parametrize(("method", "path"), MATRIX)
