@@ -16,8 +16,12 @@ through it:
 4. `truth` gets the record of the exchange, in one write, before the first byte of the answer.
 5. `wire` lays the answer out in bytes, faults included, and `server` writes them; `truth` is told how that ended. What
    begins with a 101 is a session instead (`openai_realtime`, `openai_turns`), which `sessions` holds over a WebSocket.
-6. `deliveries` sends what the provider makes by itself after that, such as status callbacks, to loopback and private
+6. `misdelivery` loses, doubles and delays where the request asks for it, and `deliveries` sends what the provider makes by itself after that, such as status callbacks, to loopback and private
    addresses only; `truth` is told of each.
+
+What tests ask of the simulator itself, they ask under `/_simulator` (`director`): messages and calls that come in with
+their webhooks, a whole history at once, and the bill of everybody. `--rate-limit N` refuses what a credential asks above
+so many calls in a second, with the provider's own 429 and a Retry-After.
 
 To add a provider: one module with a class like :class:`gateway.simulator.openai.OpenAI`, and its line in `PROVIDERS`.
 

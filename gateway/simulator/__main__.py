@@ -9,6 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
+from gateway.simulator.director import Director
 from gateway.simulator.server import PROVIDERS, Options, Simulator, listen
 from gateway.simulator.truth import TruthLog
 
@@ -30,6 +31,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--record-bodies", action="store_true", help="put the bodies of requests into the truth log")
     parser.add_argument("--key", action="append", default=[], help="accept this key, and not the default one")
     parser.add_argument("--real-links", action="store_true", help="let links in answers lead to the real hosts")
+    parser.add_argument("--rate-limit", type=int, help="refuse what a credential asks above so many calls per second")
     parser.add_argument("--until-stdin-closes", action="store_true", help="also stop when standard input ends")
     return parser.parse_args()
 
@@ -40,7 +42,12 @@ async def serve(options: argparse.Namespace, truth: TruthLog) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     settings = Options(
-        options.seed, options.latency_ms, options.record_bodies, tuple(options.key), real_links=options.real_links
+        options.seed,
+        options.latency_ms,
+        options.record_bodies,
+        tuple(options.key),
+        options.real_links,
+        options.rate_limit,
     )
     simulator = Simulator(truth, settings)
     runner, port = await listen(simulator, options.host, options.port)
@@ -52,6 +59,7 @@ async def serve(options: argparse.Namespace, truth: TruthLog) -> None:
         "host": options.host,
         "port": port,
         "base_urls": base_urls,
+        "control_url": f"http://{host}:{port}/{Director.mount}",
         "credentials": credentials,
     }
     sys.stdout.write(json.dumps(ready) + "\n")

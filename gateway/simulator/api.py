@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import ClassVar, NamedTuple, Protocol
 
 import msgspec
@@ -44,6 +44,15 @@ class Asked(NamedTuple):
     controls: Controls
 
 
+class Reply(NamedTuple):
+    """What an application answered to a delivery, or why there is no answer."""
+
+    status: int | None
+    body: bytes
+    """Its beginning."""
+    error: str | None
+
+
 class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     """A request that a provider makes by itself, some time after an answer: a status callback, an event webhook."""
 
@@ -58,6 +67,10 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     """What it tells of. Deliveries of one object leave in the order in which they were given, after their delays."""
     still_so: Callable[[], bool] = lambda: True
     """Asked when its time has come; where what it tells of was called off meanwhile, it is not sent."""
+    answered: Callable[[Reply], Sequence[Delivery]] | None = None
+    """What follows from the answer; None where the provider does not listen to it."""
+    fallback: bool = False
+    """Whether it goes where another delivery should have gone, and failed."""
 
 
 class Bill(NamedTuple):

@@ -1,4 +1,4 @@
-"""What providers send by themselves: status callbacks and event webhooks, each after its delay, none twice.
+"""What providers send by themselves: status callbacks and webhooks, each after its delay, and what follows from an answer.
 
 Only loopback and private addresses are called: what is simulated never leaves the machine or its network. A delivery
 elsewhere goes into the truth log as one that was not sent, and nobody else is told.
@@ -15,18 +15,22 @@ from ipaddress import IPv6Address, ip_address, ip_network
 from urllib.parse import urlsplit
 
 import aiohttp
+import msgspec
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
-from gateway.simulator.api import Delivery
+from gateway.simulator.api import Delivery, Reply
 from gateway.simulator.truth import Delivered, TruthLog, fingerprint
 
 CONCURRENT_MAX = 16
-WAITING_MAX = 10_000
-WAITING_BYTES_MAX = 64 << 20
+WAITING_MAX = 200_000
+WAITING_BYTES_MAX = 256 << 20
 """Beyond either bound a delivery is not sent, and the truth log says so."""
 DELIVERY_S_MAX = 15
 """How long an application may take to answer, as real providers have it."""
+ANSWER_BYTES_MAX = 64 << 10
+"""So much of an answer is read, where it is listened to."""
+ANSWER_CHARACTERS_MAX = 4096
 URL_CHARACTERS_MAX = 4096
 """So much of a URL the truth log holds."""
 
@@ -37,6 +41,7 @@ LOCAL_SUFFIXES = (".localhost", ".local", ".internal", ".test")
 """Names that end so, and those without a dot, are looked up; others are refused without asking any server."""
 
 ELSEWHERE = "not sent: only loopback and private addresses are called"
+LOST = "not sent: it was asked to be lost"
 TOO_MANY = "not sent: too much is waiting to be sent"
 STOPPED = "the simulator stopped before it was answered"
 
@@ -70,6 +75,11 @@ class Deliveries:
             self._last[key] = task
             task.add_done_callback(partial(self._forget, key, size))
 
+    def lose(self, n: int, lost: Sequence[Delivery]) -> None:
+        """Send none of these, and say so."""
+        for delivery in lost:
+            self._log(n, delivery, error=LOST)
+
     def _forget(self, key: str, size: int, task: asyncio.Task[None]) -> None:
         self._waiting.discard(task)
         self._waiting_bytes -= size
@@ -84,9 +94,9 @@ class Deliveries:
             if not delivery.still_so():
                 return
             at_ms = int(time.time() * 1000)
-            status, error = None, None
+            status, error, answer = None, None, b""
             try:
-                status = await self._send(delivery)
+                status, answer = await self._send(delivery)
             except asyncio.CancelledError:
                 error = STOPPED
                 raise
@@ -95,9 +105,12 @@ class Deliveries:
                 # Its text may hold the URL, and that a password.
                 error = ELSEWHERE if ELSEWHERE in str(failed) else type(failed).__name__
             finally:
-                self._log(n, delivery, at_ms=at_ms, status=status, error=error)
+                self._log(n, delivery, at_ms=at_ms, status=status, error=error, answer=answer)
+        if delivery.answered is not None:
+            self.take(n, delivery.answered(Reply(status, answer, error)))
 
-    async def _send(self, delivery: Delivery) -> int:
+    async def _send(self, delivery: Delivery) -> tuple[int, bytes]:
+        """The status, and the body where somebody listens to it."""
         url = URL(delivery.url, encoded=True)
         if not is_near(url.host or ""):
             raise ValueError(ELSEWHERE)
@@ -115,7 +128,8 @@ class Deliveries:
             headers=delivery.headers,
             allow_redirects=False,
         ) as answer:
-            return answer.status
+            listens = delivery.answered is not None
+            return answer.status, await beginning(answer.content) if listens else b""
 
     def _log(
         self,
@@ -125,6 +139,7 @@ class Deliveries:
         at_ms: int | None = None,
         status: int | None = None,
         error: str | None = None,
+        answer: bytes = b"",
     ) -> None:
         self._truth.write(
             Delivered(
@@ -137,6 +152,10 @@ class Deliveries:
                 body=delivery.body.decode("utf-8", "replace"),
                 status=status,
                 error=error,
+                answer=answer.decode("utf-8", "replace")[:ANSWER_CHARACTERS_MAX]
+                if delivery.answered
+                else msgspec.UNSET,
+                fallback=delivery.fallback or msgspec.UNSET,
             )
         )
 
@@ -148,6 +167,16 @@ class Deliveries:
         await asyncio.gather(*waiting, return_exceptions=True)
         if self._session is not None:
             await self._session.close()
+
+
+async def beginning(content: aiohttp.StreamReader) -> bytes:
+    """As much of a body as is listened to."""
+    read = bytearray()
+    async for piece in content.iter_any():
+        read += piece[: ANSWER_BYTES_MAX - len(read)]
+        if len(read) == ANSWER_BYTES_MAX:
+            break
+    return bytes(read)
 
 
 class NearResolver(AbstractResolver):

@@ -32,6 +32,8 @@ class RunningSimulator(NamedTuple):
     credentials: Mapping[str, Mapping[str, str]]
     """By provider, what a client must hold, by the names that the gateway's settings have for it."""
     pid: int
+    control_url: str
+    """Where tests ask the simulator itself, see :mod:`gateway.simulator.director`."""
 
 
 class Ready(msgspec.Struct, tag_field="event", tag="simulator_listening"):
@@ -39,6 +41,7 @@ class Ready(msgspec.Struct, tag_field="event", tag="simulator_listening"):
 
     base_urls: dict[str, str]
     credentials: dict[str, dict[str, str]]
+    control_url: str
 
 
 @asynccontextmanager
@@ -60,7 +63,7 @@ async def simulator(truth_log: Path, *arguments: str) -> AsyncIterator[RunningSi
     )
     try:
         said = await ready(process)
-        yield RunningSimulator(said.base_urls, said.credentials, process.pid)
+        yield RunningSimulator(said.base_urls, said.credentials, process.pid, said.control_url)
     finally:
         with suppress(ProcessLookupError):
             process.terminate()

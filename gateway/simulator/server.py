@@ -22,7 +22,10 @@ from gateway.simulator import codings, controls, wire
 from gateway.simulator.api import Answer, Asked, Bill, Provider, Session, Setup
 from gateway.simulator.controls import NEVER_ANSWERED, ControlError, Controls, Fault
 from gateway.simulator.deliveries import Deliveries
+from gateway.simulator.director import Director
+from gateway.simulator.misdelivery import misdelivered
 from gateway.simulator.openai import OpenAI
+from gateway.simulator.rates import Rates
 from gateway.simulator.sendgrid import SendGrid
 from gateway.simulator.sessions import WebSocket
 from gateway.simulator.truth import Billed, Closed, Opened, TruthLog, fingerprint
@@ -36,6 +39,8 @@ BODY_BYTES_KEPT_MAX = 32 << 20
 """Of a longer body the rest is only counted and hashed; endpoints that need all of it refuse it."""
 HEADER_BYTES_MAX = 64 << 10
 """So generous that the simulator is never the one to complain."""
+RETRY_AFTER_S = 1
+"""How long who calls too often is asked to wait."""
 SHUTDOWN_S = 0.25
 """How long an answer that has begun may go on after SIGTERM. Stalled ones never end by themselves."""
 
@@ -50,6 +55,8 @@ class Options(NamedTuple):
     record_bodies: bool = False
     keys: tuple[str, ...] = ()
     real_links: bool = False
+    rate_limit: int | None = None
+    """Calls per second and credential; None where there is no limit."""
 
 
 class Body(NamedTuple):
@@ -92,13 +99,19 @@ class Simulator:
     """All the providers, behind one handler."""
 
     def __init__(self, truth: TruthLog, options: Options) -> None:
-        ids = random.Random(options.seed)  # noqa: S311 - ids, not secrets
+        self._random = ids = random.Random(options.seed)  # noqa: S311 - ids, not secrets
         self._providers: dict[str, Provider] = {
             provider.name: provider(
                 Setup(frozenset(options.keys or (provider.default_key,)), ids, time.time, options.real_links)
             )
             for provider in PROVIDERS
         }
+        self._rates = Rates(options.rate_limit)
+        openai, sendgrid, twilio = (self._providers[provider.name] for provider in PROVIDERS)
+        assert isinstance(openai, OpenAI)
+        assert isinstance(sendgrid, SendGrid)
+        assert isinstance(twilio, Twilio)
+        self._providers[Director.name] = Director(openai, sendgrid, twilio, self._rates, time.time)
         self._truth = truth
         self._deliveries = Deliveries(truth)
         self._latency_ms = options.latency_ms
@@ -124,11 +137,14 @@ class Simulator:
             body=body,
         )
         provider, path, query = self._provider_of(received.target)
-        wanted, answer = respond(provider, path, query, received)
+        refusal = self._limited(provider, received)
+        wanted, answer = (controls.NOTHING, refusal) if refusal else respond(provider, path, query, received)
         n = next(self._numbers)
         self._truth.write(self._opened(n, received, provider, answer, wanted.fault))
         # Whatever becomes of the answer: what was asked for has happened.
-        self._deliveries.take(n, answer.later)
+        posted = misdelivered(answer.later, wanted.callbacks, self._random)
+        self._deliveries.lose(n, posted.lost)
+        self._deliveries.take(n, posted.sent)
         if answer.session is not None and wanted.fault not in NEVER_ANSWERED:
             await self._converse(n, request, transport, answer, answer.session, wanted)
             return Written(good_for_another=False)
@@ -147,6 +163,16 @@ class Simulator:
                 Closed(run=self._truth.run, n=n, completed=completed, bytes_sent=connection.body_bytes_sent)
             )
         return Written(good_for_another=connection.good_for_another)
+
+    def _limited(self, provider: Provider | None, received: Received) -> Answer | None:
+        """The refusal of a call that is one too many within a second."""
+        credential = provider.credential(CIMultiDict(received.headers)) if provider else None
+        if provider is None or credential is None:
+            return None
+        if self._rates.admits(f"{provider.name} {fingerprint(credential)}", time.monotonic()):
+            return None
+        refusal = provider.refusal(429, "Too Many Requests")
+        return msgspec.structs.replace(refusal, headers=(*refusal.headers, ("Retry-After", str(RETRY_AFTER_S))))
 
     async def _converse(
         self,

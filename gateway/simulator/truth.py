@@ -129,6 +129,10 @@ class Delivered(msgspec.Struct, frozen=True, kw_only=True, tag_field="record", t
     """What the application answered; None where it did not, or where nothing was sent."""
     error: str | None
     """Why there is no status. It begins with `not sent` where nobody was called."""
+    answer: str | msgspec.UnsetType = msgspec.UNSET
+    """Only where the provider does what the answer says: its beginning, as text."""
+    fallback: bool | msgspec.UnsetType = msgspec.UNSET
+    """True where it went to a fallback URL because another delivery had failed."""
 
 
 class Exchange(msgspec.Struct, frozen=True, kw_only=True):

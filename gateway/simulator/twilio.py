@@ -14,8 +14,9 @@ import base64
 import binascii
 import re
 from collections.abc import Callable, Mapping
+from datetime import date
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 from urllib.parse import unquote
 
 import msgspec
@@ -23,10 +24,13 @@ import msgspec
 from gateway.simulator.api import Answer, Asked, Setup
 from gateway.simulator.twilio_accounts import Accounts
 from gateway.simulator.twilio_asked import CODES, NOT_FOUND, ApiError, Asking, NotFound, read_form, read_pairs
+from gateway.simulator.twilio_bulk import History
 from gateway.simulator.twilio_calls import Calls
+from gateway.simulator.twilio_inbound import Inbound
 from gateway.simulator.twilio_messages import Messages
 from gateway.simulator.twilio_objects import Ids
 from gateway.simulator.twilio_products import Lookups, Services, Verify
+from gateway.simulator.twilio_recordings import Recordings
 from gateway.simulator.twilio_threads import Conversations, Studio
 from gateway.simulator.twilio_told import API_VERSION, Told, failure, written
 from gateway.simulator.twilio_usage import Usage
@@ -75,12 +79,16 @@ class Twilio:
         self._accounts = Accounts(setup.keys, ids, setup.now)
         self._usage = usage = Usage(self._accounts, setup.now)
         services = Services(ids)
-        self._messages = Messages(self._accounts, usage, services.owned, ids)
+        self._messages = Messages(self._accounts, usage, services.owned, ids, setup.now)
         self._calls = Calls(self._accounts, usage, ids)
+        recordings = Recordings(usage, ids)
+        self.inbound = Inbound(self._accounts, self._messages, self._calls, recordings, ids, setup.now)
+        self.history = History(self._accounts, self._messages, self._calls, ids)
         parts = (
             (API, f"/{API_VERSION}", self._accounts),
             (API, f"/{API_VERSION}", self._messages),
             (API, f"/{API_VERSION}", self._calls),
+            (API, f"/{API_VERSION}", recordings),
             (API, f"/{API_VERSION}", usage),
             ("messaging", "", services),
             ("verify", "", Verify(usage, ids)),
@@ -93,6 +101,10 @@ class Twilio:
             for product, before, part in parts
             for method, path, endpoint in part.ROUTES
         )
+
+    def bill(self, first: date, last: date) -> list[dict[str, Any]]:
+        """What everybody used on these days, both included."""
+        return self._usage.bill(first, last)
 
     def credential(self, headers: Mapping[str, str]) -> str | None:
         scheme, _, coded = headers.get("Authorization", "").partition(" ")

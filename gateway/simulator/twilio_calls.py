@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from functools import partial
@@ -81,6 +82,8 @@ class Call(NamedTuple):
     """How long after the end it is told what it cost."""
     direction: str = "outbound-api"
     parent_sid: str | None = None
+    line: str | None = None
+    """The account's number whose traffic this is, where it is neither who calls nor who is called."""
 
     @property
     def at(self) -> float:
@@ -91,7 +94,7 @@ class Call(NamedTuple):
     @property
     def own_number(self) -> str:
         """The account's: who calls, or inbound who is called."""
-        return self.to if self.direction == "inbound" else self.sender
+        return self.line or (self.to if self.direction == "inbound" else self.sender)
 
     @property
     def minutes(self) -> int:
@@ -304,7 +307,7 @@ def shown_status(stages: Life) -> str:
 
 
 def call_fields_at(call: Call, now: float) -> dict[str, Any]:
-    return call_fields(call, lived(call.life, now), priced=is_over(call.life, now - call.price_s))
+    return call_fields(call, lived(call.life, now), priced=call.life[-1].at + call.price_s <= now)
 
 
 def call_fields(call: Call, stages: Life, *, priced: bool) -> dict[str, Any]:
@@ -345,14 +348,15 @@ def call_fields(call: Call, stages: Life, *, priced: bool) -> dict[str, Any]:
 
 
 def truth_of(call: Call, stages: Life) -> dict[str, Any]:
-    """What a call is, for the truth log: what the answer says of it, and under `final` what will be so in the end."""
+    """What a call is, for the truth log: what the answer says of it, and under `final` what will be so in the end, where
+    that does not depend on its application."""
     names = ("status", "duration", "price", "price_unit")
-    said, final = call_fields(call, stages, priced=False), call_fields(call, call.life, priced=True)
-    return {
-        "kind": "call",
-        **{name: said[name] for name in ("to", "from", *names)},
-        "final": {**{name: final[name] for name in names}, "minutes": call.minutes},
-    }
+    said = call_fields(call, stages, priced=False)
+    told = {"kind": "call", **{name: said[name] for name in ("to", "from", *names)}}
+    if call.life[-1].at == math.inf:
+        return told
+    final = call_fields(call, call.life, priced=True)
+    return {**told, "final": {**{name: final[name] for name in names}, "minutes": call.minutes}}
 
 
 def callback_parameters(call: Call, stage: Stage, number: int) -> list[tuple[str, str]]:

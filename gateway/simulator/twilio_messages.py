@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
@@ -15,6 +15,7 @@ from gateway.simulator.twilio_asked import (
     BAD_REQUEST,
     INCOMPLETE,
     SERVICE_SID,
+    Account,
     ApiError,
     Asking,
     Form,
@@ -33,7 +34,9 @@ from gateway.simulator.twilio_objects import Ids, Owned, Thing
 from gateway.simulator.twilio_segments import segments
 from gateway.simulator.twilio_timeline import Selection, Timeline
 from gateway.simulator.twilio_told import API_VERSION, Told, gone, rfc_2822, uri_of, uri_page
+from gateway.simulator.twilio_twiml import Verb
 from gateway.simulator.twilio_usage import Amount, Line, Usage
+from gateway.simulator.twilio_webhooks import Target, elsewhere
 
 BODY_CHARACTERS_MAX = 1600
 MEDIA_MAX = 10
@@ -107,7 +110,10 @@ class Message(NamedTuple):
 class Messages:
     """The Messages resource, and the media below it."""
 
-    def __init__(self, accounts: Accounts, usage: Usage, services: Owned[Thing], ids: Ids) -> None:
+    def __init__(
+        self, accounts: Accounts, usage: Usage, services: Owned[Thing], ids: Ids, now: Callable[[], float]
+    ) -> None:
+        self._now = now
         self._accounts = accounts
         self._usage = usage
         self._services = services
@@ -212,6 +218,86 @@ class Messages:
         line = Line(message.account_sid, message.own_number, message.service_sid or "")
         for category, amount in costs(message):
             self._usage.tally(line, category, message.at, amount.times(sign))
+
+    # What comes in, and what is answered to it.
+
+    def received(
+        self,
+        account: Account,
+        to: Party,
+        source: str,
+        body: str,
+        *,
+        media: int,
+        segments_given: int | None,
+        at: float,
+        price_s: float,
+        service_sid: str | None,
+    ) -> Message:
+        """Take in a message. Raises ApiError."""
+        kind = to.channel or ("mms" if media else "sms")
+        count = (segments(body) if kind == "sms" else 1) if segments_given is None else segments_given
+        if media > MEDIA_MAX or count < 1:
+            raise ApiError(BAD_REQUEST, f"a message has a segment at least, and at most {MEDIA_MAX} media")
+        message = Message(
+            sid=self._ids.sid("MM" if media else "SM"),
+            account_sid=account.sid,
+            kind=kind,
+            to=to.address,
+            sender=source,
+            service_sid=service_sid,
+            body=body,
+            media=tuple(self._ids.sid("ME") for _ in range(media)),
+            num_media=media,
+            segments=count,
+            created=at,
+            life=(Stage(at, "received"),),
+            price=price_of(kind, count, "inbound"),
+            price_s=price_s,
+            callback=None,
+            direction="inbound",
+        )
+        self.keep(message)
+        return message
+
+    def inbound_target(self, account: Account, service_sid: str | None) -> Target | None:
+        """Whom a messaging service tells of what comes in, where it does so itself."""
+        service = self._services.anybodys(service_sid) if service_sid else None
+        if service is None or not service.fields["inbound_request_url"]:
+            return None
+        method = "GET" if service.fields["inbound_method"] == "GET" else "POST"
+        main = Callback(service.fields["inbound_request_url"], method, account.auth_token)
+        url = service.fields["fallback_url"]
+        return Target(main, Callback(url, "POST", account.auth_token) if url else None)
+
+    def replied(self, account: Account, inbound: Message, verb: Verb, here: Callback) -> Sequence[Delivery]:
+        """Send what TwiML says to whoever wrote."""
+        parts = verb.of("Body")
+        body = parts[0].text if parts else verb.text
+        media = verb.of("Media")
+        kind = inbound.kind if inbound.kind not in ("sms", "mms") else "mms" if media else "sms"
+        count, now = segments(body) if kind == "sms" else 1, self._now()
+        url = verb.attributes.get("statusCallback") or verb.attributes.get("action")
+        message = Message(
+            sid=self._ids.sid("MM" if media else "SM"),
+            account_sid=account.sid,
+            kind=kind,
+            to=verb.attributes.get("to") or inbound.sender,
+            sender=verb.attributes.get("from") or inbound.to,
+            service_sid=None,
+            body=body,
+            media=tuple(self._ids.sid("ME") for _ in media),
+            num_media=len(media),
+            segments=count,
+            created=now,
+            life=life(now, ("queued", *ENDS[Outcome.DELIVERED]), None),
+            price=price_of(kind, count),
+            price_s=inbound.price_s,
+            callback=elsewhere(here, url, verb.attributes.get("method")) if url else None,
+            direction="outbound-reply",
+        )
+        self.keep(message)
+        return self._told_later(message, message.life[1:], now)
 
     def listing(self, asking: Asking) -> Told:
         to, source = asking.query.one("To"), asking.query.one("From")
@@ -364,7 +450,7 @@ def date_sent(stages: Life) -> float | None:
 
 def message_fields_at(message: Message, now: float) -> dict[str, Any]:
     stages = lived(message.life, now)
-    return message_fields(message, stages, priced=is_over(message.life, now - message.price_s))
+    return message_fields(message, stages, priced=message.life[-1].at + message.price_s <= now)
 
 
 def message_fields(message: Message, stages: Life, *, priced: bool) -> dict[str, Any]:

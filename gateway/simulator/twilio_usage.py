@@ -133,6 +133,26 @@ class Usage:
                     Tally(line, "phonenumbers", day, Amount(1, 1, RENTAL)) for day in rents(number, self._now())
                 )
 
+    def bill(self, first: date, last: date) -> list[dict[str, Any]]:
+        """What everybody used on these days, both included: a line of it for each of its own."""
+        owners = self._accounts.all_sids()
+        return [
+            {
+                "account_sid": tally.line.account_sid,
+                "owner_account_sid": owners.get(tally.line.account_sid),
+                "number": tally.line.number,
+                "service_sid": tally.line.service_sid,
+                "day": tally.day.isoformat(),
+                "category": tally.category,
+                "count": tally.amount.counted,
+                "usage": tally.amount.usage,
+                "seconds": tally.amount.seconds,
+                "cost": f"{tally.amount.price:f}",
+            }
+            for tally in sorted(self.tallies(), key=lambda tally: (tally.day, tally.line, tally.category))
+            if first <= tally.day <= last and tally.amount.counted
+        ]
+
     def records(self, asking: Asking, period: str = "AllTime") -> Told:
         today = day_at(asking.now)
         first, last = (day_of(asking, name) for name in ("StartDate", "EndDate"))

@@ -26,6 +26,8 @@ class Receiver:
 
     def __init__(self) -> None:
         self.status = 204
+        self.answers: dict[str, list[str | int]] = {}
+        """By path, what to answer: TwiML or a status, one after the other, the last one again and again."""
         self.arrived: list[Arrived] = []
         self.base_url = ""
         self._more = asyncio.Condition()
@@ -35,6 +37,12 @@ class Receiver:
         self.arrived.append(Arrived(request.method, url, request.headers, await request.read()))
         async with self._more:
             self._more.notify_all()
+        answers = self.answers.get(request.path)
+        if answers:
+            answer = answers.pop(0) if len(answers) > 1 else answers[0]
+            if isinstance(answer, int):
+                return web.Response(status=answer)
+            return web.Response(text=answer, content_type="text/xml")
         return web.Response(status=self.status, headers={"Location": f"{self.base_url}/elsewhere"})
 
     async def until(self, count: int) -> list[Arrived]:

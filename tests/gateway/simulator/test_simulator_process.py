@@ -53,6 +53,7 @@ async def test_it_says_in_one_line_where_it_listens(tmp_path: Path) -> None:
         "host": "127.0.0.1",
         "port": port,
         "base_urls": {provider.name: f"http://127.0.0.1:{port}/{provider.mount}" for provider in PROVIDERS},
+        "control_url": f"http://127.0.0.1:{port}/_simulator",
         "credentials": {provider.name: dict(provider.default_credential) for provider in PROVIDERS},
     }
     assert ready["base_urls"]["openai"] == f"http://127.0.0.1:{port}/openai"
