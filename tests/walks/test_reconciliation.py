@@ -16,6 +16,8 @@ from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
+import psutil
+
 from tests.walks.harness import ON_BOTH, PATIENCE_S, REPOSITORY, Installation, basic, eventually
 
 pytestmark = ON_BOTH
