@@ -39,6 +39,7 @@ from metering.reconciliation import (
     added,
     beyond,
     compared,
+    minutes_up_s,
 )
 from metering.usage import (
     DAY_MS,
@@ -228,6 +229,8 @@ class Reconciler:
             if figure.costs_here and one.differences:
                 one = await self._with_cost(account.source, figure, subject, told, holds)
             found.append(one)
+        if listed and not account.shared:
+            found = await self._looked_through(account, figures, found, ledger, nobodys)
         return found, {figure.currency for figure in figures if figure.currency}
 
     async def _listed(self, account: Account, first: dt.date, last: dt.date) -> list[Figure]:
@@ -242,6 +245,85 @@ class Reconciler:
                     if record.external_id in there:
                         found.add(there[record.external_id], record)
         return list(found.figures())
+
+    async def _looked_through(
+        self,
+        account: Account,
+        figures: Sequence[Figure],
+        found: Sequence[Comparison],
+        ledger: _Ledger,
+        nobodys: Sequence[Part],
+    ) -> list[Comparison]:
+        """Where nothing else explains a day, look which of its objects the provider lists on another day, or not at all."""
+        days = {
+            one.subject.day
+            for one in found
+            if any(difference.cause is Cause.UNEXPLAINED for difference in one.differences)
+        }
+        apart = {day: await self._apart(account, dt.date.fromisoformat(day)) for day in sorted(days)}
+        again = []
+        for figure, one in zip(figures, found, strict=True):
+            looked = apart.get(figure.day)
+            if looked is not None and figure.event_types and not figure.costs_here:
+                holds = ledger.held(figure, nobodys)
+                holds = msgspec.structs.replace(
+                    holds,
+                    missing=added(_of_object(figure, parts) for parts in looked.missing),
+                    elsewhere=added(
+                        [
+                            *(_of_object(figure, parts) for parts in looked.there),
+                            *(_less(_of_object(figure, parts)) for parts in looked.gone),
+                        ]
+                    ),
+                )
+                told = Told(amounts=figure.amounts, settled=figure.settled and self._settled(figure.day), listed=True)
+                again.append(compared(one.subject, told, holds))
+            else:
+                again.append(one)
+        return again
+
+    async def _apart(self, account: Account, day: dt.date) -> _Apart | None:
+        """The objects of a day that provider and ledger do not both have on it; None where there are too many to look."""
+        listed = await self._ids(account, day)
+        absent: dict[str, list[Part]] = {}
+        seen: set[str] = set()
+        after: held.OfObject | None = None
+        while True:
+            async with self._database.reading() as connection:
+                rows = await held.of_objects(connection, account.whose(day, day), PAGE_ROWS, after)
+            for row in rows:
+                if row.external_id in listed:
+                    seen.add(row.external_id)
+                else:
+                    absent.setdefault(row.external_id, []).append(row.part)
+            if len(rows) < PAGE_ROWS:
+                break
+            after = rows[-1]
+        if max(len(listed), len(absent)) > IDS_MAX:
+            return None
+        one_day = dt.timedelta(days=1)
+        near: set[str] = set()
+        if absent:
+            near = await self._ids(account, day - one_day) | await self._ids(account, day + one_day)
+        there: dict[str, list[Part]] = {}
+        async with self._database.reading() as connection:
+            whose = account.whose(day - one_day, day + one_day)
+            for row in await held.of_these(connection, whose, listed - seen):
+                there.setdefault(row.external_id, []).append(row.part._replace(day=day.isoformat()))
+        return _Apart(
+            [parts for name, parts in absent.items() if name not in near],
+            [parts for name, parts in absent.items() if name in near],
+            list(there.values()),
+        )
+
+    async def _ids(self, account: Account, day: dt.date) -> set[str]:
+        """The names of what is listed on a day; a hundred bytes each."""
+        found: set[str] = set()
+        async for page in self._lists.records(account, day):
+            found.update(record.external_id for record in page)
+            if len(found) > IDS_MAX:
+                break
+        return found
 
     def _settled(self, day: str) -> bool:
         end = dt.datetime.fromisoformat(day).replace(tzinfo=dt.UTC) + dt.timedelta(days=1)
@@ -328,6 +410,29 @@ class _Listed:
                 direction=EVENT_TYPES.get(key[1], OTHER).direction,
                 settled=key not in self._moving,
             )
+
+
+class _Apart(NamedTuple):
+    """Objects that provider and ledger do not both have on a day, each with what the ledger holds of it."""
+
+    missing: Sequence[Sequence[Part]]
+    """In the ledger, and not listed."""
+    gone: Sequence[Sequence[Part]]
+    """In the ledger on this day, and listed on another."""
+    there: Sequence[Sequence[Part]]
+    """Listed on this day, and in the ledger on another."""
+
+
+def _of_object(figure: Figure, parts: Sequence[Part]) -> dict[str, int]:
+    """What the ledger holds of one object, as a figure counts it."""
+    amounts = added(_in_its_terms(figure, one) for one in parts if _about(figure, one))
+    if figure.minutes and "seconds" in amounts:
+        amounts["seconds"] = minutes_up_s(amounts["seconds"])
+    return amounts
+
+
+def _less(amounts: Amounts) -> dict[str, int]:
+    return {name: -amount for name, amount in amounts.items()}
 
 
 class _Ledger(NamedTuple):

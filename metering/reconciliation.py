@@ -41,7 +41,8 @@ class Cause(StrEnum):
     STATUS_CHANGED = "status_changed"
     """It became something else in the end than was said at first."""
     LATE = "late"
-    """It is told later: the provider's figures still move, or events are pending."""
+    """It is told later, or on another day: the provider's figures still move, events are pending, or a call was made before
+    midnight and what it made is dated after it."""
     PRICED_DIFFERENTLY = "priced_differently"
     """As much was used, and it cost something else."""
     MISSING_AT_PROVIDER = "missing_at_provider"
@@ -147,6 +148,8 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
     """What rounding each leg up to the minute would add to its seconds."""
     missing: Amounts = {}
     """What of it the provider does not list."""
+    elsewhere: Amounts = {}
+    """What the provider counts on this day and the ledger on another, less what it is the other way round."""
     not_attributed: Amounts = {}
     """What the provider lists and is nobody's."""
 
@@ -193,8 +196,10 @@ def compared(subject: Subject, told: Told, held: Held) -> Comparison:
         (Cause.NOT_ATTRIBUTED, rest.take(held.not_attributed)),
         (Cause.MISSING_AT_PROVIDER, rest.take({name: -amount for name, amount in held.missing.items()})),
     ]
+    late = rest.take(held.elsewhere)
     if not told.settled or (held.pending and rest.within(held.pending)):
-        explained.append((Cause.LATE, rest.take(rest.amounts)))
+        late = _without_zeros(added([late, rest.take(rest.amounts)]))
+    explained.append((Cause.LATE, late))
     if held.unknown and rest.within(held.unknown):
         # Whatever became of them, it is not less than nothing.
         explained.append((Cause.UNKNOWN_OUTCOME, rest.take(rest.above_zero)))

@@ -11,7 +11,20 @@ import datetime as dt
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, FromClause, and_, cast, func, literal, literal_column, not_, or_, select, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    Select,
+    and_,
+    cast,
+    func,
+    literal,
+    literal_column,
+    not_,
+    or_,
+    select,
+    tuple_,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metering.columns import BigInt, Moment, Text, from_json
@@ -263,16 +276,39 @@ class OfObject(NamedTuple):
     part: Part
 
 
+async def of_these(connection: AsyncConnection, whose: Whose, external_ids: Collection[str]) -> list[OfObject]:
+    """Events of some objects."""
+    at = usage_events.c
+    found: list[OfObject] = []
+    ids = sorted(external_ids)
+    for start in range(0, len(ids), IDS_MAX):
+        statement = _objects().where(*whose.of_events(usage_events), at.external_id.in_(ids[start : start + IDS_MAX]))
+        found += [_of_object(row) for row in (await connection.execute(statement)).all()]
+    return found
+
+
 async def of_objects(
     connection: AsyncConnection, whose: Whose, rows_max: int, after: OfObject | None = None
 ) -> list[OfObject]:
     """Events of objects, in the order of time; `after` is where the page before ended."""
+    at = usage_events.c
+    order = (at.occurred_at, at.event_id, at.tenant_id)
+    statement = _objects().where(*whose.of_events(usage_events)).order_by(*order).limit(rows_max)
+    if after is not None:
+        last = literal(after.occurred_at, Moment), literal(after.event_id, Text), literal(after.tenant_id, Text)
+        statement = statement.where(tuple_(*order) > tuple_(*last))
+    return [_of_object(row) for row in (await connection.execute(statement)).all()]
+
+
+def _objects() -> Select[Any]:
+    """Events that are about an object, with their costs."""
     at, charge = usage_events.c, charges.c
     of_charge = and_(charge.tenant_id == at.tenant_id, charge.event_day == at.event_day, charge.event_id == at.event_id)
-    order = (at.occurred_at, at.event_id, at.tenant_id)
-    statement = (
+    return (
         select(
-            *order,
+            at.occurred_at,
+            at.event_id,
+            at.tenant_id,
             at.external_id,
             at.event_day,
             at.event_type,
@@ -284,14 +320,8 @@ async def of_objects(
             charge.cost_nano,
         )
         .select_from(usage_events.outerjoin(charges, of_charge))
-        .where(*whose.of_events(usage_events), at.external_id.is_not(None), at.metered, at.kind != Kind.COST)
-        .order_by(*order)
-        .limit(rows_max)
+        .where(at.external_id.is_not(None), at.metered, at.kind != Kind.COST)
     )
-    if after is not None:
-        last = literal(after.occurred_at, Moment), literal(after.event_id, Text), literal(after.tenant_id, Text)
-        statement = statement.where(tuple_(*order) > tuple_(*last))
-    return [_of_object(row) for row in (await connection.execute(statement)).all()]
 
 
 def _of_object(row: Any) -> OfObject:

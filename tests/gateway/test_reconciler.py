@@ -434,6 +434,38 @@ async def test_an_outcome_that_is_recorded_after_all_is_not_counted_twice(databa
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Objects that are not on the day, or not at all
+
+
+async def test_what_was_sent_before_midnight_and_is_dated_after_it_is_late_on_both_days(reconcile, provider, booked):
+    midnight_ms = NOON_MS + 12 * 3_600_000
+    message, leg = provider.sends(1, segments=2, at_ms=midnight_ms + 100), provider.calls(2, 61, at_ms=midnight_ms + 50)
+    for number, sid in enumerate((message, leg)):
+        await booked([sent(provider, sid, number)])
+
+    report = await reconcile(last=DAY + dt.timedelta(days=1))
+
+    late = [one for _, resolution, one in causes(report) if resolution is EXPLAINED]
+    assert {"messages": 1, "segments": 2, "cost_nano": 15_800_000} in late
+    assert {"messages": -1, "segments": -2, "cost_nano": -15_800_000} in late
+    assert Cause.UNEXPLAINED not in {cause for cause, _, _ in causes(report)}
+    assert report.matched
+
+
+async def test_what_the_ledger_has_and_the_provider_does_not_list_is_open(reconcile, provider, booked):
+    sid = provider.sends(1, segments=2)
+    await booked(backfilled(provider.record(sid)))
+    del provider.objects[sid]
+
+    report = await reconcile()
+
+    assert (Cause.MISSING_AT_PROVIDER, OPEN, {"messages": -1, "segments": -2, "cost_nano": -15_800_000}) in causes(
+        report
+    )
+    assert not report.matched
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # One tenant on a shared account
 
 

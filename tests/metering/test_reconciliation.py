@@ -103,6 +103,15 @@ def test_what_the_provider_does_not_list_is_open():
     ]
 
 
+def test_what_the_provider_dates_to_another_day_is_late_on_both():
+    assert differences({"messages": 1}, {"messages": 2}, elsewhere={"messages": -1}) == [
+        (Cause.LATE, EXPLAINED, {"messages": -1})
+    ]
+    assert differences({"messages": 2}, {"messages": 1}, elsewhere={"messages": 1}) == [
+        (Cause.LATE, EXPLAINED, {"messages": 1})
+    ]
+
+
 def test_what_is_nobodys_is_explained():
     assert differences({"messages": 12}, {"messages": 10}, not_attributed={"messages": 2}) == [
         (Cause.NOT_ATTRIBUTED, EXPLAINED, {"messages": 2})
@@ -135,6 +144,7 @@ HELD = st.builds(
     unknown=st.integers(0, 5),
     rounded_up_s=st.integers(0, 50),
     missing=MEASURED,
+    elsewhere=MEASURED,
     not_attributed=MEASURED,
 )
 TOLD = st.builds(Told, amounts=MEASURED, settled=st.booleans(), listed=st.booleans())
