@@ -419,6 +419,30 @@ async def test_of_two_that_it_can_have_made_neither_is_its(database, reconcile, 
     assert (await total(database))["segments"] == 5
 
 
+async def test_what_another_call_has_made_is_not_looked_at(database, reconcile, provider, booked):
+    known, lost_one = provider.sends(1, at_ms=NOON_MS + 400), provider.sends(2, segments=3, at_ms=NOON_MS + 700)
+    await booked([sent(provider, known, 5), lost(1)])
+
+    await reconcile()
+
+    async with database.reading() as connection:
+        at = usage_events.c
+        found = await connection.execute(select(at.external_id).where(at.corrects == call_id(1)).distinct())
+        assert found.scalars().all() == [lost_one]
+        assert (await connection.execute(select(quarantine))).all() == []
+
+
+async def test_a_call_that_never_reached_the_provider_stays_unknown(database, reconcile, provider, booked):
+    await booked([sent(provider, provider.sends(1, at_ms=NOON_MS + 400), 5), lost(1)])
+
+    await reconcile()
+
+    assert (await total(database))["messages"] == 1
+    assert (await total(database, category="campaign"))["messages"] == 0
+    async with database.reading() as connection:
+        assert (await connection.execute(select(quarantine))).all() == []
+
+
 async def test_an_outcome_that_is_recorded_after_all_is_not_counted_twice(database, reconcile, provider, booked):
     sid = provider.sends(1, segments=2, at_ms=NOON_MS + 700)
     await booked([lost(1)])
