@@ -819,6 +819,10 @@ class Change:
         """Note that somebody has a provider's lists read."""
         await self._note("collection.create", tenant_id, collection_id, detail)
 
+    async def import_records(self, tenant_id: str, detail: Mapping[str, object]) -> None:
+        """Note that somebody has booked what happened elsewhere."""
+        await self._note("import", tenant_id, tenant_id, detail)
+
     async def cancel_collection(self, collection_id: str) -> None:
         """Note that somebody has the reading of a provider's lists ended."""
         await self._note("collection.cancel", None, collection_id, {})

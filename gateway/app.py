@@ -19,7 +19,7 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -41,6 +41,7 @@ from gateway.cost_estimates import CostEstimates
 from gateway.counters import WRITE_S, Counters
 from gateway.estimator import Estimator
 from gateway.idempotency import Claims
+from gateway.importer import Importer
 from gateway.integrations import EXCLUSIVE, values_of
 from gateway.keys import NotSealedHere, Secrets, reference
 from gateway.listener import CUT_S, Listener, bound
@@ -339,6 +340,7 @@ async def _control(
         shipper=shipper,
         collector=collector,
         reconciler=reconciler,
+        importer=Importer(office.database, _booking(shipper), partial(reference, office.secrets.reference), now),
         secrets=office.secrets,
         health=healthy,
         monitor=monitor,
@@ -535,12 +537,18 @@ def _asks_as(office: Office, provider: Provider, configured: ProviderSettings, t
     return AsksAs(headers, account)
 
 
-@asynccontextmanager
-async def _collecting(office: Office, shipper: Shipper, *, plans: bool = True) -> AsyncIterator[Collector]:
-    """Reads providers' own lists. Unless it `plans`, only when it is asked to."""
+def _booking(shipper: Shipper) -> Callable[[Sequence[Fact]], Awaitable[Sequence[Appended]]]:
+    """Books facts that no spool holds."""
 
     async def book(facts: Sequence[Fact]) -> Sequence[Appended]:
         return await shipper.book(facts, [])
+
+    return book
+
+
+@asynccontextmanager
+async def _collecting(office: Office, shipper: Shipper, *, plans: bool = True) -> AsyncIterator[Collector]:
+    """Reads providers' own lists. Unless it `plans`, only when it is asked to."""
 
     async def owned() -> Owned:
         tenants = office.snapshot.current.tenants
@@ -553,7 +561,7 @@ async def _collecting(office: Office, shipper: Shipper, *, plans: bool = True) -
 
     collector = Collector(
         office.database,
-        book,
+        _booking(shipper),
         _lists(office, office.settings),
         owned,
         partial(reference, office.secrets.reference),

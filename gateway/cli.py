@@ -34,6 +34,7 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
         "usage": "gateway.commands.usage:usage",
         "backfill": "gateway.commands.backfill:backfill",
         "reconcile": "gateway.commands.reconcile:reconcile",
+        "import": "gateway.commands.import_:import_",
     },
     "This installation": {
         "spool": "gateway.commands.spool:spool",

@@ -27,11 +27,10 @@ from sqlalchemy import and_, delete, insert, or_, select, update
 
 from gateway.asking import Asker, NotAnswered
 from gateway.providers.api import Listing, NotAPage, Page, Record, Total
-from gateway.recorder import late_event
+from gateway.recorder import late_event, made_event
 from gateway.settings import Collect as Schedules
 from gateway.tables import collections, unattributed
 from gateway.telemetry import log
-from metering.claims import made_key
 from metering.columns import iso, iso_ms
 from metering.database import Database, DatabaseUnavailable
 from metering.facts import Fact, fact
@@ -42,12 +41,9 @@ from metering.tables import usage_events
 from metering.usage import (
     DAY_MS,
     EPOCH,
-    EVENT_TYPES,
     OTHER,
     TOLD_COST,
     Kind,
-    UsageEvent,
-    event_id_of,
     validated,
 )
 
@@ -56,7 +52,7 @@ Item = TypeVar("Item")
 LOOK_S = 1.0
 """Between two looks at what is to be collected."""
 
-HELD_S = 60.0
+HELD_S = 20.0
 """So long a collection belongs to whoever runs it, who says four times as often that it still does."""
 
 RECORDS_AT_ONCE = 80
@@ -67,6 +63,9 @@ TENANTS_AT_ONCE = 100
 
 MADE_DAYS_MAX = 40
 """So long before the day in a list its call may have been: a message can be scheduled for 35 days."""
+
+PUT_OFF_MAX = 2000
+"""Legs whose calls come later in the list, as its order is, wait for them; of more than these, their numbers tell."""
 
 YOUNG_S = 120
 """On an account that several share, what is younger is left for the next time: the record of its call may be on its way,
@@ -155,6 +154,9 @@ Owned = Mapping[str, Mapping[str, object]]
 """By tenant, its integration: fields, and the name or the names that each holds."""
 
 
+Before = Callable[[Scope, dt.date, dt.date], Awaitable[None]]
+
+
 class Collector:
     """Runs collections, one of each source at a time."""
 
@@ -179,6 +181,8 @@ class Collector:
         self._booked_until = booked_until
         self._now = now
         self.schedules = schedules
+        self.before: Before | None = None
+        """Asked before anything of a collection is booked: what is known better must be booked first."""
         self._askers: dict[str, Asker] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._me = uuid4().hex
@@ -390,21 +394,27 @@ class Collector:
 
     # -- booking
 
-    async def book_records(self, scope: Scope, records: Sequence[Record], counts: Counter[str]) -> None:
-        """Book what can be told whose it is, and note what can not. Raises DatabaseUnavailable."""
+    async def book_records(
+        self, scope: Scope, records: Sequence[Record], counts: Counter[str], put_off: list[Record] | None = None
+    ) -> None:
+        """Book what can be told whose it is, and note what can not; what may be told once more of the list was read is
+        `put_off`, if it may be. Raises DatabaseUnavailable."""
         owned = await self.owned()
         there = await self._in_ledger(scope, records, owned)
         names = _names_of(owned)
         young_ms = (self._booked_until() - EPOCH) // dt.timedelta(milliseconds=1) - YOUNG_S * 1000
         facts: list[Fact] = []
         booked, nobodys = 0, []
-        counts["seen"] += len(records)
+        put_off_before = len(put_off or ())
         for record in records:
             known = there.get(record.external_id)
             tenant_id = scope.tenant_id if known is None else known.tenant_id
             if known is None and tenant_id is None:
                 if record.occurred_at_ms > young_ms:
                     counts["young"] += 1
+                    continue
+                if put_off is not None and record.parent not in (None, *there) and len(put_off) < PUT_OFF_MAX:
+                    put_off.append(record)
                     continue
                 tenant_id = _owner(record, names, there)
             if tenant_id is None:
@@ -421,6 +431,7 @@ class Collector:
         new = [one.event.kind for part in appended for one in part.new]
         made = new.count(Kind.BACKFILL)
         counts.update(
+            seen=len(records) - (len(put_off or ()) - put_off_before),
             new=made,
             known=booked - made,
             corrected=len(new) - made,
@@ -435,34 +446,11 @@ class Collector:
         late = record.late_if_old if record.old_days and record.occurred_at_ms < old_ms else record.late
         events = [late_event(tenant_id, source, one) for one in late]
         if not counted:
-            events.insert(0, self._made(source, tenant_id, record))
+            events.insert(0, made_event(tenant_id, source, record, self._reference))
         return [fact(validated(event), msgspec.json.encode(event)) for event in events]
 
     def _now_ms(self) -> int:
         return (self._now() - EPOCH) // dt.timedelta(milliseconds=1)
-
-    def _made(self, source: str, tenant_id: str, record: Record) -> UsageEvent:
-        made, key = record.made, made_key(source, record.external_id)
-        event_type = made.event_type or OTHER.channel
-        parties = {role: self._reference(party) for role, party in made.parties.items()}
-        event = UsageEvent(
-            event_id=event_id_of(key),
-            tenant_id=tenant_id,
-            source=source,
-            event_type=event_type,
-            endpoint=record.endpoint,
-            occurred_at_ms=record.occurred_at_ms,
-            completeness=made.completeness,
-            quantities=made.quantities,
-            resource=made.resource,
-            external_id=record.external_id,
-            kind=Kind.BACKFILL,
-            metadata={**made.metadata, **parties},
-            dedupe_key=key,
-        )
-        return msgspec.structs.replace(
-            event, direction=EVENT_TYPES.get(event_type, OTHER).direction, description="found in the provider's list"
-        )
 
     async def _in_ledger(self, scope: Scope, records: Sequence[Record], owned: Owned) -> dict[str, _Known]:
         """Those of the things, and of what they were made for, that the ledger has an event of."""
@@ -586,21 +574,36 @@ class _Walk:
         and DatabaseUnavailable."""
         collector, scope = self._collector, self._scope
         position = self._row.position or {"step": 0, "path": None}
+        if collector.before is not None:
+            first, last = dt.date.fromisoformat(self._row.first_day), dt.date.fromisoformat(self._row.last_day)
+            await collector.before(scope, first, last)
         for step, (day, listing) in enumerate(steps(self._row, collector.sources[scope.source].records)):
             if step < position["step"]:
                 continue
             path = position["path"] if step == position["step"] else None
             path = path or listing.first(scope.account, day)
+            put_off: list[Record] = []
+            again_from: str | None = None
+            """The page of the first that was put off: they are found again from there on."""
             while path is not None:
                 page = await collector.page(scope, listing, path, self._asked)
                 self._counts["unreadable"] += page.unreadable
-                for start in range(0, len(page.items), RECORDS_AT_ONCE):
-                    await collector.book_records(scope, page.items[start : start + RECORDS_AT_ONCE], self._counts)
+                await self._book(page.items, put_off)
+                if put_off and again_from is None:
+                    again_from = path
                 path, self._pages = page.next_path, self._pages + 1
-                at = {"step": step + 1, "path": None} if path is None else {"step": step, "path": path}
+                at: dict[str, object] = {"step": step, "path": again_from or path}
+                if path is None:
+                    await self._book(put_off, None)
+                    at = {"step": step + 1, "path": None}
                 if not await collector.keep(self._row, at, self._pages, self._counts):
                     return False
         return True
+
+    async def _book(self, records: Sequence[Record], put_off: list[Record] | None) -> None:
+        for start in range(0, len(records), RECORDS_AT_ONCE):
+            part = records[start : start + RECORDS_AT_ONCE]
+            await self._collector.book_records(self._scope, part, self._counts, put_off)
 
     def _asked(self) -> None:
         self._counts["requests"] += 1

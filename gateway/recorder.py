@@ -11,14 +11,15 @@ from gateway.callers import Caller
 from gateway.counters import Counters
 from gateway.errors import NotRecordable
 from gateway.objects import Objects
-from gateway.providers.api import Billed, Late, Prepared, Usage
+from gateway.providers.api import Billed, Late, Prepared, Record, Usage
 from gateway.routing import Route
 from gateway.telemetry import log
+from metering.claims import made_key
 from metering.intents import Closed, Intent
 from metering.late import late_fact
 from metering.spool import Spool, SpoolFailed, SpoolFull
 from metering.spool_records import PAYLOAD_BYTES_MAX, RecordKind
-from metering.usage import EVENT_TYPES, OTHER, UsageEvent, event_id_of
+from metering.usage import EVENT_TYPES, OTHER, Kind, UsageEvent, event_id_of
 
 _encode = msgspec.json.Encoder().encode
 
@@ -305,3 +306,32 @@ def late_event(tenant_id: str, source: str, late: Late) -> UsageEvent:
         usage.metadata,
     )
     return event if len(_encode(event)) <= PAYLOAD_BYTES_MAX else msgspec.structs.replace(event, metadata=TOO_LARGE)
+
+
+FOUND = "found in the provider's list"
+
+
+def made_event(
+    tenant_id: str, source: str, record: Record, reference: Callable[[str], str], description: str = FOUND
+) -> UsageEvent:
+    """What says of a thing, without a call of ours, that it was made. `reference` is as in :class:`Recorder`."""
+    made, key = record.made, made_key(source, record.external_id)
+    event_type = made.event_type or OTHER.channel
+    parties = {role: reference(party) for role, party in made.parties.items()}
+    event = UsageEvent(
+        event_id=event_id_of(key),
+        tenant_id=tenant_id,
+        source=source,
+        event_type=event_type,
+        endpoint=record.endpoint,
+        occurred_at_ms=record.occurred_at_ms,
+        completeness=made.completeness,
+        quantities=made.quantities,
+        resource=made.resource,
+        external_id=record.external_id,
+        kind=Kind.BACKFILL,
+        metadata={**made.metadata, **parties},
+        dedupe_key=key,
+    )
+    direction = EVENT_TYPES.get(event_type, OTHER).direction
+    return msgspec.structs.replace(event, direction=direction, description=description)

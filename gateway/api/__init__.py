@@ -19,6 +19,7 @@ from gateway.api import (
     collections,
     credentials,
     health,
+    imports,
     integrations,
     keys,
     parts,
@@ -33,6 +34,7 @@ from gateway.api.identity import Access, Handler, admins_change, admins_read, gu
 from gateway.api.problems import problems
 from gateway.api.requests import BODY_BYTES_MAX
 from gateway.collector import Collector
+from gateway.importer import Importer
 from gateway.keys import Secrets
 from gateway.monitor import Monitor
 from gateway.reconciliations import Reconciliations
@@ -77,6 +79,7 @@ ROUTES = (
     Route("GET", "/v1/spools", admins_read, spools.index),
     Route("POST", "/v1/spools/{spool_id}/replay", admins_change, spools.replay),
     Route("POST", "/v1/collections", admins_change, collections.create),
+    Route("POST", "/v1/imports", admins_change, imports.create),
     Route("GET", "/v1/collections", admins_read, collections.index),
     Route("GET", "/v1/collections/{collection_id}", admins_read, collections.show),
     Route("DELETE", "/v1/collections/{collection_id}", admins_change, collections.cancel),
@@ -107,6 +110,7 @@ def application(
     shipper: Shipper,
     collector: Collector,
     reconciler: Reconciliations,
+    importer: Importer,
     secrets: Secrets,
     health: parts.Health,
     monitor: Monitor | None,
@@ -120,6 +124,7 @@ def application(
     app[parts.SHIPPER] = shipper
     app[parts.COLLECTOR] = collector
     app[parts.RECONCILIATIONS] = reconciler
+    app[parts.IMPORTER] = importer
     app[parts.STOPPING] = stopping = asyncio.Event()
     app[parts.SECRETS] = secrets
     app[parts.HEALTH] = health

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from gateway.accounts import Accounts
 from gateway.collector import Collector
+from gateway.importer import Importer
 from gateway.keys import Secrets
 from gateway.monitor import Monitor
 from gateway.reconciliations import Reconciliations
@@ -25,6 +26,7 @@ DATABASE = web.AppKey("database", Database)
 SHIPPER = web.AppKey("shipper", Shipper)
 RECONCILIATIONS = web.AppKey("reconciliations", Reconciliations)
 COLLECTOR = web.AppKey("collector", Collector)
+IMPORTER = web.AppKey("importer", Importer)
 SECRETS = web.AppKey("secrets", Secrets)
 HEALTH: web.AppKey[Health] = web.AppKey("health")
 MONITOR = web.AppKey("monitor", Monitor)

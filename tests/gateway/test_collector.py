@@ -357,6 +357,30 @@ async def test_whose_a_thing_is_the_ledger_knows_best_then_the_integration_and_n
     assert {row.event_type for row in await world.rows(select(usage_events.c.event_type))} >= {"sms_inbound"}
 
 
+@pytest.mark.parametrize("page_items", [1, 50])
+async def test_a_leg_that_stands_before_its_call_in_the_list_is_its_calls(world, lists, page_items):
+    world.owned["globex"] = {"phone_numbers": ["+15005550001"]}
+    lists.page_items = page_items
+    lists.items["Calls"] = [
+        call(3, direction="outbound-dial", parent_call_sid=sid(2, "CA")),
+        call(4, direction="outbound-dial", parent_call_sid=sid(99, "CA")),
+        call(5, direction="outbound-dial", parent_call_sid=sid(98, "CA"), **{"from": "+15005550777"}),
+        call(2, direction="inbound", to="+15005550001"),
+        call(1),
+    ]
+
+    done = await world.collected()
+
+    owners = await world.rows(select(usage_events.c.external_id, usage_events.c.tenant_id).distinct())
+    assert {(row.external_id[-1], row.tenant_id) for row in owners} == {
+        ("1", "acme"),
+        ("2", "globex"),
+        ("3", "globex"),
+        ("4", "acme"),
+    }
+    assert (done.counts["seen"], done.counts["new"], done.counts["unattributed"]) == (5, 4, 1)
+
+
 async def test_what_was_nobodys_is_booked_once_its_owner_is_known(world, lists):
     lists.items["Messages"] = [message(1, **{"from": "+15005550001"})]
     await world.collected()

@@ -18,6 +18,7 @@ from gateway.accounts import Accounts, NewKey
 from gateway.api import application
 from gateway.api.server import ControlRunner
 from gateway.collector import Collector, Credential, Source
+from gateway.importer import Importer
 from gateway.keys import Secrets
 from gateway.monitor import Monitor
 from gateway.providers import twilio
@@ -224,6 +225,7 @@ async def api(database, tmp_path, books):
             shipper=shipper,
             collector=collector,
             reconciler=reconciliations,
+            importer=Importer(database, lambda facts: shipper.book(facts, []), "hash of {}".format, clock),
             secrets=secrets,
             health=health,
             monitor=monitor,

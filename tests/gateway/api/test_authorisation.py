@@ -161,6 +161,7 @@ MATRIX = {
         "missing": ADMINS_READ_404,
     },
     ("POST", "/v1/collections"): {"any": ADMINS_CHANGE_202},
+    ("POST", "/v1/imports"): {"any": ADMINS_CHANGE_200},
     ("GET", "/v1/collections"): {"any": ADMINS_READ},
     ("GET", "/v1/collections/{collection_id}"): {"any": ADMINS_READ, "missing": ADMINS_READ_NONE},
     ("DELETE", "/v1/collections/{collection_id}"): {"any": ADMINS_CHANGE_204, "missing": ADMINS_CHANGE_404},
@@ -175,6 +176,7 @@ BODIES = {
     ("POST", "/v1/tenants/{tenant_id}/credentials"): {"provider": "openai", "api_key": "sk-own-1"},
     ("PATCH", "/v1/tenants/{tenant_id}/integrations"): {"sms_url": "https://app.example.com/sms"},
     ("POST", "/v1/reconciliations"): {"source": "twilio", "from": "2026-11-01", "to": "2026-11-02"},
+    ("POST", "/v1/imports"): {"tenant_id": "acme", "records": [{"uuid": "1"}]},
     ("POST", "/v1/collections"): {"source": "twilio", "from": "2026-11-01", "to": "2026-11-02"},
     ("POST", "/v1/tenants/{tenant_id}/integrations/signing-secret"): {"grace_s": 60},
 }
