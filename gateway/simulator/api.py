@@ -62,7 +62,9 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     """As it is signed, query included; nothing in it is changed on its way."""
     body: bytes = b""
     headers: tuple[tuple[str, str], ...]
-    """With the content type and the provider's signature."""
+    """With the content type and the provider's signature, but for what says when it left."""
+    signed: Callable[[float], tuple[tuple[str, str], ...]] | None = None
+    """Makes the headers that say when it leaves, in seconds since 1970-01-01T00:00Z."""
     object_id: str | None = None
     """What it tells of. Deliveries of one object leave in the order in which they were given, after their delays."""
     still_so: Callable[[], bool] = lambda: True
@@ -140,6 +142,10 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None = None
     usage: object = None
     """What the answer says was used, as it says it."""
+    billed: object = None
+    """What was used where the answer does not say so."""
+    bills: Callable[[Bill], None] | None = None
+    """Told of what a session says was used."""
     tool_usage: object = None
     """What it says of tools that are billed by the call."""
     lives: bool = False

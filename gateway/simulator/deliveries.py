@@ -125,7 +125,7 @@ class Deliveries:
             delivery.method,
             url,
             data=delivery.body or None,
-            headers=delivery.headers,
+            headers=(*delivery.headers, *(delivery.signed(time.time()) if delivery.signed else ())),
             allow_redirects=False,
         ) as answer:
             listens = delivery.answered is not None

@@ -90,6 +90,7 @@ class Director:
     def bill(self, asked: Asked) -> Answer:
         first, last = (day_of(asked, name) for name in ("from", "to"))
         bill = {"from": first, "to": last, "twilio": self._twilio.bill(first, last)}
+        bill |= {"sendgrid": self._sendgrid.bill(first, last), "openai": self._openai.bill(first, last)}
         return Answer(body=encode(bill))
 
     def rates(self, _asked: Asked) -> Answer:

@@ -8,17 +8,20 @@ what is said to have been used, follows from the request alone.
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 import string
 from array import array
 from collections.abc import Callable, Mapping, Sequence
+from datetime import date
+from math import ceil
 from typing import Any, ClassVar, NamedTuple
 from urllib.parse import parse_qs, unquote
 
 import msgspec
 
 from gateway.simulator import openai_later, openai_media, prose
-from gateway.simulator.api import Answer, Asked, Setup
+from gateway.simulator.api import Answer, Asked, Bill, Setup
 from gateway.simulator.controls import Fault
 from gateway.simulator.openai_asked import (
     CHAT,
@@ -46,6 +49,18 @@ from gateway.simulator.openai_asked import (
     tier_of,
     tools_of,
     wants_usage,
+)
+from gateway.simulator.openai_books import (
+    COMPLETIONS,
+    EMBEDDINGS,
+    IMAGES,
+    MODERATIONS,
+    SEARCHES,
+    SPEECHES,
+    TRANSCRIPTIONS,
+    Books,
+    Whose,
+    tokens_of,
 )
 from gateway.simulator.openai_realtime import Realtime
 from gateway.simulator.openai_told import (
@@ -98,6 +113,20 @@ KEY_OFFERED = re.compile(r"openai-insecure-api-key\.([^,\s]+)")
 """A browser can give a WebSocket no header, and puts the key among the subprotocols that it offers."""
 WEBSOCKET_KEY = re.compile(r"[A-Za-z0-9+/]{22}==")
 
+ORGANIZATION_USED = ("/v1/organization/usage/", "/v1/organization/costs")
+"""Where only an admin key leads."""
+BOOKED: Mapping[str, str] = {
+    "/v1/chat/completions": COMPLETIONS,
+    "/v1/completions": COMPLETIONS,
+    "/v1/responses": COMPLETIONS,
+    "/v1/embeddings": EMBEDDINGS,
+    "/v1/moderations": MODERATIONS,
+    "/v1/images/generations": IMAGES,
+    "/v1/audio/speech": SPEECHES,
+    "/v1/audio/transcriptions": TRANSCRIPTIONS,
+}
+"""What is used, and where."""
+
 ALPHANUMERIC = string.ascii_letters + string.digits
 
 
@@ -117,6 +146,8 @@ class OpenAI:
     name: ClassVar[str] = "openai"
     mount: ClassVar[str] = "openai"
     default_key: ClassVar[str] = "simulator-openai-key"
+    admin_key: ClassVar[str] = "sk-admin-simulator-openai-key"
+    """Opens what an organization used and what that cost, and no model."""
     default_credential: ClassVar[Mapping[str, str]] = {"api_key": default_key}
     credential_headers: ClassVar[frozenset[str]] = frozenset({"authorization"})
 
@@ -128,6 +159,7 @@ class OpenAI:
         self._chats = Newest[bytes](len)
         self._files = Newest[bytes](len)
         self._contents = Newest[bytes](len)
+        self._books = Books()
         self._goes = Newest[openai_later.Goes](lambda one: len(one.final) + len(one.under_way))
 
     def credential(self, headers: Mapping[str, str]) -> str | None:
@@ -153,19 +185,72 @@ class OpenAI:
         """The answer, with the headers that all of them have."""
         return msgspec.structs.replace(answer, headers=answer.headers + self._headers())
 
-    def _answer(self, asked: Asked) -> Answer:
-        self._admit(self.credential(asked.headers))
+    def _answer(self, asked: Asked, *, batch: bool = False) -> Answer:
+        self._admit(self.credential(asked.headers), asked.path)
         if asked.controls.status is not None:
             return failure_of(asked.controls.status, f"This request asked for status {asked.controls.status}.")
         for method, pattern, endpoint in ROUTES:
             if method == asked.method and (found := pattern.fullmatch(asked.path)):
-                return endpoint(self, asked, *map(unquote, found.groups()))
+                answer = endpoint(self, asked, *map(unquote, found.groups()))
+                if method == "POST" and answer.status == 200:
+                    self._book(asked, answer, batch=batch)
+                return answer
         raise ApiError(f"Invalid URL ({asked.method} {asked.path})", status=404)
 
-    def _admit(self, key: str | None) -> None:
+    def _book(self, asked: Asked, answer: Answer, *, batch: bool) -> None:
+        """Keep what this used."""
+        kind = BOOKED.get(asked.path)
+        if kind is None or answer.model is None:
+            return
+        used = answer.usage if answer.billed is None else answer.billed
+        tier = tier_of(json_object(asked)) if kind == COMPLETIONS else "default"
+        whose = self._whose(asked, kind, answer.model)._replace(batch=batch, service_tier=tier)
+        at = self._at(asked)
+        if kind in (COMPLETIONS, EMBEDDINGS):
+            self._books.add(at, whose, tokens_of(used))
+        else:
+            self._books.add(at, whose, openai_media.counted(asked, kind))
+        searches = answer.tool_usage
+        if isinstance(searches, Mapping):
+            searched = {"num_requests": searches["web_search"]["num_requests"]}
+            self._books.add(at, whose._replace(kind=SEARCHES), searched)
+
+    def _whose(self, asked: Asked, kind: str, model: str) -> Whose:
+        key = self.credential(asked.headers) or ""
+        project = asked.headers.get("OpenAI-Project") or PROJECT
+        return Whose(kind, project, key_id(key), model, batch=False, service_tier="default")
+
+    def _bills(self, asked: Asked) -> Callable[[Bill], None]:
+        """Keeps what a session of this request says was used."""
+
+        def bills(bill: Bill) -> None:
+            heard = isinstance(bill.usage, Mapping) and bill.usage.get("seconds")
+            kind = TRANSCRIPTIONS if heard else COMPLETIONS
+            used = {"seconds": ceil(heard)} if heard else tokens_of(bill.usage)
+            self._books.add(self._now(), self._whose(asked, kind, bill.model), used)
+
+        return bills
+
+    def _at(self, asked: Asked) -> float:
+        """When what is used here was used, by what it says."""
+        now, at = self._now(), asked.controls.at
+        if at is not None and at > now:
+            raise ApiError("x-simulator-at is a time that has passed.")
+        return now if at is None else at
+
+    def bill(self, first: date, last: date) -> list[dict[str, Any]]:
+        """What was used on these days, both included."""
+        return self._books.bill(first, last)
+
+    def _admit(self, key: str | None, path: str) -> None:
         if key is None:
             raise ApiError("No API key was given: send it as Authorization: Bearer.", status=401)
-        if key not in self._keys:
+        if key == self.admin_key:
+            if not path.startswith("/v1/organization/"):
+                raise ApiError("An admin key opens the organization, and no model.", status=403)
+        elif path.startswith(ORGANIZATION_USED):
+            raise ApiError("You have insufficient permissions for this operation: api.usage.read.", status=403)
+        elif key not in self._keys:
             shown = f"{key[:8]}{'*' * min(len(key) - 12, 16)}{key[-4:]}" if len(key) > 12 else "*" * len(key)
             raise ApiError(f"Incorrect API key provided: {shown}.", status=401, code="invalid_api_key")
 
@@ -289,7 +374,8 @@ class OpenAI:
         if stream:
             return response_stream(final, 0)
         if background:
-            return Answer(body=encode(waiting(final, "queued")), object_id=final["id"], model=model)
+            queued_body = encode(waiting(final, "queued"))
+            return Answer(body=queued_body, object_id=final["id"], model=model, billed=final.get("usage"))
         return read_back(stored)
 
     def responses_session(self, asked: Asked) -> Answer:
@@ -302,7 +388,8 @@ class OpenAI:
             except ApiError as error:
                 return error.answer
 
-        return Answer(status=101, session=Turns(respond, asked.controls), object_id=f"sess_{self._token(21)}")
+        session, object_id = Turns(respond, asked.controls), f"sess_{self._token(21)}"
+        return Answer(status=101, session=session, object_id=object_id, bills=self._bills(asked))
 
     def _response(
         self, asked: Asked, body: Mapping[str, Any], model: str, items: Sequence[Mapping[str, Any]]
@@ -433,7 +520,8 @@ class OpenAI:
             return f"{prefix}_{self._token(21)}"
 
         session = Realtime(model, unknown, asked.controls, new_id, int(self._now()))
-        return Answer(status=101, session=session, object_id=session.id, model=model if unknown is None else None)
+        known_model = model if unknown is None else None
+        return Answer(status=101, session=session, object_id=session.id, model=known_model, bills=self._bills(asked))
 
     # Everything else.
 
@@ -535,7 +623,7 @@ class OpenAI:
 
         def answered(path: str, line: bytes) -> Answer:
             try:
-                return self._answer(openai_later.inner(asked, path, line))
+                return self._answer(openai_later.inner(asked, path, line), batch=True)
             except ApiError as error:
                 return error.answer
 
@@ -572,9 +660,20 @@ class OpenAI:
         self._goes.put(object_id, goes)
         return Answer(body=goes.now, object_id=object_id)
 
+    def organization_usage(self, asked: Asked, kind: str) -> Answer:
+        return Answer(body=encode(self._books.usage(kind, asked.query, self._now())))
+
+    def organization_costs(self, asked: Asked) -> Answer:
+        return Answer(body=encode(self._books.costs(asked.query, self._now())))
+
     def projects(self, asked: Asked) -> Answer:
         project = {"id": PROJECT, "object": "organization.project", "name": "Simulated"}
         return page([{**project, "created_at": CREATED, "archived_at": None, "status": "active"}], asked.query)
+
+
+def key_id(key: str) -> str:
+    """What a key is called where it must not be shown."""
+    return f"key_{hashlib.sha256(key.encode('utf-8', 'replace')).hexdigest()[:16]}"
 
 
 def is_upgrade(headers: Mapping[str, str]) -> bool:
@@ -657,5 +756,7 @@ ROUTES: tuple[tuple[str, re.Pattern[str], Callable[..., Answer]], ...] = (
     ("POST", route("/v1/fine_tuning/jobs"), OpenAI.job_create),
     ("GET", route("/v1/fine_tuning/jobs/{id}"), OpenAI.job_retrieve),
     ("GET", route("/v1/organization/projects"), OpenAI.projects),
+    ("GET", route("/v1/organization/usage/{id}"), OpenAI.organization_usage),
+    ("GET", route("/v1/organization/costs"), OpenAI.organization_costs),
 )
 """Every endpoint there is; all other paths are answered as the API answers an invalid URL."""

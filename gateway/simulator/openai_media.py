@@ -19,6 +19,7 @@ from gateway.simulator.openai_asked import (
     SPEECH,
     TRANSCRIPTION,
     ApiError,
+    inputs_of,
     integer,
     json_object,
     model_for,
@@ -26,7 +27,8 @@ from gateway.simulator.openai_asked import (
     required,
     seed_of,
 )
-from gateway.simulator.openai_usage import reported, said, with_usage
+from gateway.simulator.openai_books import TRANSCRIPTIONS
+from gateway.simulator.openai_usage import input_tokens, reported, said, with_usage
 
 encode = msgspec.json.encode
 
@@ -66,6 +68,20 @@ def images(asked: Asked) -> Answer:
         {"type": "image_generation.partial_image", "partial_image_index": 0, "output_format": "png", **shown},
         with_usage({"type": "image_generation.completed", "output_format": "png", **shown}, usage),
     )
+
+
+def counted(asked: Asked, kind: str) -> dict[str, int]:
+    """What these endpoints bill whatever they say: pictures, characters, seconds, the tokens that are moderated."""
+    if kind == TRANSCRIPTIONS:
+        return {"seconds": -(-read_form(asked).size // AUDIO_BYTES_PER_S)}
+    body = json_object(asked)
+    match kind:
+        case "images":
+            return {"images": integer(body, "n", 1, IMAGES_MAX) or 1}
+        case "audio_speeches":
+            return {"characters": len(required(body, "input"))}
+        case _:
+            return {"input_tokens": sum(map(input_tokens, inputs_of(required(body, "input"))))}
 
 
 def transcription(asked: Asked) -> Answer:

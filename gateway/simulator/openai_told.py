@@ -60,6 +60,7 @@ def streamed(made: Made, tell: Callable[[Made], Iterator[bytes]]) -> Answer:
         events=lambda: tell(made),
         object_id=made.id,
         model=made.model,
+        billed=said(made.usage),
         usage=said(made.usage) if made.usage_in_stream else None,
     )
 

@@ -21,10 +21,12 @@ import msgspec
 from gateway.simulator.api import Answer, Asked, Setup
 from gateway.simulator.controls import Controls
 from gateway.simulator.sendgrid_account import EVENTS, METRIC_NAMES, TEMPLATES_MAX, Account, Batch, read
+from gateway.simulator.sendgrid_activity import read_query
 from gateway.simulator.sendgrid_asked import (
     ApiError,
     Problem,
     asked_for,
+    asked_for_all,
     encode,
     failure,
     is_address,
@@ -37,7 +39,7 @@ from gateway.simulator.sendgrid_asked import (
     wrong_type,
 )
 from gateway.simulator.sendgrid_events import COURSES, STEP_MS, Course, Signer, deliveries
-from gateway.simulator.sendgrid_mail import read_mail
+from gateway.simulator.sendgrid_mail import CATEGORIES_MAX, read_mail
 
 REAL_URL = "https://api.sendgrid.com"
 """What links in answers begin with, wherever the API is asked: so the real one has it."""
@@ -54,7 +56,6 @@ VERSION_CHARACTERS_MAX = 1 << 20
 STATS_DAYS_MAX = 1100
 
 DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
-CONDITION = re.compile(r'(from_email|msg_id|status|subject|to_email) ?= ?"([^"]*)"')
 
 PROFILE = {
     "address": "1 Toll Road",
@@ -85,6 +86,9 @@ SENDER = {
     "verified": True,
     "locked": False,
 }
+
+Metrics = Callable[[date], Mapping[str, int]]
+"""What was sent on a day."""
 
 NO_CONTENT = Answer(status=204, content_type="")
 
@@ -205,10 +209,22 @@ class SendGrid:
     def _timestamp(self) -> str:
         return datetime.fromtimestamp(self._now(), UTC).strftime("%Y-%m-%d %H:%M:%S")
 
+    def bill(self, first: date, last: date) -> list[dict[str, Any]]:
+        """What everybody sent on these days, both included: a line for each account and day on which there was any."""
+        lines = []
+        for account in (self._account, *self._subusers.values()):
+            account.settle(self._now())
+            for number in range((last - first).days + 1):
+                day = first + timedelta(days=number)
+                used = {**account.metrics(day), "validations": account.validated[day.isoformat()]}
+                if any(used.values()):
+                    lines.append({"username": account.username, "day": day.isoformat(), **used})
+        return lines
+
     # Mail.
 
     def mail_send(self, call: Call) -> Answer:
-        now, account = self._now(), call.account
+        now, account = self._at(call), call.account
         mail = read_mail(json_object(call.asked), now)
         # The real one accepts any template id of the right form, and only later sends nothing, with a letter to the
         # account's owner. Here it is refused: an application that misspells its template must not seem to work.
@@ -240,6 +256,13 @@ class SendGrid:
             lives=True,
             later=tuple(deliveries(mail, message_id, now, course, webhook, event_id, still_so) if webhook else ()),
         )
+
+    def _at(self, call: Call) -> float:
+        """When what is sent here was sent, by what it says."""
+        now, at = self._now(), call.asked.controls.at
+        if at is not None and at > now:
+            raise ApiError(400, Problem("x-simulator-at: a time that has passed."))
+        return now if at is None else at
 
     def batch_create(self, call: Call) -> Answer:
         batch_id = self._token(24)
@@ -524,37 +547,72 @@ class SendGrid:
     def stats(self, call: Call) -> Answer:
         """What was sent, by day, week or month; a period in which nothing was is told as zeros."""
         call.account.settle(self._now())
+        return self._stats(call, {"": call.account.metrics})
+
+    def subuser_stats(self, call: Call) -> Answer:
+        """The same of each of the subusers that are named."""
+        wanted = asked_for_all(call.asked, "subusers")
+        if call.account is not self._account or not wanted or not set(wanted) <= set(self._subusers):
+            raise ApiError(400, Problem("subusers names subusers of this account", "subusers"))
+        for name in wanted:
+            self._subusers[name].settle(self._now())
+        return self._stats(call, {name: self._subusers[name].metrics for name in wanted}, "subuser")
+
+    def category_stats(self, call: Call) -> Answer:
+        """The same of each of the categories that are named."""
+        wanted = asked_for_all(call.asked, "categories")
+        if not 1 <= len(wanted) <= CATEGORIES_MAX:
+            raise ApiError(400, Problem(f"categories names from 1 to {CATEGORIES_MAX} categories", "categories"))
+        call.account.settle(self._now())
+
+        def of(category: str) -> Metrics:
+            return lambda day: call.account.metrics(day, category)
+
+        return self._stats(call, {name: of(name) for name in wanted}, "category")
+
+    def _stats(self, call: Call, sources: Mapping[str, Metrics], kind: str | None = None) -> Answer:
         query = asked_for(call.asked)
         start, end = day_of(query, "start_date", None), day_of(query, "end_date", self._today())
         by = one_of(query.get("aggregated_by", "day"), "aggregated_by", ("day", "week", "month"))
         if end < start or (end - start).days >= STATS_DAYS_MAX:
             message = f"end_date must be after start_date, and within {STATS_DAYS_MAX} days of it"
             raise ApiError(400, Problem(message, "end_date"))
-        periods: dict[date, dict[str, int]] = {}
+        periods: dict[date, dict[str, dict[str, int]]] = {}
         for number in range((end - start).days + 1):
             day = start + timedelta(days=number)
-            metrics = periods.setdefault(period_of(day, by), dict.fromkeys(METRIC_NAMES, 0))
-            for name, count in call.account.metrics(day).items():
-                metrics[name] += count
-        told = [{"date": day.isoformat(), "stats": [{"metrics": metrics}]} for day, metrics in periods.items()]
+            named = periods.setdefault(
+                period_of(day, by), {source: dict.fromkeys(METRIC_NAMES, 0) for source in sources}
+            )
+            for source, metrics_of in sources.items():
+                for name, count in metrics_of(day).items():
+                    named[source][name] += count
+        told = [
+            {
+                "date": day.isoformat(),
+                "stats": [
+                    {"metrics": metrics, **({"type": kind, "name": source} if kind else {})}
+                    for source, metrics in named.items()
+                ],
+            }
+            for day, named in periods.items()
+        ]
         return answered(page(told, query, default=STATS_DAYS_MAX))
 
     def messages(self, call: Call) -> Answer:
         """The activity of the newest messages, one for each recipient."""
         call.account.settle(self._now())
         query = asked_for(call.asked)
-        conditions = [CONDITION.fullmatch(part.strip()) for part in query.get("query", "").split(" AND ")]
-        if not query.get("query") or None in conditions:
+        wanted = read_query(query.get("query", "").strip())
+        if wanted is None:
             raise ApiError(400, Problem("invalid syntax", "query"))
         limit = natural(query, "limit", 10, 1000)
-        wanted = [(condition[1], condition[2]) for condition in conditions if condition]
-        messages = reversed([read(message) for message in call.account.messages])
-        matching = (message for message in messages if all(message[name] == value for name, value in wanted))
-        return answered({"messages": list(itertools.islice(matching, limit))})
+        found = itertools.islice(call.account.messages.find(wanted), limit)
+        return answered({"messages": [sent.fields for sent in found]})
 
     def message(self, call: Call, msg_id: str) -> Answer:
         call.account.settle(self._now())
-        return answered(known(read(call.account.messages.get(msg_id))), msg_id)
+        sent = known(call.account.messages.get(msg_id))
+        return answered({**sent.fields, "categories": list(sent.categories)}, msg_id)
 
     def validate(self, call: Call) -> Answer:
         body = json_object(call.asked)
@@ -579,6 +637,7 @@ class SendGrid:
             },
             "ip_address": "192.0.2.1",
         }
+        call.account.validated[datetime.fromtimestamp(self._at(call), UTC).date().isoformat()] += 1
         answer = encode({"result": result if source is None else {**result, "source": source}})
         return Answer(body=answer, usage={"validations": 1})
 
@@ -620,6 +679,8 @@ def course_of(controls: Controls) -> Course:
         raise ApiError(400, Problem(f"x-simulator-outcome: mail ends as one of {', '.join(COURSES)}."))
     if controls.seconds is not None:
         raise ApiError(400, Problem("x-simulator-seconds: mail lasts no time."))
+    if controls.price_ms is not None:
+        raise ApiError(400, Problem("x-simulator-price-ms: mail says no price."))
     return Course(controls.outcome, STEP_MS if controls.step_ms is None else controls.step_ms)
 
 
@@ -770,6 +831,8 @@ ROUTES: tuple[Route, ...] = (
     route("GET", "/v3/asm/groups/{id}", "asm.groups.read", SendGrid.group_get),
     route("DELETE", "/v3/asm/groups/{id}", "asm.groups.delete", SendGrid.group_delete),
     route("GET", "/v3/stats", "stats.read", SendGrid.stats),
+    route("GET", "/v3/subusers/stats", "stats.read", SendGrid.subuser_stats),
+    route("GET", "/v3/categories/stats", "stats.read", SendGrid.category_stats),
     route("GET", "/v3/messages", "messages.read", SendGrid.messages),
     route("GET", "/v3/messages/{id}", "messages.read", SendGrid.message),
     route("POST", "/v3/validations/email", "validations.email.create", SendGrid.validate),

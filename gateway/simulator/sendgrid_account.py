@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from typing import Any, NamedTuple
 
+from gateway.simulator.sendgrid_activity import Activity, Sent
 from gateway.simulator.sendgrid_asked import encode
 from gateway.simulator.sendgrid_events import METRICS, Course, Signer, Webhook, due, sg_message_id
 from gateway.simulator.sendgrid_mail import SCHEDULED_S_MAX, Mail, Part
@@ -19,6 +20,7 @@ from gateway.simulator.store import Newest
 BYTES_MAX = 16 << 20
 """Of each kind of thing."""
 DAYS_MAX = 800
+CATEGORY_DAYS_MAX = 100_000
 TEMPLATES_MAX = 300
 
 EVENTS = (
@@ -52,6 +54,7 @@ class Waiting(NamedTuple):
     course: Course
     message_id: str
     number: int
+    categories: tuple[str, ...]
 
 
 def size_of_waiting(waiting: Waiting) -> int:
@@ -68,7 +71,7 @@ class Account:
         self.batches = Newest[Batch](lambda batch: len(batch.batch_id))
         self.groups = Newest[bytes](len, bytes_max=BYTES_MAX)
         self.bounces = Newest[bytes](len, bytes_max=BYTES_MAX)
-        self.messages = Newest[bytes](len, bytes_max=BYTES_MAX)
+        self.messages = Activity()
         self.webhook: dict[str, Any] = {
             "enabled": False,
             "url": "",
@@ -80,12 +83,16 @@ class Account:
         """None where the events are not signed."""
         self._waiting = Newest[Waiting](size_of_waiting, bytes_max=BYTES_MAX)
         self._days = Newest[Counter[str]](lambda _: 1, objects_max=DAYS_MAX)
+        self._categories = Newest[Counter[str]](len, objects_max=CATEGORY_DAYS_MAX)
+        """By category and day."""
+        self.validated: Counter[str] = Counter()
+        """Addresses, by day."""
 
     def send(self, mail: Mail, message_id: str, now: float, course: Course) -> None:
         """Send a mail, or keep what of it is to be sent later."""
         for number, part in enumerate(mail.parts):
             key, at = f"{message_id}.{number}", due(part, now)
-            waiting = Waiting(key, at, mail.batch_id, part, course, message_id, number)
+            waiting = Waiting(key, at, mail.batch_id, part, course, message_id, number, mail.categories)
             if not self._over(waiting, now):
                 self._waiting.put(waiting.key, waiting)
 
@@ -111,8 +118,7 @@ class Account:
 
     def _sent(self, waiting: Waiting) -> None:
         moment = datetime.fromtimestamp(waiting.at, UTC)
-        counts = self._days.get(moment.date().isoformat()) or Counter[str]()
-        counts["requests"] += len(waiting.part.recipients)
+        counts = Counter[str](requests=len(waiting.part.recipients))
         for index, email in enumerate(waiting.part.recipients):
             course = waiting.course.of(email)
             for event in course:
@@ -120,7 +126,7 @@ class Account:
             if course[-1] == "bounce":
                 told = {"created": int(waiting.at), "email": email, "reason": "550 5.1.1 no such mailbox"}
                 self.bounces.put(email, encode({**told, "status": "5.1.1"}))
-            message = {
+            fields = {
                 "from_email": waiting.part.sender,
                 "msg_id": sg_message_id(waiting.message_id, waiting.number, index, waiting.at),
                 "subject": waiting.part.subject,
@@ -130,11 +136,17 @@ class Account:
                 "clicks_count": course.count("click"),
                 "last_event_time": moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
             }
-            self.messages.put(str(message["msg_id"]), encode(message))
-        self._days.put(moment.date().isoformat(), counts)
+            self.messages.put(str(fields["msg_id"]), Sent(int(waiting.at), fields, waiting.categories))
+        day = moment.date().isoformat()
+        self._days.put(day, (self._days.get(day) or Counter[str]()) + counts)
+        for category in dict.fromkeys(waiting.categories):
+            key = f"{day} {category}"
+            self._categories.put(key, (self._categories.get(key) or Counter[str]()) + counts)
 
-    def metrics(self, day: date) -> Mapping[str, int]:
-        """What was sent on a day, in UTC."""
+    def metrics(self, day: date, category: str | None = None) -> Mapping[str, int]:
+        """What was sent on a day, in UTC: all, or what is of a category."""
+        if category is not None:
+            return self._categories.get(f"{day.isoformat()} {category}") or {}
         return self._days.get(day.isoformat()) or {}
 
     def open_webhook(self) -> Webhook | None:

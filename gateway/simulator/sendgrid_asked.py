@@ -140,6 +140,11 @@ def asked_for(asked: Asked) -> dict[str, str]:
     return {name: values[-1] for name, values in parse_qs(asked.query, keep_blank_values=True).items()}
 
 
+def asked_for_all(asked: Asked, name: str) -> list[str]:
+    """All that a query gives under a name, each once."""
+    return list(dict.fromkeys(parse_qs(asked.query).get(name, ())))
+
+
 def natural(query: Mapping[str, str], name: str, default: int, high: int) -> int:
     """A whole number out of a query, from 0 to `high`."""
     value = query.get(name)

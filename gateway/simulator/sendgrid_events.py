@@ -94,6 +94,10 @@ class Signer:
         der = self._key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
         return base64.b64encode(der).decode()
 
+    def sign(self, body: bytes) -> Callable[[float], tuple[tuple[str, str], ...]]:
+        """What makes the headers, once it is known when they leave."""
+        return lambda at: self.headers(body, at)
+
     def headers(self, body: bytes, at: float) -> tuple[tuple[str, str], ...]:
         timestamp = str(int(at))
         signature = self._key.sign(timestamp.encode() + body, ec.ECDSA(hashes.SHA256()))
@@ -167,8 +171,8 @@ def deliveries(
                     headers=(
                         ("Content-Type", "application/json"),
                         ("User-Agent", "SendGrid Event API"),
-                        *(webhook.signer.headers(body, moment) if webhook.signer else ()),
                     ),
+                    signed=webhook.signer.sign(body) if webhook.signer else None,
                     object_id=message_id,
                     still_so=still_so,
                 )

@@ -189,6 +189,8 @@ class Simulator:
         def bill(told: Bill) -> None:
             at_ms = int(time.time() * 1000)
             self._truth.write(Billed(run=self._truth.run, n=n, at_ms=at_ms, **told._asdict()))
+            if answer.bills is not None:
+                answer.bills(told)
 
         socket = WebSocket(request, transport, bill, compressed=wanted.encoding == "deflate")
         try:
