@@ -190,8 +190,6 @@ class Collector:
         self._planned = float("-inf")
         self.wake = asyncio.Event()
         """Set when there is something new to collect."""
-        self.before: Callable[[Scope, dt.date, dt.date], Awaitable[object]] | None = None
-        """Called before anything of a collection is booked: calls of unknown outcome come first to what they have made."""
 
     # -- what is asked for
 
@@ -332,8 +330,6 @@ class Collector:
         status, reason = WAITING, None
         try:
             scope = self.scope(row.source, row.tenant_id, await self.owned())
-            if self.before is not None and row.position is None:
-                await self.before(scope, dt.date.fromisoformat(row.first_day), dt.date.fromisoformat(row.last_day))
             walk = _Walk(self, row, scope)
             status = DONE if await walk.to_its_end() else CANCELLED
         except (NoScope, NotAPage, NotAnswered) as error:

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
-from metering.reconciliation import tolerance_of
-
 MASK: Final = "***"
 
 CHARACTERS_QUOTED_MAX: Final = 60
@@ -117,6 +115,9 @@ def delay(value: object) -> float:
 
 def share(value: object) -> str:
     """A part of something, as a percentage."""
+    # What reads settings is on the path of help, which does not wait for what reads events.
+    from metering.reconciliation import tolerance_of  # noqa: PLC0415
+
     try:
         tolerance_of(text(value))
     except ValueError:
