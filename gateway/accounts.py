@@ -832,6 +832,10 @@ class Change:
         """Note that somebody has the reading of a provider's lists ended."""
         await self._note("collection.cancel", None, collection_id, {})
 
+    async def reconcile(self, reconciliation_id: str, tenant_id: str | None, detail: Mapping[str, object]) -> None:
+        """Note that somebody has the ledger held against a provider's figures."""
+        await self._note("reconciliation.create", tenant_id, reconciliation_id, detail)
+
     async def _note(self, action: str, tenant_id: str | None, subject: str, detail: Mapping[str, object]) -> None:
         row = {
             "audit_id": str(uuid4()),

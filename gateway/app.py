@@ -36,7 +36,7 @@ from gateway.books import books_of
 from gateway.call_ids import new_call_id
 from gateway.callback_addresses import PREFIX, CallbackAddresses
 from gateway.callers import Callers
-from gateway.collector import Collector, Credential, Owned
+from gateway.collector import Collector, Credential, Owned, Scope
 from gateway.collector import Source as Lists
 from gateway.cost_estimates import CostEstimates
 from gateway.counters import WRITE_S, Counters
@@ -53,9 +53,12 @@ from gateway.monitor import Monitor
 from gateway.objects import BOOKED_S, LedgerObjects
 from gateway.open_files import granted
 from gateway.poller import AsksAs, Poller, Source
+from gateway.provider_lists import ProviderLists
 from gateway.providers import PROVIDERS
 from gateway.providers.api import Provider
 from gateway.proxy import Proxy, Rules
+from gateway.reconciler import Reconciler
+from gateway.reconciliations import Reconciliations
 from gateway.recorder import Recorder
 from gateway.routing import Routes
 from gateway.settings import (
@@ -64,6 +67,7 @@ from gateway.settings import (
     OnDisconnect,
     ProviderSettings,
     ProxySettings,
+    Reconcile,
     Settings,
     Unlisted,
     restart_needed,
@@ -218,12 +222,14 @@ async def control_listener(settings: Settings) -> AsyncIterator[str]:
         office = await stack.enter_async_context(_office(settings))
         shipper = await _booked_what_is_left(office)
         collector = await stack.enter_async_context(_collecting(office, shipper, plans=False))
+        reconciler = await stack.enter_async_context(_reconciling(office, shipper, collector, plans=False))
 
         async def healthy() -> list[str]:
             return []
 
         listening = bound("127.0.0.1", 0)
-        await stack.enter_async_context(_control(office, shipper, collector, healthy, None, None, listening))
+        control = _control(office, shipper, collector, reconciler, healthy, None, None, listening)
+        await stack.enter_async_context(control)
         yield f"http://{_address('127.0.0.1', listening)}"
 
 
@@ -330,6 +336,7 @@ async def _control(
     office: Office,
     shipper: Shipper,
     collector: Collector,
+    reconciler: Reconciliations,
     healthy: Health,
     monitor: Monitor | None,
     deliverer: Deliverer | None,
@@ -340,6 +347,7 @@ async def _control(
         database=office.database,
         shipper=shipper,
         collector=collector,
+        reconciler=reconciler,
         importer=Importer(office.database, _booking(shipper), partial(reference, office.secrets.reference), now),
         secrets=office.secrets,
         health=healthy,
@@ -657,6 +665,37 @@ async def _delivering(office: Office, egress: Egress) -> AsyncIterator[Deliverer
         await asyncio.wait((task,))
 
 
+@asynccontextmanager
+async def _reconciling(
+    office: Office, shipper: Shipper, collector: Collector, *, plans: bool = True
+) -> AsyncIterator[Reconciliations]:
+    """Holds the ledger against providers' own figures. Unless it `plans`, only when it is asked to."""
+
+    async def book(facts: Sequence[Fact]) -> None:
+        await shipper.book(facts, [])
+
+    lists = ProviderLists(office.database, collector)
+    figures = {provider.name: provider.figures for provider in PROVIDERS if provider.figures is not None}
+    secret = office.secrets.reference
+    reconciler = Reconciler(office.database, book, lists, figures, partial(reference, secret), now)
+
+    async def resolve(scope: Scope, first: dt.date, last: dt.date) -> None:
+        account = await lists.account_of(scope)
+        if account is not None:
+            await reconciler.resolve_unknown(account, first, last)
+
+    collector.before = resolve
+    settings = office.settings
+    nightly = settings.reconcile is Reconcile.NIGHTLY
+    runs = Reconciliations(office.database, reconciler, now, settings.reconcile_tolerance, nightly=nightly)
+    task = asyncio.create_task(runs.run(plans=plans))
+    try:
+        yield runs
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
+
+
 def _inbox(office: Office) -> Inbox:
     settings = office.settings
     return Inbox(installation.inbox_directory(settings), office.secrets, now_ms, fsync=settings.durability == "fsync")
@@ -820,12 +859,14 @@ async def running(settings: Settings, read: Read | None = None) -> AsyncIterator
         await stack.enter_async_context(_watching(office.snapshot))
         poller = await stack.enter_async_context(_polling(office, shipper))
         collector = await stack.enter_async_context(_collecting(office, shipper))
+        reconciler = await stack.enter_async_context(_reconciling(office, shipper, collector))
         egress = await stack.enter_async_context(Egress(_policy(settings)))
         deliverer = await stack.enter_async_context(_delivering(office, egress))
         watching = _monitoring(office, shipper, poller, deliverer, expects_workers=True)
         monitor = await stack.enter_async_context(watching)
+        monitor.reconciled = reconciler.done
         health = _health(shipper, life)
-        control = _control(office, shipper, collector, health, monitor, deliverer, sockets["control"])
+        control = _control(office, shipper, collector, reconciler, health, monitor, deliverer, sockets["control"])
         await stack.enter_async_context(control)
         front = _Front(office, spool, counters, egress)
         await stack.enter_async_context(front.open(sockets["proxy"], life))
@@ -833,7 +874,7 @@ async def running(settings: Settings, read: Read | None = None) -> AsyncIterator
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _told_to_stop, life)
         if read is not None:
-            await stack.enter_async_context(_reloading(office, front, poller, collector, read, sockets))
+            await stack.enter_async_context(_reloading(office, front, poller, collector, reconciler, read, sockets))
         _say_serving("serving", settings, sockets, workers=1)
         ports = {name: one.getsockname()[1] for name, one in sockets.items()}
         yield Gateway(office, ports["proxy"], ports["control"], life)
@@ -850,6 +891,7 @@ async def _reloading(
     front: _Front,
     poller: Poller,
     collector: Collector,
+    reconciler: Reconciliations,
     read: Read,
     sockets: Mapping[str, socket.socket],
 ) -> AsyncIterator[None]:
@@ -866,6 +908,8 @@ async def _reloading(
                 front.change(settings)
                 poller.sources = _sources(office, settings)
                 collector.sources, collector.schedules = _lists(office, settings), settings.collect
+                reconciler.tolerance = settings.reconcile_tolerance
+                reconciler.nightly = settings.reconcile is Reconcile.NIGHTLY
             except (ReloadRefused, StartRefused) as refused:
                 log.error("reload_refused", reasons=str(refused).splitlines())
             else:
@@ -892,12 +936,15 @@ async def _backoffice(settings: Settings, control: socket.socket, proxy: socket.
         shipper = await stack.enter_async_context(_shipping(office, life, APART))
         poller = await stack.enter_async_context(_polling(office, shipper))
         collector = await stack.enter_async_context(_collecting(office, shipper))
+        reconciler = await stack.enter_async_context(_reconciling(office, shipper, collector))
         egress = await stack.enter_async_context(Egress(_policy(settings)))
         deliverer = await stack.enter_async_context(_delivering(office, egress))
         watching = _monitoring(office, shipper, poller, deliverer, expects_workers=proxy is not None)
         monitor = await stack.enter_async_context(watching)
+        monitor.reconciled = reconciler.done
         health = _health(shipper, life)
-        await stack.enter_async_context(_control(office, shipper, collector, health, monitor, deliverer, control))
+        controlling = _control(office, shipper, collector, reconciler, health, monitor, deliverer, control)
+        await stack.enter_async_context(controlling)
         settle()
         life.ready()
         await life.stopped.wait()

@@ -33,6 +33,7 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
     "What was used": {
         "usage": "gateway.commands.usage:usage",
         "backfill": "gateway.commands.backfill:backfill",
+        "reconcile": "gateway.commands.reconcile:reconcile",
         "import": "gateway.commands.import_:import_",
     },
     "This installation": {

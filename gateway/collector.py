@@ -329,7 +329,8 @@ class Collector:
         holding = asyncio.create_task(self._hold(row.collection_id))
         status, reason = WAITING, None
         try:
-            walk = _Walk(self, row, self.scope(row.source, row.tenant_id, await self.owned()))
+            scope = self.scope(row.source, row.tenant_id, await self.owned())
+            walk = _Walk(self, row, scope)
             status = DONE if await walk.to_its_end() else CANCELLED
         except (NoScope, NotAPage, NotAnswered) as error:
             status, reason = FAILED, str(error)
@@ -464,7 +465,8 @@ class Collector:
             at.external_id.in_(sorted(wanted)),
             at.source == scope.source,
             at.event_day >= iso_ms(max(first, 0))[:10],
-            at.kind.in_((Kind.USAGE, Kind.BACKFILL)),
+            # A call of unknown outcome names what it has made in its correction.
+            at.kind.in_((Kind.USAGE, Kind.BACKFILL, Kind.CORRECTION)),
         )
         async with self._database.reading() as connection:
             for start in range(0, len(tenant_ids), TENANTS_AT_ONCE):

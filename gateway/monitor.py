@@ -21,6 +21,7 @@ from gateway import counters
 from gateway.counters import Counted
 from gateway.deliverer import Deliverer
 from gateway.providers import PROVIDERS
+from gateway.reconciliations import Reconciled
 from gateway.shipper import Backlog, Shipped, Shipper
 from gateway.telemetry import log
 from metering import spool_reader
@@ -56,6 +57,8 @@ class Seen(NamedTuple):
     """None where the ledger does not answer."""
     deliveries: Deliveries | None = None
     """None where none are made."""
+    reconciled: Reconciled | None = None
+    """None where nobody reconciles."""
 
 
 class Deliveries(NamedTuple):
@@ -112,6 +115,8 @@ class Monitor:
         self._behind = False
         self._looking: asyncio.Future[OnDisk] | None = None
         self._asking: asyncio.Future[InLedger | None] | None = None
+        self.reconciled: Reconciled | None = None
+        """What reconciliations have found, where somebody reconciles."""
 
     async def seen(self) -> Seen:
         """Everything. Raises OSError where the data directory can not be read."""
@@ -119,8 +124,9 @@ class Monitor:
         shipped = self._shipper.shipped
         # A copy, since it is shown in a thread while more is shipped.
         shipped = replace(shipped, set_aside=shipped.set_aside.copy())
+        reconciled = None if self.reconciled is None else self.reconciled.copied()
         failing = self._shipper.failing is not None
-        return Seen(on_disk, shipped, failing, dict(self._polls), in_ledger, self._deliveries())
+        return Seen(on_disk, shipped, failing, dict(self._polls), in_ledger, self._deliveries(), reconciled)
 
     def _deliveries(self) -> Deliveries | None:
         one = self._deliverer

@@ -25,7 +25,7 @@ from metering.tables import metadata
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0009"
+HEAD = "0010"
 """The revision that this release reads and writes. A test holds it against the migrations. Later ones sort after it."""
 
 VERSION_TABLE = "alembic_version"

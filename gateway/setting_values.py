@@ -113,6 +113,18 @@ def delay(value: object) -> float:
     return _seconds(value, f"give seconds, from 0 to {SECONDS_MAX}", zero=True)
 
 
+def share(value: object) -> str:
+    """A part of something, as a percentage."""
+    # What reads settings is on the path of help, which does not wait for what reads events.
+    from metering.reconciliation import tolerance_of  # noqa: PLC0415
+
+    try:
+        tolerance_of(text(value))
+    except ValueError:
+        raise Wrong(f"{_quoted(value)} is no percentage from 0% to 100%", "give one, such as 0.5%") from None
+    return text(value)
+
+
 def _seconds(value: object, cure: str, *, zero: bool) -> float:
     digits = str(value).strip()
     if isinstance(value, bool) or not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", digits):

@@ -174,6 +174,13 @@ class Collect(StrEnum):
     """Also what is on the platform's own accounts, told apart by tenants' integrations."""
 
 
+class Reconcile(StrEnum):
+    """When the ledger is held against providers' own figures without being asked for."""
+
+    OFF = "off"
+    NIGHTLY = "nightly"
+
+
 class LogFormat(StrEnum):
     """How log lines are written."""
 
@@ -414,6 +421,17 @@ class Settings:
         Collect.OWN,
         "Whose messages, calls and mail are looked up in the providers' own lists, today's every 15 minutes and those of the "
         "week before every day: own, of tenants with an account of their own there; all, on the platform's accounts too; or off.",
+    )
+    reconcile: Reconcile = setting(
+        values_of.one_of(Reconcile),
+        Reconcile.NIGHTLY,
+        "When the ledger is held against the providers' own figures without being asked for: nightly, for the seven days before; "
+        "or off.",
+    )
+    reconcile_tolerance: str = setting(
+        values_of.share,
+        "0.5%",
+        "The part of what a provider says that may be open after a reconciliation; more raises an alert.",
     )
     log_format: LogFormat = setting(
         values_of.one_of(LogFormat),

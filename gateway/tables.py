@@ -172,6 +172,50 @@ unattributed = Table(
 """What providers say they did and nobody can be found for: counted, and guessed of nobody. A row goes when its thing has an
 owner, or is too old to be asked about. No number and no address is in it."""
 
+reconciliations = Table(
+    "reconciliations",
+    metadata,
+    Column("reconciliation_id", Text, primary_key=True),
+    Column("source", Text, nullable=False),
+    Column("tenant_id", Text),
+    Column("first_day", Text, nullable=False),
+    Column("last_day", Text, nullable=False),
+    Column("tolerance", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("reason", Text),
+    Column("asked_by", Text, nullable=False),
+    Column("progress", Json, nullable=False),
+    Column("totals", Json, nullable=False),
+    Column("beyond", Json, nullable=False),
+    Column("currency", Text, nullable=False),
+    Column("held_until", Moment),
+    Column("started_at", Moment, nullable=False),
+    Column("finished_at", Moment),
+    Index(None, "started_at", "reconciliation_id"),
+    **STRICT,
+)
+"""The runs that held the ledger against a provider's own figures. `tenant_id` is null where it is everybody. `status` is
+waiting, running, matched, beyond_tolerance or failed; who runs one holds it until a moment."""
+
+reconciliation_differences = Table(
+    "reconciliation_differences",
+    metadata,
+    Column("reconciliation_id", Text, primary_key=True),
+    Column("number", BigInt, primary_key=True),
+    Column("day", Text, nullable=False),
+    Column("tenant_id", Text, nullable=False),
+    Column("category", Text, nullable=False),
+    Column("cause", Text, nullable=False),
+    Column("resolution", Text, nullable=False),
+    Column("quantities", Json, nullable=False),
+    Column("count", BigInt),
+    Column("cost_nano", BigInt),
+    Column("event_id", Text),
+    Index(None, "reconciliation_id", "tenant_id", "number"),
+    **STRICT,
+)
+"""What a run has found: each part of each difference with its cause. Positive where the provider has more."""
+
 APPEND_ONLY = (audit_log,)
 CHANGES = {
     tenants: ("UPDATE",),
@@ -183,4 +227,6 @@ CHANGES = {
     idempotent_calls: ("DELETE",),
     collections: ("UPDATE", "DELETE"),
     unattributed: ("UPDATE", "DELETE"),
+    reconciliations: ("UPDATE", "DELETE"),
+    reconciliation_differences: ("DELETE",),
 }

@@ -121,8 +121,10 @@ async def _claims_settled(
         .where(tuple_(at.tenant_id, at.key).in_(sorted(map(_dedupe_key_of, contested))))
     )
     found = await connection.execute(question)
-    counted = {(row.tenant_id, row.key): row.event_id for row in found if row.kind == Kind.BACKFILL}
-    counted |= {_dedupe_key_of(one): one.event.event_id for one in first if one.event.kind is Kind.BACKFILL}
+    # A correction has claimed what a call of unknown outcome is found to have made.
+    counting = (Kind.BACKFILL, Kind.CORRECTION)
+    counted = {(row.tenant_id, row.key): row.event_id for row in found if row.kind in counting}
+    counted |= {_dedupe_key_of(one): one.event.event_id for one in first if one.event.kind in counting}
     seconds, others = [], []
     for one, digest in known:
         event = one.event

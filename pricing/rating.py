@@ -79,6 +79,8 @@ def rate(event: UsageEvent, price_book: Book, cost_book: Book, rated_from: Mappi
     themselves. Its `event` is 0 where the corrected event has not been charged as a whole, else 1; the default is what the
     correction says of it: an unknown has not been charged.
     """
+    if event.kind is Kind.COST:
+        return _brought(event, price_book, cost_book)
     if not event.metered or event.kind in MONEY_ONLY:
         return _rated(price_book, cost_book, 0, None, ())
     if event.completeness is Completeness.UNKNOWN:
@@ -223,11 +225,25 @@ def _told_terms(
     return Terms(price_book.tariff(*alike), {EVENT: (cost,)}, comparable=price_book.unit == cost_book.unit)
 
 
+def _brought(event: UsageEvent, price_book: Book, cost_book: Book) -> Rated:
+    """What costs us money and nobody used: no charge, and the cost that the provider says, in its own currency. A figure
+    that the provider has taken back is told as less than nothing."""
+    text = event.metadata.get(TOLD_COST)
+    sign, digits = (-1, text[1:]) if isinstance(text, str) and text.startswith("-") else (1, text)
+    cost_nano = _as_nano(digits)
+    rated = _rated(price_book, cost_book, 0, None if cost_nano is None else sign * cost_nano, ())
+    currency = event.metadata.get("currency")
+    return rated if not isinstance(currency, str) else msgspec.structs.replace(rated, cost_currency=currency)
+
+
 _TOLD = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,400})?")
 
 
 def _told_cost(event: UsageEvent) -> int | None:
-    told = event.metadata.get(TOLD_COST)
+    return _as_nano(event.metadata.get(TOLD_COST))
+
+
+def _as_nano(told: object) -> int | None:
     if not isinstance(told, str) or not _TOLD.fullmatch(told):
         return None
     exact = Fraction(told) * NANO

@@ -25,6 +25,7 @@ from gateway.api import (
     keys,
     parts,
     plans,
+    reconciliations,
     spools,
     tenants,
     usage,
@@ -38,6 +39,7 @@ from gateway.deliverer import Deliverer
 from gateway.importer import Importer
 from gateway.keys import Secrets
 from gateway.monitor import Monitor
+from gateway.reconciliations import Reconciliations
 from gateway.shipper import Shipper
 from metering.database import Database
 
@@ -85,6 +87,10 @@ ROUTES = (
     Route("GET", "/v1/collections", admins_read, collections.index),
     Route("GET", "/v1/collections/{collection_id}", admins_read, collections.show),
     Route("DELETE", "/v1/collections/{collection_id}", admins_change, collections.cancel),
+    Route("POST", "/v1/reconciliations", admins_change, reconciliations.create),
+    Route("GET", "/v1/reconciliations", tenants_read, reconciliations.index),
+    Route("GET", "/v1/reconciliations/{reconciliation_id}.csv", tenants_read, reconciliations.table),
+    Route("GET", "/v1/reconciliations/{reconciliation_id}", tenants_read, reconciliations.show),
     Route("GET", "/v1/quarantine", admins_read, spools.quarantined),
 )
 
@@ -107,6 +113,7 @@ def application(
     database: Database,
     shipper: Shipper,
     collector: Collector,
+    reconciler: Reconciliations,
     importer: Importer,
     secrets: Secrets,
     health: parts.Health,
@@ -121,6 +128,7 @@ def application(
     app[parts.DATABASE] = database
     app[parts.SHIPPER] = shipper
     app[parts.COLLECTOR] = collector
+    app[parts.RECONCILIATIONS] = reconciler
     app[parts.IMPORTER] = importer
     app[parts.STOPPING] = stopping = asyncio.Event()
     app[parts.SECRETS] = secrets

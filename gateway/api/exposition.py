@@ -66,6 +66,20 @@ def _of_the_back_office(seen: Seen, version: str) -> Iterator[Family]:
     )
     if seen.deliveries is not None:
         yield from _of_deliveries(seen.deliveries)
+    if seen.reconciled is not None:
+        yield _counter(
+            "tollkeeper_reconciliations_total",
+            "Times that the ledger was held against a provider's own figures, by outcome.",
+            {(outcome,): runs for outcome, runs in seen.reconciled.runs.items()},
+            "outcome",
+        )
+        yield _counter(
+            "tollkeeper_reconciliation_differences_total",
+            "Differences that were found, by cause and by what became of them.",
+            {tuple(key): count for key, count in seen.reconciled.differences.items()},
+            "cause",
+            "resolution",
+        )
     if seen.in_ledger is not None:
         yield _gauge(
             "tollkeeper_ledger_quarantined_records",

@@ -15,6 +15,7 @@ from gateway.deliverer import Deliverer
 from gateway.importer import Importer
 from gateway.keys import Secrets
 from gateway.monitor import Monitor
+from gateway.reconciliations import Reconciliations
 from gateway.shipper import Shipper
 from metering.database import Database
 
@@ -24,6 +25,7 @@ Health: TypeAlias = Callable[[], Awaitable[Sequence[str]]]
 ACCOUNTS = web.AppKey("accounts", Accounts)
 DATABASE = web.AppKey("database", Database)
 SHIPPER = web.AppKey("shipper", Shipper)
+RECONCILIATIONS = web.AppKey("reconciliations", Reconciliations)
 COLLECTOR = web.AppKey("collector", Collector)
 IMPORTER = web.AppKey("importer", Importer)
 SECRETS = web.AppKey("secrets", Secrets)

@@ -10,13 +10,14 @@ import datetime as dt
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import ROUND_HALF_EVEN, Decimal
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from gateway.integrations import Integration
 from gateway.messages import Headers, ResponseHead
+from metering.reconciliation import Figure
 from metering.usage import Completeness
 
 _UNKNOWN = Completeness.UNKNOWN  # Looking it up in the enumeration is a call.
@@ -391,6 +392,11 @@ class Total(msgspec.Struct, frozen=True, kw_only=True):
     """Up to when that is known, as it says it; empty where it does not."""
 
 
+def nanos(cost: Decimal) -> int:
+    """An amount of money in 10⁻⁹ of its currency; where it has more decimals, to the nearest, and of two the even one."""
+    return int(cost.scaleb(9).to_integral_value(ROUND_HALF_EVEN))
+
+
 Item = TypeVar("Item")
 
 
@@ -573,6 +579,8 @@ class Provider:
     """The lists of all that it did, one by one."""
     totals: tuple[Listing[Total], ...] = ()
     """The lists of what it says was used in all."""
+    figures: Callable[[Sequence[Total]], list[Figure]] | None = None
+    """What those totals are in the ledger; None where they can not be compared."""
     account_of: str | None = None
     """The field of a tenant's integration that names an account of its own below the platform's, whose lists are all its."""
     first_steps: FirstSteps

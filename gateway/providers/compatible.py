@@ -41,6 +41,7 @@ def compatible(name: str, kind: Kind, *, asks_for_usage: bool) -> Provider:
         authorize=_bearer_if_any,
         administration=_ADMINISTRATION,
         totals=(),
+        figures=None,
         account_of=None,
         first_steps=replace(
             openai.PROVIDER.first_steps,

@@ -195,6 +195,8 @@ async def test_the_service_role_may_do_what_the_product_does_and_no_more(postgre
         "integrations": "DELETE INSERT SELECT UPDATE",
         "collections": "DELETE INSERT SELECT UPDATE",
         "unattributed": "DELETE INSERT SELECT UPDATE",
+        "reconciliations": "DELETE INSERT SELECT UPDATE",
+        "reconciliation_differences": "DELETE INSERT SELECT",
         "gateway_keys": "INSERT SELECT UPDATE",
         "idempotent_answers": "DELETE INSERT SELECT",
         "idempotent_calls": "DELETE INSERT SELECT",

@@ -126,6 +126,8 @@ def a_value_for(name, tmp_path):
             ("app.internal", "app.test:8000", "[::1]:80"),
         ),
         "TOLLKEEPER_SHARED_READS": ("true", True),
+        "TOLLKEEPER_RECONCILE": ("off", "off"),
+        "TOLLKEEPER_RECONCILE_TOLERANCE": ("1.25%", "1.25%"),
         "TOLLKEEPER_LOG_FORMAT": ("json", "json"),
         "TOLLKEEPER_LOG_LEVEL": ("debug", "debug"),
     }.get(name) or (

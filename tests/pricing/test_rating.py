@@ -258,6 +258,23 @@ def test_events_that_carry_money_are_not_rated_again(rated):
         assert (rated(kind=kind, quantities={}).charge_nano, rated(kind=kind).lines) == (0, ())
 
 
+@pytest.mark.parametrize(("told", "cost_nano"), [("1.15", 1_150_000_000), ("-0.4", -400_000_000), ("0", 0)])
+def test_a_cost_without_use_is_a_cost_and_no_charge(rated, told, cost_nano):
+    rent = rated(kind=Kind.COST, quantities={}, metadata={"provider_cost": told})
+    assert (rent.priced, rent.charge_nano, rent.cost_nano, rent.cost_currency) == (True, 0, cost_nano, "USD")
+    assert rated(CREDITS, kind=Kind.COST, quantities={}, metadata={"provider_cost": told}).credits == 0
+
+
+def test_a_cost_without_use_is_in_the_currency_that_the_provider_says(rated):
+    rent = rated(kind=Kind.COST, quantities={}, metadata={"provider_cost": "1.15", "currency": "EUR"})
+    assert (rent.cost_nano, rent.cost_currency, rent.currency) == (1_150_000_000, "EUR", "USD")
+
+
+@pytest.mark.parametrize("told", [None, 1.15, "", "-", "--1", "1e5", "1,15", {"amount": "1"}])
+def test_a_cost_that_is_no_amount_is_not_known(rated, told):
+    assert rated(kind=Kind.COST, quantities={}, metadata={"provider_cost": told}).cost_nano is None
+
+
 def test_a_plan_of_credits_takes_credits_and_the_cost_stays_money(rated):
     chat = rated(CREDITS)
     assert (chat.currency, chat.charge_nano, chat.credits) == ("credits", None, 2)

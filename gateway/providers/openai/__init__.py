@@ -15,6 +15,7 @@ from gateway.providers.bearer import authorize, presented_key_or
 from gateway.providers.free import unlisted_by
 from gateway.providers.openai.answers import by_shape
 from gateway.providers.openai.endpoints import ENDPOINTS
+from gateway.providers.openai.figures import figures
 from gateway.providers.openai.labels import labels
 from gateway.providers.openai.records import TOTALS
 
@@ -84,6 +85,7 @@ PROVIDER = Provider(
     missing=missing,
     labels=labels,
     totals=TOTALS,
+    figures=figures,
     account_of="openai_project",
     first_steps=FirstSteps(
         exports="OPENAI_BASE_URL={proxy}/openai/v1 OPENAI_API_KEY={key}",

@@ -12,6 +12,7 @@ from gateway.providers.api import FirstSteps, Provider
 from gateway.providers.bearer import authorize, presented_key
 from gateway.providers.free import unlisted_by
 from gateway.providers.sendgrid.endpoints import ENDPOINTS
+from gateway.providers.sendgrid.figures import figures
 from gateway.providers.sendgrid.paths import OBJECT_ID, OPEN, REFERENCE
 from gateway.providers.sendgrid.records import RECORDS, TOTALS
 from gateway.providers.sendgrid.refusals import missing, refusal
@@ -40,6 +41,7 @@ PROVIDER = Provider(
     webhooks=WEBHOOKS,
     records=RECORDS,
     totals=TOTALS,
+    figures=figures,
     account_of="sendgrid_subuser",
     first_steps=FirstSteps(
         exports="SENDGRID_API_KEY=SG.{key}",

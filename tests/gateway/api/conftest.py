@@ -25,8 +25,11 @@ from gateway.inbox import Inbox
 from gateway.keys import Secrets
 from gateway.monitor import Monitor
 from gateway.providers import twilio
+from gateway.reconciler import Account, NotReconciled, Reconciler
+from gateway.reconciliations import Reconciliations
 from gateway.shipper import Shipper
 from gateway.tables import admin_keys
+from metering.reconciliation import Figure
 
 VERSION = "1.2.3"
 
@@ -73,7 +76,21 @@ class Api:
     """Asks the control API, as the operator if nobody else is named."""
 
     def __init__(
-        self, *, session, runner, accounts, database, shipper, secrets, clock, directory, monitor, inbox, deliverer
+        self,
+        *,
+        session,
+        runner,
+        accounts,
+        database,
+        shipper,
+        secrets,
+        clock,
+        directory,
+        monitor,
+        inbox,
+        deliverer,
+        reconciliations,
+        lists,
     ) -> None:
         self._session = session
         self.runner = runner
@@ -89,6 +106,9 @@ class Api:
         self.inbox = inbox
         self.deliverer = deliverer
         """Delivers when a test tells it to."""
+        self.reconciliations = reconciliations
+        self.lists = lists
+        """What the provider says that the ledger is held against."""
         self.directory = directory
         """Where spool and counters are."""
 
@@ -133,6 +153,16 @@ class Api:
         asked = {"source": "twilio", "from": f"2026-11-{day - 1}", "to": f"2026-11-{day}"}
         return (await self.post("/v1/collections", asked)).document["collection_id"]
 
+    async def reconciled(self, tenant_id=None, **asked) -> str:
+        """The id of a run that is over."""
+        whose = {} if tenant_id is None else {"tenant_id": tenant_id}
+        document = {"source": "twilio", "from": "2026-11-01", "to": "2026-11-02"} | whose | asked
+        answer = await self.post("/v1/reconciliations", document)
+        assert answer.status == 202, answer.body
+        while await self.reconciliations.look():
+            pass
+        return answer.document["reconciliation_id"]
+
     async def admin(self, name, role) -> str:
         key = f"admin-key-of-{name}"
         row = {"name": name, "digest": self.secrets.digest(key).hex(), "role": role, "created_at": self.clock.now}
@@ -143,6 +173,35 @@ class Api:
 
 async def no_integrations():
     return {}
+
+
+class FakeLists:
+    """A provider of which every account has the same figures, and no lists."""
+
+    def __init__(self) -> None:
+        self.said: list[Figure] = []
+        self.refuses: str | None = None
+
+    def figures(self, _) -> list[Figure]:
+        return self.said
+
+    async def accounts(self, source, tenant_id):
+        if self.refuses is not None:
+            raise NotReconciled(self.refuses)
+        return [Account(source, tenant_id)]
+
+    async def collect(self, *_):
+        return False
+
+    async def records(self, *_):
+        for nothing in ():
+            yield nothing
+
+    async def totals(self, *_):
+        return []
+
+    async def nobodys(self, *_):
+        return []
 
 
 @pytest.fixture
@@ -161,15 +220,23 @@ async def api(database, tmp_path, books):
     monitor = Monitor(
         shipper, {}, database, spool, counters, clock, BEHIND_S_MAX, expects_workers=False, deliverer=deliverer
     )
-    lists = Source("http://127.0.0.1:1", twilio.PROVIDER.records, (), None, lambda _: Credential({}, "AC" + "5" * 32))
+    source = Source("http://127.0.0.1:1", twilio.PROVIDER.records, (), None, lambda _: Credential({}, "AC" + "5" * 32))
     # Nobody runs it here: what is asked for stays as it is.
-    collector = Collector(database, None, {"twilio": lists}, no_integrations, str, clock, clock)
+    collector = Collector(database, None, {"twilio": source}, no_integrations, str, clock, clock)
+    lists = FakeLists()
+
+    async def book(facts):
+        return await shipper.book(facts, [])
+
+    reconciler = Reconciler(database, book, lists, {"twilio": lists.figures}, str, clock)
+    reconciliations = Reconciliations(database, reconciler, clock, "0.5%", nightly=True)
     runner = ControlRunner(
         application(
             accounts=accounts,
             database=database,
             shipper=shipper,
             collector=collector,
+            reconciler=reconciliations,
             importer=Importer(database, lambda facts: shipper.book(facts, []), "hash of {}".format, clock),
             secrets=secrets,
             health=health,
@@ -194,6 +261,8 @@ async def api(database, tmp_path, books):
             monitor=monitor,
             inbox=inbox,
             deliverer=deliverer,
+            reconciliations=reconciliations,
+            lists=lists,
         )
         yield asked
     await runner.cleanup()

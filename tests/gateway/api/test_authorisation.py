@@ -160,6 +160,18 @@ MATRIX = {
     ("GET", "/v1/spools"): {"any": ADMINS_READ},
     ("POST", "/v1/spools/{spool_id}/replay"): {"any": ADMINS_CHANGE_200, "missing": ADMINS_CHANGE_404},
     ("GET", "/v1/quarantine"): {"any": ADMINS_READ},
+    ("POST", "/v1/reconciliations"): {"any": ADMINS_CHANGE_202},
+    ("GET", "/v1/reconciliations"): {"any": ALL_READ},
+    ("GET", "/v1/reconciliations/{reconciliation_id}"): {
+        "own": ALL_READ,
+        "foreign": ALL_BUT_ACME_READ,
+        "missing": ADMINS_READ_404,
+    },
+    ("GET", "/v1/reconciliations/{reconciliation_id}.csv"): {
+        "own": ALL_READ,
+        "foreign": ALL_BUT_ACME_READ,
+        "missing": ADMINS_READ_404,
+    },
     ("POST", "/v1/collections"): {"any": ADMINS_CHANGE_202},
     ("POST", "/v1/imports"): {"any": ADMINS_CHANGE_200},
     ("GET", "/v1/collections"): {"any": ADMINS_READ},
@@ -175,6 +187,7 @@ BODIES = {
     ("POST", "/v1/service-keys"): {"name": "app"},
     ("POST", "/v1/tenants/{tenant_id}/credentials"): {"provider": "openai", "api_key": "sk-own-1"},
     ("PATCH", "/v1/tenants/{tenant_id}/integrations"): {"sms_url": "https://app.example.com/sms"},
+    ("POST", "/v1/reconciliations"): {"source": "twilio", "from": "2026-11-01", "to": "2026-11-02"},
     ("POST", "/v1/imports"): {"tenant_id": "acme", "records": [{"uuid": "1"}]},
     ("POST", "/v1/collections"): {"source": "twilio", "from": "2026-11-01", "to": "2026-11-02"},
     ("POST", "/v1/tenants/{tenant_id}/integrations/signing-secret"): {"grace_s": 60},
@@ -236,13 +249,17 @@ async def request_for(api, method, path, target, key):
     collection_id = f"{next(numbers):032x}"
     if "{collection_id}" in path and target != "missing":
         collection_id = await api.collection()
+    reconciliation_id = f"{next(numbers):032x}"
+    if "{reconciliation_id}" in path and target != "missing":
+        reconciliation_id = await api.reconciled(tenant_id)
     body = BODIES.get((method, path))
     if (method, path) == ("POST", "/v1/tenants"):
         body = {"tenant_id": f"new-{next(numbers)}" if target == "missing" else tenant_id}
     if path.startswith(("/v1/usage", "/v1/audit")) and target != "any":
         path += f"?tenant_id={tenant_id}"
     names = {"tenant_id": tenant_id, "key_id": key_id, "spool_id": spool_id, "collection_id": collection_id}
-    return path.format(provider="openai", delivery_id=delivery_id, **names), body
+    names |= {"reconciliation_id": reconciliation_id, "delivery_id": delivery_id}
+    return path.format(provider="openai", **names), body
 
 
 @pytest.mark.parametrize(("method", "path"), MATRIX)

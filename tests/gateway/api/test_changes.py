@@ -394,11 +394,11 @@ async def test_no_secret_comes_back_from_anywhere_but_where_it_was_made(api, acm
     new = (await api.post(f"/v1/tenants/acme/keys/{key['key_id']}/rotate")).document
     service = (await api.post("/v1/service-keys", {"name": "app"})).document
     await api.post("/v1/tenants/acme/credentials", {"provider": "openai", "api_key": "sk-own-1"})
-    collection_id = await api.collection()
+    names = {"collection_id": await api.collection(), "reconciliation_id": await api.reconciled()}
     secrets = [one["key"].split("_", 2)[2] for one in (key, new, service)] + ["sk-own-1", api.secrets.operator_key]
 
     read = [
-        await api.get(route.path.format(tenant_id="acme", key_id=new["key_id"], collection_id=collection_id))
+        await api.get(route.path.format(tenant_id="acme", key_id=new["key_id"], **names))
         for route in ROUTES
         if route.method == "GET"
     ]

@@ -224,7 +224,8 @@ async def test_a_body_that_does_not_come_is_not_waited_for_and_holds_nobody_up(a
 async def test_no_route_takes_a_parameter_it_does_not_know(api, acme, route):
     made = await api.key(acme)
     names = {"tenant_id": "acme", "key_id": made.key.key_id, "spool_id": "w0-1", "collection_id": "0" * 32}
-    path = route.path.format(provider="openai", delivery_id="d1", **names)
+    names |= {"reconciliation_id": "0" * 32, "delivery_id": "d1"}
+    path = route.path.format(provider="openai", **names)
 
     answer = await api.ask(route.method, f"{path}?fliter=x")
 

@@ -1,0 +1,59 @@
+"""What OpenAI's usage and costs are in the ledger. Pure.
+
+Usage is told by model, costs are told by line items that name no model, so both are compared by themselves. OpenAI counts
+within input and output tokens what the ledger tells apart of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from gateway.providers.api import Total, nanos
+from metering.reconciliation import COST, Figure
+from metering.usage import EVENT_TYPES
+
+EVENT_TYPES_OF: Mapping[str, tuple[str, ...]] = {
+    "completions": ("llm_call", "realtime", "batch"),
+    "embeddings": ("embedding", "batch"),
+    "images": ("image",),
+    "audio_speeches": ("audio_speech",),
+    "audio_transcriptions": ("audio_transcription",),
+}
+"""By kind of usage. Moderations cost nothing, and what tools use is not told by model."""
+
+WITHIN: Mapping[str, tuple[str, ...]] = {
+    "input_tokens": ("input_tokens_image", "input_tokens_cache_write"),
+    "input_tokens_cached": ("input_tokens_image_cached", "input_tokens_audio_cached"),
+    "output_tokens": ("output_tokens_image", "output_tokens_reasoning"),
+}
+
+COSTS = "costs"
+
+
+def figures(totals: Sequence[Total]) -> list[Figure]:
+    """The figures of one account, of any number of days."""
+    used: dict[tuple[str, str], dict[str, int]] = {}
+    costs: dict[tuple[str, str], int] = {}
+    for one in totals:
+        day, kind = one.day.isoformat(), one.category.partition(":")[0]
+        if kind == COSTS and one.cost is not None:
+            costs[day, one.currency] = costs.get((day, one.currency), 0) + nanos(one.cost)
+        elif kind in EVENT_TYPES_OF and one.usage is not None:
+            amounts = used.setdefault((day, one.category), {})
+            amounts[one.usage_unit] = amounts.get(one.usage_unit, 0) + int(one.usage)
+    found = [
+        Figure(
+            day=day,
+            category=category,
+            amounts=amounts,
+            event_types=EVENT_TYPES_OF[category.partition(":")[0]],
+            resource=category.partition(":")[2] or None,
+            within=WITHIN,
+        )
+        for (day, category), amounts in used.items()
+    ]
+    ai = tuple(name for name, one in EVENT_TYPES.items() if one.channel == "ai")
+    return found + [
+        Figure(day=day, category=COSTS, amounts={COST: amount}, currency=currency, event_types=ai)
+        for (day, currency), amount in costs.items()
+    ]

@@ -1,0 +1,119 @@
+"""Which accounts there are to be reconciled, and what is read of them."""
+
+from __future__ import annotations
+
+import datetime as dt
+from decimal import Decimal
+
+import pytest
+from sqlalchemy import insert
+
+from gateway.collector import Collector, Credential, Source
+from gateway.provider_lists import ProviderLists
+from gateway.providers.api import Listing, Page, Total
+from gateway.reconciler import NotReconciled
+from gateway.tables import unattributed
+from pricing.held import Part
+from tests.builders import NOON
+
+DAY = dt.date(2026, 11, 20)
+
+PLATFORM = Credential({"Authorization": "platform"}, "AC0")
+
+ALL = Listing(name="usage", first=lambda account, day: f"/{account}/{day}", read=lambda path, body: Page(()))
+
+
+class Lists(ProviderLists):
+    """Whose credentials and integrations are the test's."""
+
+    def __init__(self, database, credentials, owned, totals=()):
+        async def all_owned():
+            return owned
+
+        source = Source("http://127.0.0.1:1", (), (ALL,), "twilio_subaccount", credentials.get)
+        collector = Collector(database, None, {"twilio": source}, all_owned, str, lambda: NOON, lambda: NOON)
+
+        async def page(scope, listing, path, *_):
+            return Page(tuple(totals))
+
+        collector.page = page
+        super().__init__(database, collector)
+
+
+def told(accounts):
+    return [(one.tenant_id, one.shared, one.opaque.account) for one in accounts]
+
+
+async def test_each_account_is_reconciled_once_and_the_shared_one_without_those_who_have_their_own(database):
+    lists = Lists(
+        database,
+        {None: PLATFORM, "own": Credential({"Authorization": "own"}, "AC1")},
+        {"own": {}, "sub": {"twilio_subaccount": "AC2"}, "shared": {}},
+    )
+
+    accounts = await lists.accounts("twilio", None)
+
+    assert told(accounts) == [("own", False, "AC1"), ("sub", False, "AC2"), (None, False, "AC0")]
+    assert accounts[-1].apart == {"own", "sub"}
+    assert accounts[-1].others == {"AC1", "AC2"}
+
+
+async def test_a_tenant_on_the_shared_account_is_compared_by_its_objects(database):
+    lists = Lists(database, {None: PLATFORM}, {"shared": {}})
+
+    assert told(await lists.accounts("twilio", "shared")) == [("shared", True, "AC0")]
+
+
+async def test_without_a_credential_there_is_nothing_to_reconcile(database):
+    lists = Lists(database, {}, {"acme": {}})
+
+    with pytest.raises(NotReconciled, match="Nobody has a credential"):
+        await lists.accounts("twilio", None)
+    with pytest.raises(NotReconciled, match="set one"):
+        await lists.accounts("twilio", "acme")
+    with pytest.raises(NotReconciled, match="there are twilio"):
+        await lists.accounts("elsewhere", None)
+
+
+async def test_what_is_compared_by_itself_is_not_in_the_totals_of_all(database):
+    totals = [Total(day=DAY, account=account, category="usage", count=1) for account in ("AC0", "AC1", "")]
+    owned = {"own": {}}
+    lists = Lists(database, {None: PLATFORM, "own": Credential({"Authorization": "own"}, "AC1")}, owned, totals)
+    *_, shared = await lists.accounts("twilio", None)
+
+    found = await lists.totals(shared, DAY)
+
+    assert [one.account for one in found] == ["AC0", ""]
+
+
+async def test_what_is_nobodys_is_told_of_the_account_and_its_days(database):
+    row = {
+        "source": "twilio",
+        "external_id": "SM1",
+        "account": "AC0",
+        "event_day": "2026-11-20",
+        "event_type": "sms_inbound",
+        "quantities": {"messages": 1, "segments": 2},
+        "cost": "0.0158",
+        "currency": "USD",
+        "found_at": NOON,
+    }
+    others = [
+        row | {"external_id": "SM2", "account": "AC1"},
+        row | {"external_id": "SM3", "event_day": "2026-11-21"},
+        row | {"external_id": "SM4", "source": "elsewhere"},
+    ]
+    async with database.transaction() as connection:
+        await connection.execute(insert(unattributed), [row, *others])
+    lists = Lists(database, {None: PLATFORM}, {})
+    [shared] = await lists.accounts("twilio", None)
+
+    amounts = {"messages": 1, "segments": 2, "cost_nano": int(Decimal("0.0158") * 10**9)}
+    assert await lists.nobodys(shared, DAY, DAY) == [Part("2026-11-20", "sms_inbound", "inbound", "", "USD", amounts)]
+
+
+async def test_a_source_that_lists_no_objects_has_nothing_to_collect(database):
+    lists = Lists(database, {None: PLATFORM}, {})
+    [shared] = await lists.accounts("twilio", None)
+
+    assert await lists.collect(shared, DAY, DAY, "test") is False

@@ -1,0 +1,543 @@
+"""The ledger held against a provider, and made to meet it: on either engine, against one that lists what the test wants."""
+
+from __future__ import annotations
+
+import datetime as dt
+from decimal import Decimal
+from fractions import Fraction
+
+import pytest
+from sqlalchemy import select
+
+from gateway.providers import twilio
+from gateway.providers.api import Late, Record, Total, Usage
+from gateway.reconciler import Account, NotReconciled, Reconciler, Wanted
+from gateway.recorder import late_event
+from metering.claims import made_key
+from metering.intents import Intent
+from metering.late import PRICE
+from metering.reconciliation import PLATFORM, Cause, Resolution
+from metering.tables import quarantine, usage_events
+from metering.usage import Completeness, Kind, UsageEvent, event_id_of
+from pricing.ledger import book
+from pricing.queries import EventFilter, summary
+from tests.builders import NOON, NOON_MS, call_id, fact, usage_event
+
+DAY = dt.date(2026, 11, 20)
+A_WEEK_LATER = NOON + dt.timedelta(days=7)
+
+CORRECTED, EXPLAINED, OPEN = Resolution.CORRECTED, Resolution.EXPLAINED, Resolution.OPEN
+
+
+def hashed(party):
+    return f"hash of {party}"
+
+
+class Provider:
+    """A provider: its objects, and what it charges besides. It bills 0.0079 a segment and 0.014 a begun minute."""
+
+    def __init__(self):
+        self.objects = {}
+        self.fees = {}
+        self.as_of = "2026-11-27T00:00:00+00:00"
+        self.hidden = set()
+
+    def sends(self, number, segments=1, at_ms=NOON_MS, to="+1", sender="+2"):
+        sid = f"SM{number:032x}"
+        self.objects[sid] = ("sms", at_ms, segments, {"to": to, "from": sender})
+        return sid
+
+    def calls(self, number, seconds, at_ms=NOON_MS):
+        sid = f"CA{number:032x}"
+        self.objects[sid] = ("call", at_ms, seconds, {"to": "+1", "from": "+2"})
+        return sid
+
+    def record(self, sid):
+        kind, at_ms, used, parties = self.objects[sid]
+        sms = kind == "sms"
+        metadata = {"status": "delivered" if sms else "completed"}
+        quantities = {"messages": 1, "segments": used} if sms else {"seconds": used}
+        final = Usage(
+            quantities=quantities,
+            completeness=Completeness.REPORTED,
+            event_type="sms_outbound" if sms else "call_minutes",
+            metadata=metadata,
+        )
+        cost = {"provider_cost": str(self.cost(sid)), "currency": "USD"}
+        price = Usage(quantities={}, completeness=Completeness.REPORTED, metadata=cost)
+        return Record(
+            external_id=sid,
+            occurred_at_ms=at_ms,
+            account="AC1",
+            endpoint="messages.create" if sms else "calls.create",
+            made=Usage(
+                quantities={"messages": 1} if sms else {"requests": 1},
+                completeness=Completeness.PENDING,
+                resource="US",
+                event_type="sms_outbound" if sms else "call_outbound",
+                parties=parties,
+            ),
+            late=(
+                Late(external_id=sid, usage=final),
+                Late(external_id=sid, phase=PRICE, usage=price),
+            ),
+        )
+
+    def cost(self, sid):
+        kind, _, used, _ = self.objects[sid]
+        return used * Decimal("0.0079") if kind == "sms" else -(-used // 60) * Decimal("0.014")
+
+    def of_day(self, day):
+        return [sid for sid, (_, at_ms, _, _) in self.objects.items() if day_of(at_ms) == day]
+
+    def totals(self, day):
+        def total(category, **said):
+            return Total(day=day, account="AC1", category=category, currency="USD", as_of=self.as_of, **said)
+
+        sids = self.of_day(day)
+        messages = [sid for sid in sids if self.objects[sid][0] == "sms"]
+        calls = [sid for sid in sids if self.objects[sid][0] == "call"]
+        fees = {category: cost for (on, category), cost in self.fees.items() if on == day}
+        yield total(
+            "sms-outbound",
+            count=len(messages),
+            usage=Decimal(sum(self.objects[sid][2] for sid in messages)),
+            cost=sum(map(self.cost, messages), Decimal(0)),
+        )
+        yield total(
+            "calls-outbound",
+            count=len(calls),
+            usage=Decimal(sum(-(-self.objects[sid][2] // 60) for sid in calls)),
+            cost=sum(map(self.cost, calls), Decimal(0)),
+        )
+        for category, cost in fees.items():
+            yield total(category, count=1, usage=Decimal(1), cost=cost)
+        yield total("totalprice", cost=sum(map(self.cost, sids), Decimal(0)) + sum(fees.values(), Decimal(0)))
+
+
+def day_of(at_ms):
+    return dt.datetime.fromtimestamp(at_ms / 1000, dt.UTC).date()
+
+
+class FakeLists:
+    """Reads the provider, and books as the collector does: what was made, what became of it, what it cost."""
+
+    def __init__(self, provider, booked):
+        self.provider, self._booked = provider, booked
+        self.account = Account("twilio", "acme")
+        self.collected = 0
+
+    async def accounts(self, source, tenant_id):
+        return [self.account]
+
+    async def collect(self, account, first, last, asked_by):
+        self.collected += 1
+        day = first
+        while day <= last:
+            for sid in self.provider.of_day(day):
+                await self._booked(backfilled(self.provider.record(sid)))
+            day += dt.timedelta(days=1)
+        return True
+
+    async def records(self, account, day):
+        sids = [sid for sid in self.provider.of_day(day) if sid not in self.provider.hidden]
+        for start in range(0, len(sids), 3):
+            yield [self.provider.record(sid) for sid in sids[start : start + 3]]
+
+    async def totals(self, account, day):
+        return list(self.provider.totals(day))
+
+    async def nobodys(self, account, first, last):
+        return []
+
+
+def backfilled(record, tenant_id="acme"):
+    key = made_key("twilio", record.external_id)
+    made = UsageEvent(
+        event_id=event_id_of(key),
+        tenant_id=tenant_id,
+        source="twilio",
+        event_type=record.made.event_type,
+        endpoint=record.endpoint,
+        occurred_at_ms=record.occurred_at_ms,
+        completeness=Completeness.PENDING,
+        quantities=record.made.quantities,
+        resource=record.made.resource,
+        external_id=record.external_id,
+        kind=Kind.BACKFILL,
+        direction="outbound",
+        dedupe_key=key,
+    )
+    return [fact(made), *(fact(late_event(tenant_id, "twilio", one)) for one in record.late)]
+
+
+class Clock:
+    def __init__(self):
+        self.now = A_WEEK_LATER
+
+    def __call__(self):
+        # Two moments are two.
+        self.now += dt.timedelta(milliseconds=1)
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def booked(database, books, clock):
+    async def booked(facts):
+        async with database.transaction() as connection:
+            return await book(connection, facts, books, clock())
+
+    return booked
+
+
+@pytest.fixture
+def provider():
+    return Provider()
+
+
+@pytest.fixture
+def lists(provider, booked):
+    return FakeLists(provider, booked)
+
+
+@pytest.fixture
+def reconcile(database, booked, lists, clock):
+    reconciler = Reconciler(database, booked, lists, {"twilio": twilio.PROVIDER.figures}, hashed, clock)
+
+    async def reconcile(first=DAY, last=DAY, tenant_id="acme", tolerance=Fraction(0), source="twilio"):
+        return await reconciler.reconcile(Wanted(source, tenant_id, first, last, tolerance, "test"))
+
+    return reconcile
+
+
+@pytest.fixture
+def rows(database):
+    async def rows():
+        async with database.reading() as connection:
+            found = await connection.execute(select(usage_events).order_by(usage_events.c.event_id))
+            return [tuple(row) for row in found]
+
+    return rows
+
+
+def sent(provider, sid, number, **changes):
+    """The event of a call that sent a message, as its answer tells it."""
+    record = provider.record(sid)
+    values = {
+        "event_id": call_id(number),
+        "source": "twilio",
+        "event_type": record.made.event_type,
+        "endpoint": record.endpoint,
+        "occurred_at_ms": record.occurred_at_ms - 300,
+        "completeness": Completeness.PENDING,
+        "quantities": record.made.quantities,
+        "resource": "US",
+        "external_id": sid,
+        "direction": "outbound",
+    }
+    return fact(usage_event(**values | changes))
+
+
+def lost(number, to="+1", sender="+2", at_ms=NOON_MS):
+    """A call whose worker was killed."""
+    intent = Intent(
+        call_id=call_id(number),
+        tenant_id="acme",
+        source="twilio",
+        event_type="sms_outbound",
+        endpoint="messages.create",
+        occurred_at_ms=at_ms,
+        direction="outbound",
+        category="campaign",
+        key_id="k7",
+        metadata={"to": hashed(to), "from": hashed(sender)},
+    )
+    return fact(intent.unknown())
+
+
+def causes(report, category=None):
+    return [
+        (one.cause, one.resolution, one.amounts)
+        for comparison in report.comparisons
+        for one in comparison.differences
+        if category in (None, comparison.subject.category)
+    ]
+
+
+async def total(database, **wanted):
+    async with database.reading() as connection:
+        found = await summary(connection, EventFilter(**wanted), ())
+    return {
+        name: sum(getattr(row, name) or 0 for row in found)
+        for name in ("events", "messages", "segments", "seconds", "cost_nano")
+    }
+
+
+async def test_a_day_whose_calls_all_went_through_the_gateway_has_no_difference(reconcile, provider, lists, booked):
+    for number in range(5):
+        sid = provider.sends(number, segments=number + 1)
+        await booked([sent(provider, sid, number)])
+    await lists.collect(None, DAY, DAY, "schedule")
+
+    report = await reconcile()
+
+    assert causes(report) == []
+    assert report.matched
+    [messages] = [one for one in report.comparisons if one.subject.category == "sms-outbound"]
+    assert messages.told == messages.held == {"messages": 5, "segments": 15, "cost_nano": 118_500_000}
+
+
+async def test_what_went_around_the_gateway_is_booked_and_named(database, reconcile, provider, booked):
+    await booked([sent(provider, provider.sends(1, segments=2), 1)])
+    provider.sends(2, segments=3)
+
+    report = await reconcile()
+
+    found = {cause: amounts for cause, _, amounts in causes(report, "sms-outbound")}
+    assert found[Cause.NOT_PROXIED] == {"messages": 1, "segments": 3, "cost_nano": 23_700_000}
+    assert found[Cause.STATUS_CHANGED]["segments"] == 2
+    assert all(resolution is CORRECTED for _, resolution, _ in causes(report))
+    assert await total(database) == {
+        "events": 2,
+        "messages": 2,
+        "segments": 5,
+        "seconds": 0,
+        "cost_nano": 39_500_000,
+    }
+
+
+async def test_a_second_run_changes_nothing_in_the_ledger(reconcile, provider, booked, rows):
+    provider.sends(1, segments=3)
+    provider.calls(2, seconds=61)
+    provider.fees[DAY, "phonenumbers"] = Decimal("1.15")
+    await booked([lost(3)])
+    await reconcile()
+    after_one = await rows()
+
+    report = await reconcile()
+
+    assert await rows() == after_one
+    assert report.matched
+
+
+async def test_begun_minutes_are_rounding_and_each_leg_is_rounded_by_itself(reconcile, provider):
+    for number, seconds in enumerate((1, 59, 60, 61)):
+        provider.calls(number, seconds)
+
+    report = await reconcile()
+
+    assert (Cause.ROUNDING, EXPLAINED, {"seconds": 119}) in causes(report, "calls-outbound")
+    assert report.matched
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Costs without use
+
+
+async def test_what_costs_money_and_nobody_used_is_booked_so_that_the_totals_meet(database, reconcile, provider):
+    sid = provider.sends(1)
+    provider.fees[DAY, "phonenumbers"] = Decimal("1.15")
+    provider.fees[DAY, "sms-messages-carrierfees"] = Decimal("0.0030")
+    provider.fees[DAY, "some-new-fee"] = Decimal("0.5")
+
+    report = await reconcile()
+
+    fees = [(one.cause, one.resolution) for one in _differences(report, "phonenumbers")]
+    assert fees == [(Cause.NOT_USAGE, CORRECTED)]
+    assert _differences(report, "other")[0].amounts == {"cost_nano": 500_000_000}
+    whole = provider.cost(sid) + sum(provider.fees.values())
+    assert (await total(database))["cost_nano"] == whole * 10**9
+    assert (await total(database))["events"] == 1
+
+
+def _differences(report, category):
+    return [one for found in report.comparisons if found.subject.category == category for one in found.differences]
+
+
+@pytest.mark.parametrize(("now", "more"), [("2.30", 1_150_000_000), ("0.40", -750_000_000), ("0", -1_150_000_000)])
+async def test_another_figure_of_the_same_day_books_what_is_new_of_it(database, reconcile, provider, rows, now, more):
+    provider.fees[DAY, "phonenumbers"] = Decimal("1.15")
+    await reconcile()
+    provider.fees[DAY, "phonenumbers"] = Decimal(now)
+
+    report = await reconcile()
+    twice = await rows()
+    await reconcile()
+
+    assert _differences(report, "phonenumbers")[-1].amounts == {"cost_nano": more}
+    assert (await total(database))["cost_nano"] == Decimal(now) * 10**9
+    assert await rows() == twice
+
+
+async def test_costs_on_the_account_that_tenants_share_are_nobodys(database, reconcile, provider, lists):
+    lists.account = Account("twilio", None)
+    provider.fees[DAY, "phonenumbers"] = Decimal("1.15")
+
+    await reconcile(tenant_id=None)
+
+    assert (await total(database, tenant_id=PLATFORM))["cost_nano"] == 1_150_000_000
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Unknown outcomes
+
+
+async def test_a_call_that_was_killed_is_found_again_and_keeps_what_the_call_said(
+    database, reconcile, provider, booked
+):
+    provider.sends(1, segments=2, at_ms=NOON_MS + 700)
+    await booked([lost(1)])
+
+    report = await reconcile()
+
+    assert await total(database, category="campaign", key_id="k7") == {
+        "events": 1,
+        "messages": 1,
+        "segments": 2,
+        "seconds": 0,
+        "cost_nano": 15_800_000,
+    }
+    assert (await total(database))["events"] == 1
+    assert causes(report, "sms-outbound") == [
+        (Cause.UNKNOWN_OUTCOME, CORRECTED, {"messages": 1, "segments": 2, "cost_nano": 15_800_000})
+    ]
+
+
+async def test_of_two_that_it_can_have_made_neither_is_its(database, reconcile, provider, booked):
+    provider.sends(1, segments=2, at_ms=NOON_MS + 700)
+    provider.sends(2, segments=3, at_ms=NOON_MS + 900)
+    await booked([lost(1)])
+
+    await reconcile()
+
+    assert (await total(database, category="campaign"))["messages"] == 0
+    assert (await total(database))["segments"] == 5
+
+
+async def test_what_another_call_has_made_is_not_looked_at(database, reconcile, provider, booked):
+    known, lost_one = provider.sends(1, at_ms=NOON_MS + 400), provider.sends(2, segments=3, at_ms=NOON_MS + 700)
+    await booked([sent(provider, known, 5), lost(1)])
+
+    await reconcile()
+
+    async with database.reading() as connection:
+        at = usage_events.c
+        found = await connection.execute(select(at.external_id).where(at.corrects == call_id(1)).distinct())
+        assert found.scalars().all() == [lost_one]
+        assert (await connection.execute(select(quarantine))).all() == []
+
+
+async def test_a_call_that_never_reached_the_provider_stays_unknown(database, reconcile, provider, booked):
+    await booked([sent(provider, provider.sends(1, at_ms=NOON_MS + 400), 5), lost(1)])
+
+    await reconcile()
+
+    assert (await total(database))["messages"] == 1
+    assert (await total(database, category="campaign"))["messages"] == 0
+    async with database.reading() as connection:
+        assert (await connection.execute(select(quarantine))).all() == []
+
+
+async def test_an_outcome_that_is_recorded_after_all_is_not_counted_twice(database, reconcile, provider, booked):
+    sid = provider.sends(1, segments=2, at_ms=NOON_MS + 700)
+    await booked([lost(1)])
+    await reconcile()
+
+    late = sent(provider, sid, 1, occurred_at_ms=NOON_MS, category="campaign", key_id="k7")
+    await booked([late])
+    await booked([late])
+
+    assert await total(database) == {"events": 1, "messages": 1, "segments": 2, "seconds": 0, "cost_nano": 15_800_000}
+    async with database.reading() as connection:
+        assert (await connection.execute(select(quarantine))).all() == []
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Objects that are not on the day, or not at all
+
+
+async def test_what_was_sent_before_midnight_and_is_dated_after_it_is_late_on_both_days(reconcile, provider, booked):
+    midnight_ms = NOON_MS + 12 * 3_600_000
+    message, leg = provider.sends(1, segments=2, at_ms=midnight_ms + 100), provider.calls(2, 61, at_ms=midnight_ms + 50)
+    for number, sid in enumerate((message, leg)):
+        await booked([sent(provider, sid, number)])
+
+    report = await reconcile(last=DAY + dt.timedelta(days=1))
+
+    late = [one for _, resolution, one in causes(report) if resolution is EXPLAINED]
+    assert {"messages": 1, "segments": 2, "cost_nano": 15_800_000} in late
+    assert {"messages": -1, "segments": -2, "cost_nano": -15_800_000} in late
+    assert Cause.UNEXPLAINED not in {cause for cause, _, _ in causes(report)}
+    assert report.matched
+
+
+async def test_what_the_ledger_has_and_the_provider_does_not_list_is_open(reconcile, provider, booked):
+    sid = provider.sends(1, segments=2)
+    await booked(backfilled(provider.record(sid)))
+    del provider.objects[sid]
+
+    report = await reconcile()
+
+    assert (Cause.MISSING_AT_PROVIDER, OPEN, {"messages": -1, "segments": -2, "cost_nano": -15_800_000}) in causes(
+        report
+    )
+    assert not report.matched
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One tenant on a shared account
+
+
+async def test_a_tenant_on_a_shared_account_is_compared_with_its_own_objects(reconcile, provider, lists, booked):
+    lists.account = Account("twilio", "acme", shared=True)
+    await booked(backfilled(provider.record(provider.sends(1, segments=2))))
+    await booked(backfilled(provider.record(provider.calls(2, seconds=30))))
+    await booked(backfilled(provider.record(provider.sends(3, segments=9)), "globex"))
+    lists.collect = _nothing
+
+    report = await reconcile()
+
+    told = {one.subject.category: one.told for one in report.comparisons}
+    assert told == {
+        "sms_outbound": {"messages": 1, "segments": 2, "cost_nano": 15_800_000},
+        "call_outbound": {"seconds": 30, "cost_nano": 14_000_000},
+    }
+    assert report.matched
+
+
+async def _nothing(*_):
+    return True
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What can not be done
+
+
+async def test_a_source_without_figures_of_its_own_is_refused(reconcile):
+    with pytest.raises(NotReconciled, match="no figures"):
+        await reconcile(source="elsewhere")
+
+
+@pytest.mark.parametrize("days", [-1, 62])
+async def test_a_run_takes_some_days_and_not_any_number(reconcile, days):
+    with pytest.raises(NotReconciled, match="1 to 62 days"):
+        await reconcile(last=DAY + dt.timedelta(days=days))
+
+
+async def test_an_account_that_is_not_over_is_late_and_not_alarming(reconcile, provider, clock):
+    clock.now = NOON + dt.timedelta(hours=1)
+    provider.as_of = "2026-11-20T12:30:00+00:00"
+    provider.sends(1)
+    provider.totals = lambda day: [
+        Total(day=day, account="AC1", category="sms-outbound", count=0, usage=Decimal(0), as_of=provider.as_of)
+    ]
+
+    report = await reconcile()
+
+    assert (Cause.LATE, EXPLAINED, {"messages": -1, "segments": -1}) in causes(report)
+    assert report.matched
