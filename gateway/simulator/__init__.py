@@ -38,11 +38,11 @@ What a request can ask for, in headers, because headers pass through a proxy unt
 `x-simulator-status: N`
     Answer with this error (400 to 599), in the provider's own shape.
 `x-simulator-outcome: …`
-    How what is made ends. A Twilio message: `delivered` (the default), `sent`, `read`, `undelivered`, `failed` or
-    `canceled`. A Twilio call: `completed` (the default), `busy`, `no-answer`, `failed` or `canceled`. SendGrid's mail,
-    to all its recipients: `delivered`, `deferred` (and delivered later), `bounce`, `blocked`, `dropped`, or delivered
-    and then `open`, `click`, `spamreport` or `unsubscribe`; without it each address decides, by such a word before the
-    `@` or a `+` (bounce+7@example.com), and others are delivered to.
+    How what is made ends. A Twilio message: `delivered` (the default), `sent`, `read`, `partially_delivered`,
+    `undelivered`, `failed` or `canceled`. A Twilio call: `completed` (the default), `busy`, `no-answer`, `failed` or
+    `canceled`. SendGrid's mail, to all its recipients: `delivered`, `deferred` (and delivered later), `bounce`,
+    `blocked`, `dropped`, or delivered and then `open`, `click`, `spamreport` or `unsubscribe`; without it each address
+    decides, by such a word before the `@` or a `+` (bounce+7@example.com), and others are delivered to.
 `x-simulator-seconds: N`
     How long a Twilio call lasts, by what it says; it is over no later for that.
 `x-simulator-step-ms: N`

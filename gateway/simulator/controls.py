@@ -50,6 +50,7 @@ class Outcome(StrEnum):
     """How what a request makes can end. Not everything can end in every way."""
 
     DELIVERED = "delivered"
+    PARTIALLY_DELIVERED = "partially_delivered"
     UNDELIVERED = "undelivered"
     SENT = "sent"
     READ = "read"

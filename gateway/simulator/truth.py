@@ -77,6 +77,12 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True):
         Of one that was made, approved or cancelled: `to`, `channel`, `status`, `service_sid`.
     `lookup`
         Of each, though it is a GET: `to`, and the `fields` that cost.
+    `conversation_message`, `execution`
+        Of one that was made: the `conversation_sid`; the `flow_sid` and `to`.
+
+    What comes in because a test asked for it (`/_simulator`, whose exchanges have the provider `_simulator`) is a `message`
+    or a `call` too, a call without `final` where that depends on its application. What an application's TwiML makes, and
+    a history made at once, is not here: the bill has it (`gateway.simulator.director`).
 
     Everything else at Twilio has None, reading a message back and listing it too, so that adding up what is not None,
     the last of each object, is what was used."""

@@ -43,6 +43,7 @@ MEDIA_MAX = 10
 
 ENDS: Mapping[Outcome, tuple[str, ...]] = {
     Outcome.DELIVERED: ("sent", "delivered"),
+    Outcome.PARTIALLY_DELIVERED: ("sent", "partially_delivered"),
     Outcome.UNDELIVERED: ("sent", "undelivered"),
     Outcome.SENT: ("sent",),
     Outcome.READ: ("sent", "delivered", "read"),

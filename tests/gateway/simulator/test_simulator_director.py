@@ -126,6 +126,13 @@ def test_a_history_that_makes_no_sense_is_refused(directed: Directed, wrong: dic
     assert directed.ask("/twilio/bulk", {**HISTORY, **wrong})[0] == 400
 
 
+@pytest.mark.parametrize("path", ["/twilio/bulk", "/twilio/inbound-message", "/twilio/inbound-call"])
+@pytest.mark.parametrize("body", [[], None, {"to": 1}, {"from": "\x00", "to": "", "numbers": "x"}, "\ud800"])
+def test_a_body_that_is_not_what_is_asked_for_is_refused(directed: Directed, path: str, body: object) -> None:
+    status, _ = directed.ask(path, body if body is not None else {})
+    assert status == 400
+
+
 def test_what_there_is_not_is_refused(directed: Directed) -> None:
     assert directed.ask("/bill?from=2026-01-01")[0] == 400
     status, message = directed.ask("/tolls")

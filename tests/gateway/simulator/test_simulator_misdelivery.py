@@ -55,6 +55,8 @@ def test_nothing_is_made_up_and_nothing_disappears(callbacks: Callbacks, count: 
     lost = {one.url for one in posted.lost}
     assert sorted(urls) == sorted(one.url for one in later if one.url not in lost for _ in range(callbacks.repeat))
     assert sum(one.answered is not None for one in posted.sent) == len(set(urls))
+    if callbacks.lost in (0, 100):
+        assert len(lost) == count * callbacks.lost // 100
     if callbacks.shuffled:
         assert len({one.after_ms for one in posted.sent}) <= 1
     assert all(one.after_ms >= 100 * int(one.url[-1]) + callbacks.delayed_ms for one in posted.sent)

@@ -217,6 +217,7 @@ def test_a_messaging_service_picks_the_sender_and_counts_the_segments_later(clie
         ("delivered", "-0.00830", None),
         ("sent", "-0.00830", None),
         ("read", "-0.00830", None),
+        ("partially_delivered", "-0.00830", None),
         ("undelivered", "-0.00830", 30003),
         ("failed", None, 30008),
         ("canceled", None, None),
@@ -879,12 +880,24 @@ def well_shaped(answer: Answer) -> bool:
 NAMES = (
     *("To", "From", "Body", "MediaUrl", "StatusCallback", "MessagingServiceSid", "SendAt", "ScheduleType", "Status"),
     *("Url", "StatusCallbackEvent", "FriendlyName", "Channel", "Code", "PageSize", "Page", "PageToken", "DateSent"),
-    *("DateSent>", "StartDate", "EndDate", "Category", "Fields", "ApplicationSid", "ContentSid", "VoiceUrl"),
+    *(
+        "DateSent>",
+        "StartDate",
+        "EndDate",
+        "Category",
+        "Fields",
+        "ApplicationSid",
+        "PhoneNumber",
+        "AreaCode",
+        "SmsUrl",
+        "ContentSid",
+        "VoiceUrl",
+    ),
 )
 PATHS = (
     *(
         f"/api{ROOT}/{name}{suffix}"
-        for name in ("Messages", "Calls", "Keys", "Applications")
+        for name in ("Messages", "Calls", "Keys", "Applications", "IncomingPhoneNumbers", "Recordings")
         for suffix in (".json", "")
     ),
     *(f"/api{ROOT}/Usage/Records{name}.json" for name in ("", "/Daily", "/Yearly", "/Never")),
@@ -892,6 +905,8 @@ PATHS = (
     *(
         "/messaging/v1/Services",
         "/verify/v2/Services",
+        "/conversations/v1/Conversations",
+        "/studio/v2/Flows/FW1/Executions",
         "/lookups/v2/PhoneNumbers/%2B1%FF\xe9",
         "/voice/v1/x",
         "/\xe9/x",

@@ -221,7 +221,8 @@ async def test_a_call_whose_application_is_down_falls_back_and_then_ends(line: L
 async def test_a_call_that_goes_round_in_circles_ends(line: Line) -> None:
     line.application.answers["/voice"] = ["<Response><Redirect>/voice</Redirect></Response>"]
     final, arrived = await line.called(51)
-    assert (final.status, arrived[-1].url) == ("completed", f"{line.application.base_url}/status")
+    assert (final.status, len(arrived)) == ("completed", 51)
+    assert arrived[-1].url == f"{line.application.base_url}/status"
 
 
 async def test_a_webhook_is_repeated_and_only_its_first_answer_counts(line: Line) -> None:

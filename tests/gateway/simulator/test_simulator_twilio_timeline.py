@@ -56,6 +56,13 @@ def test_whatever_is_put_in_and_replaced_stands_in_the_order_of_time(given: list
     assert list(some.older(None)) == [one for one in expected[::-1] if one.at in (2, 4)]
 
 
+def test_a_page_that_begins_outside_of_what_is_asked_for_holds_nothing_else() -> None:
+    line = timeline(*(Made(f"{number}", "AC1", float(number)) for number in range(9)))
+    some = Selection(line, ACCOUNT, lambda _: True, Span(2, 5))
+    assert [one.sid for one in some.older("7")] == ["4", "3", "2"]
+    assert [one.sid for one in some.newer("0")] == ["2", "3", "4"]
+
+
 def test_what_is_another_account_s_is_not_there() -> None:
     line = timeline(Made("a", "AC1", 1.0))
     assert line.get(ACCOUNT, "a").at == 1.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -103,18 +103,23 @@ def test_what_was_used_is_told_of_its_own_day(sdk: Sdk, alone: Any) -> None:
 
 def test_a_cancelled_message_is_counted_back_and_a_deleted_one_is_not(sdk: Sdk, alone: Any) -> None:
     at = datetime.now(UTC).replace(microsecond=0)
-    scheduled = alone.messages.create(
+    slow = sdk.client(*alone.auth, step_ms=60_000)
+    scheduled = slow.messages.create(
         to="+15558675310",
         messaging_service_sid="MG" + "5" * 32,
         body="Later",
         schedule_type="fixed",
-        send_at=at.replace(year=at.year + 1, month=1, day=1) if at.month == 12 else at.replace(month=at.month + 1),
+        send_at=at + timedelta(days=1),
     )
     alone.messages(scheduled.sid).update(status="canceled")
     deleted = sent(sdk.client(*alone.auth, step_ms=0))
     alone.messages(deleted.sid).delete()
     (record,) = alone.usage.records.list(category="sms")
     assert record.count == "1"
+    call = called(slow)
+    alone.calls(call.sid).update(status="completed")
+    (record,) = alone.usage.records.list(category="calls")
+    assert record.count == "0", "nobody had answered yet"
 
 
 def test_a_number_costs_from_the_day_on_which_it_was_bought(sdk: Sdk, alone: Any) -> None:
