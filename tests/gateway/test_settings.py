@@ -126,6 +126,7 @@ def a_value_for(name, tmp_path):
             ("app.internal", "app.test:8000", "[::1]:80"),
         ),
         "TOLLKEEPER_SHARED_READS": ("true", True),
+        "TOLLKEEPER_COLLECT": ("all", "all"),
         "TOLLKEEPER_LOG_FORMAT": ("json", "json"),
         "TOLLKEEPER_LOG_LEVEL": ("debug", "debug"),
     }.get(name) or (
