@@ -28,11 +28,11 @@ DAY = click.DateTime(["%Y-%m-%d"])
 @click.option("--to", "end", required=True, type=DAY, help="The day after the last.")
 @told
 def backfill(invocation: Invocation, source: str, tenant: str | None, start: Any, end: Any) -> None:
-    """Read a provider's own lists, and book what did not cross the gateway: sent around it, come in, dialled by TwiML.
+    """Book what a provider did and the gateway did not see.
 
-    What is in the ledger is not booked again, whichever came first, so reading twice does no harm. It may be broken off
-    at any moment: the same command again goes on from the last page that was booked, and a server, if one runs, does so
-    by itself.
+    It stands in the provider's own lists: what was sent around the gateway, what came in, what TwiML dialled. What is in
+    the ledger is not booked again, whichever came first, so reading twice does no harm. It may be broken off at any
+    moment: the same command again goes on from the last page that was booked, and a server, if one runs, does so by itself.
     """
     wanted = {"source": source, "tenant_id": tenant, "from": f"{start:%Y-%m-%d}", "to": f"{end:%Y-%m-%d}"}
     document = {name: value for name, value in wanted.items() if value is not None}

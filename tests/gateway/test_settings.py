@@ -128,6 +128,7 @@ def a_value_for(name, tmp_path):
         "TOLLKEEPER_SHARED_READS": ("true", True),
         "TOLLKEEPER_RECONCILE": ("off", "off"),
         "TOLLKEEPER_RECONCILE_TOLERANCE": ("1.25%", "1.25%"),
+        "TOLLKEEPER_COLLECT": ("all", "all"),
         "TOLLKEEPER_LOG_FORMAT": ("json", "json"),
         "TOLLKEEPER_LOG_LEVEL": ("debug", "debug"),
     }.get(name) or (
