@@ -25,7 +25,7 @@ from metering.columns import iso, iso_ms
 from metering.facts import Fact
 from metering.rows import rows_in
 from metering.tables import dedupe, late_facts, pending_events, usage_events
-from metering.usage import AS_ORDERED, EPOCH, WAS, Completeness, Kind, UsageEvent, event_id_of
+from metering.usage import AS_ORDERED, EPOCH, TOLD_COST, WAS, Completeness, Kind, UsageEvent, event_id_of
 
 PART = "part"
 """In the metadata of a correction: which of several disjoint parts of what was used it is, as the phase named it."""
@@ -92,6 +92,8 @@ class Correction(NamedTuple):
     """The event as the ledger has it."""
     begins: bool
     """True where nothing of this type of event was booked of it before: it is one more, where events are counted."""
+    cost_told: bool
+    """True where the provider has said before what all of it cost."""
     before: tuple[tuple[str, str, str], ...]
     """The keys of the events that were booked of it before: its own, and the corrections of that."""
 
@@ -232,7 +234,8 @@ def _correction(late: Fact, corrected: Any, rows: Sequence[Any]) -> Correction:
     # The digest stays that of what was found, so that finding it again is no contradiction.
     begins = phase != PRICE and all(row.event_type != event_type for row in rows)
     before = tuple(_key_of(row) for row in rows)
-    return Correction(Fact(made, msgspec.json.encode(made), late.digest), held, corrected, begins, before)
+    cost_told = any(row.kind == Kind.CORRECTION and TOLD_COST in row.metadata and not row.quantities for row in rows)
+    return Correction(Fact(made, msgspec.json.encode(made), late.digest), held, corrected, begins, cost_told, before)
 
 
 def _key_of(row: Any) -> tuple[str, str, str]:

@@ -18,7 +18,7 @@ from metering.usage import UsageEvent
 from pricing import charges
 from pricing.book import EVENT, Book, instant_ms
 from pricing.catalogue import Books
-from pricing.rating import Rated, rate, told
+from pricing.rating import Rated, rate, told, without_cost
 from pricing.rollups import fold
 from pricing.tables import tenant_plans
 
@@ -39,7 +39,7 @@ async def book(connection: AsyncConnection, facts: Sequence[Fact], books: Books,
     await remember(connection, appended.new, now)
     if late:
         # After the calls, among which may be those that they are about.
-        settled, corrected = await _settled(connection, late, plans, books, now)
+        settled, corrected = await _settled(connection, late, judged, plans, books, now)
         appended, judged = appended.with_those_of(settled), judged + corrected
     if judged:
         await charges.append(connection, judged)
@@ -50,11 +50,17 @@ async def book(connection: AsyncConnection, facts: Sequence[Fact], books: Books,
 
 
 async def _settled(
-    connection: AsyncConnection, late: Sequence[Fact], plans: Plans, books: Books, now: dt.datetime
+    connection: AsyncConnection,
+    late: Sequence[Fact],
+    calls: Sequence[tuple[UsageEvent, Rated]],
+    plans: Plans,
+    books: Books,
+    now: dt.datetime,
 ) -> tuple[Appended, list[tuple[UsageEvent, Rated]]]:
     """Book facts that come later as corrections of their events; those that have none yet are kept until they do.
 
-    Each is rated on top of what its event and earlier corrections hold: by the plan, and at the prices, of its day.
+    Each is rated on top of what its event and earlier corrections hold: by the plan, and at the prices, of its day. `calls`
+    are those of this transaction, whose charges are not there yet.
     """
     met = await meet(connection, late)
     appended = await ledger.append(connection, [*(one.fact for one in met.corrections), *met.known], now)
@@ -62,6 +68,7 @@ async def _settled(
     costs = await charges.costs(
         connection, {key for one in met.corrections if phase_of(one.fact.event)[0] == PRICE for key in one.before}
     )
+    costs |= {event.key: rated.cost_nano or 0 for event, rated in calls}
     judged = []
     # What is left of a cost is known when the rest is judged.
     for event in sorted((fact.event for fact in appended.new), key=lambda event: phase_of(event)[0] == PRICE):
@@ -71,6 +78,7 @@ async def _settled(
             rated = told(event, price_book, books.cost_book, sum(costs.get(key, 0) for key in one.before))
         else:
             rated = rate(event, price_book, books.cost_book, {**one.held, EVENT: 0} if one.begins else one.held)
+            rated = without_cost(rated) if one.cost_told else rated
         costs[event.key] = rated.cost_nano or 0
         judged.append((event, rated))
     await settle(connection, met, now)

@@ -138,6 +138,12 @@ def told(event: UsageEvent, price_book: Book, cost_book: Book, cost_nano: int) -
     return _rated(price_book, cost_book, 0, left_nano, (line,))
 
 
+def without_cost(rated: Rated) -> Rated:
+    """The same judgement where the provider has said already what all of it cost."""
+    lines = tuple(msgspec.structs.replace(line, cost=None, cost_nano=None) for line in rated.lines)
+    return msgspec.structs.replace(rated, cost_nano=0, lines=lines)
+
+
 class Asked(NamedTuple):
     """What is asked for one dimension."""
 

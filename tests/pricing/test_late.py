@@ -306,21 +306,22 @@ async def test_what_was_not_done_after_all_is_taken_off_what_was_reported_and_ne
     assert (await sums(database))[1] == 0
 
 
-@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("together", ["all", "late", "price first", "none"])
 @pytest.mark.parametrize("amount", ["0.05", "0.0", "0.000000001"])
 async def test_what_the_provider_says_it_cost_is_the_cost_whatever_the_list_made_of_it(
     database, booked, together, amount
 ):
     """Guards the margin: the list price of a call and the price that is told must not both be booked."""
-    await booked(usage_event(event_id=call_id(1), **CALL))
+    sent = usage_event(event_id=call_id(1), **CALL | {"quantities": {"requests": 1, "seconds": 1}})
     ended = final(phase="final", quantities={"seconds": 61}, **TOLD)
-    if together:
-        await booked(price(amount), ended)
+    if together == "all":
+        await booked(sent, price(amount), ended)
     else:
-        await booked(ended)
-        charged = await sums(database)
-        await booked(price(amount))
-        assert await sums(database) == charged
+        await booked(sent)
+        if together == "late":
+            await booked(price(amount), ended)
+        for one in (price(amount), ended) if together == "price first" else (ended, price(amount)):
+            await booked(one)
     await booked(price(amount), ended)
 
     assert await costs(database) == round(float(amount) * 10**9)
