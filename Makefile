@@ -5,7 +5,7 @@ BIN := .venv/bin
 UV := .tools/bin/uv
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help run setup test check fix fuzz sdk-suite system chaos outages bench bench-peers lock clean
+.PHONY: help run setup test check fix fuzz sdk-suite system chaos month outages bench bench-peers lock clean
 
 help:  ## Show this help.
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ sdk-suite: .venv/.complete  ## Run the tests that OpenAI keeps for its SDK both 
 
 system: .venv/.complete  ## Try slow clients, many connections, large files, overload and order; SYSTEM="--quick" for less.
 	$(BIN)/python -m tests.system $(SYSTEM)
+
+month: .venv/.complete  ## Live through a month of messages and calls, with crashes, and hold the ledger against the bill.
+	$(BIN)/python -m tests.month $(MONTH)
 
 outages: .venv/.complete  ## Have the ledger's database die, hang and fill for a minute each, and events replayed by many.
 	$(BIN)/python -m tests.outages

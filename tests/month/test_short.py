@@ -1,0 +1,29 @@
+"""The short form of the month, for every run of the tests."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.month.run import Month, Shape, problems
+from tests.walks.harness import on_postgres
+
+SHORT = Shape(messages=600, calls=90, lasts_s=20, seed=20261122)
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgres"])
+async def test_after_a_month_with_crashes_and_traffic_around_the_gateway_the_ledger_is_the_bill(
+    tmp_path, engine, request
+):
+    """Guards the promise of reconciliation: to the last message, segment and second of each tenant, whatever callbacks were
+    lost, doubled and shuffled; and a second reconciliation books nothing."""
+    settings = on_postgres(request.getfixturevalue("postgres_server")) if engine == "postgres" else {}
+
+    verdict = await Month(tmp_path, SHORT, print, **settings).live()
+
+    assert problems(verdict) == []
+    # Of nothing, nothing would be wrong.
+    assert sum(one.messages for one in verdict.billed.values()) > 400
+    assert sum(one.seconds for one in verdict.billed.values()) > 10_000
+    assert verdict.found["crashes"] == 2
+    assert verdict.found["told status"] > 20
+    assert verdict.found["told sms"] > 20
