@@ -157,6 +157,14 @@ class Recorder:
         if self.syncs and (told.made or told.late):
             await self.durable()
 
+    async def noted(self, events: Sequence[UsageEvent]) -> None:
+        """Record facts that have no call, and wait until they survive what they are to survive. Raises SpoolFailed or
+        SpoolFull; what was written of them then is, too."""
+        for event in events:
+            self._spool.note(_encode(event))
+        if self.syncs:
+            await self.durable()
+
     def _made(self, tenant_id: str, source: str, made: Made, at_ms: int) -> UsageEvent:
         """Something that was used without a call."""
         usage, key = made.usage, f"{source}:{made.key}"

@@ -35,6 +35,8 @@ from gateway.objects import Objects
 from gateway.providers.api import Content, Delivery, Proofs, Provider, Reply, Told, Webhook
 from gateway.recorder import Recorder
 from gateway.snapshot import SigningSecrets, SnapshotFile, TenantRecord
+from gateway.switch_records import BODY_BYTES_MAX as SWITCH_BYTES_MAX
+from gateway.switch_records import SwitchRecords
 from gateway.telemetry import log
 from metering.columns import iso_ms
 from metering.database import DatabaseUnavailable
@@ -48,6 +50,8 @@ ANSWER_S_MIN = 0.1
 
 AT_ONCE_BYTES = 64 << 10
 """A body up to this size is looked at in a millisecond."""
+
+SWITCHES = PREFIX + "cdr/"
 
 REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 
@@ -105,6 +109,7 @@ class Webhooks:
         self._egress = egress
         self._counters = counters
         self._shared_reads = shared_reads
+        self._switches = SwitchRecords(snapshot, secrets, recorder)
 
     async def __call__(self, exchange: Exchange) -> None:
         """Answer one delivery. Whatever happens, its sender gets an answer, and the log a line."""
@@ -112,7 +117,10 @@ class Webhooks:
         said: dict[str, object] = {}
         error: str | None = None
         try:
-            reply = await self._told(exchange, said)
+            if exchange.head.target.startswith(SWITCHES):
+                reply = await self._switched(exchange, said)
+            else:
+                reply = await self._told(exchange, said)
         except Refused as refused:
             error = refused.error
             reply = _refusal(refused)
@@ -185,6 +193,21 @@ class Webhooks:
             keeping = self._keep(provider, tenant, webhook, content, carried, told.order_key)
             await asyncio.ensure_future(keeping)
         return webhook.reply
+
+    async def _switched(self, exchange: Exchange, said: dict[str, object]) -> Reply:
+        """Take what a switch of a tenant's posts."""
+        tenant_id = exchange.head.target.partition("?")[0].removeprefix(SWITCHES)
+        said["webhook"] = "cdr"
+        if exchange.head.method != "POST":
+            raise Refused(404, "unknown_webhook")
+        if exchange.overloaded:
+            raise Refused(503, "overloaded")
+        refusal = self._switches.refusal(tenant_id, exchange.head.headers)
+        if refusal is not None:
+            raise Refused(*refusal)
+        said["tenant_id"] = tenant_id
+        body = await _body(exchange, SWITCH_BYTES_MAX)
+        return await asyncio.ensure_future(self._switches.taken(tenant_id, exchange.head.headers, body))
 
     # -- whose it is, and whether it may be
 
