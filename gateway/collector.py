@@ -457,7 +457,8 @@ class Collector:
         wanted |= {record.parent for record in records if record.parent is not None}
         if not wanted:
             return {}
-        tenant_ids = [scope.tenant_id] if scope.tenant_id is not None else sorted(owned)
+        # All of them: an account can have been another tenant's, whose what it did before still is.
+        tenant_ids = sorted({*owned, *(() if scope.tenant_id is None else (scope.tenant_id,))})
         first = min(record.occurred_at_ms for record in records) - MADE_DAYS_MAX * DAY_MS
         found: dict[str, _Known] = {}
         at = usage_events.c

@@ -24,6 +24,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from types import TracebackType
 from typing import NamedTuple, Self, TypeAlias
 from urllib.parse import unquote
+from weakref import WeakValueDictionary
 
 from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -39,8 +40,11 @@ AT_ONCE_MAX = 256
 AT_ONCE_OF_HOST_MAX = 64
 """Further requests wait for one of these to end, within their own time; one slow host leaves most to the others."""
 
-LOOKUPS_AT_ONCE_MAX = 16
+LOOKUPS_AT_ONCE_MAX = 32
 """Names are looked up in threads, which nothing can stop: beyond so many, further ones wait."""
+
+LOOKUPS_OF_DOMAIN_MAX = 4
+"""Of one domain, whose name server may never answer: further ones wait, and leave the threads to others."""
 
 _NOT_PUBLIC = tuple(
     IPv4Network(network)
@@ -253,12 +257,13 @@ class _Judged(AbstractResolver):
     def __init__(self, egress: Egress, threads: ThreadPoolExecutor) -> None:
         self._egress = egress
         self._threads = threads
+        self._of_domains: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        """Room for look-ups, as long as somebody looks up there."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        loop = asyncio.get_running_loop()
-        addresses = await loop.run_in_executor(self._threads, self._egress._lookup, host, port)  # noqa: SLF001
+        addresses = await self._looked_up(host, port)
         if not addresses:
             raise OSError("no address")
         self._egress.policy.judge(host, port, addresses)
@@ -273,6 +278,15 @@ class _Judged(AbstractResolver):
             )
             for address in addresses
         ]
+
+    async def _looked_up(self, host: str, port: int) -> Sequence[str]:
+        domain = ".".join(host.lower().rstrip(".").rsplit(".", 2)[-2:])
+        room = self._of_domains.setdefault(domain, asyncio.Semaphore(LOOKUPS_OF_DOMAIN_MAX))
+        await room.acquire()
+        looking = asyncio.get_running_loop().run_in_executor(self._threads, self._egress._lookup, host, port)  # noqa: SLF001
+        # The thread goes on though nobody waits for it any more.
+        looking.add_done_callback(lambda _: room.release())
+        return await asyncio.shield(looking)
 
     async def close(self) -> None:
         """There is nothing to close; the threads are the egress'."""

@@ -78,6 +78,7 @@ EXCLUSIVE = (
     "twilio_subaccount",
     "sendgrid_subuser",
     "sendgrid_categories",
+    "sendgrid_verification_key",
     "openai_project",
 )
 """What tells whose use something is: never two tenants' at once."""

@@ -186,7 +186,13 @@ class Reconciler:
         return await self._lists.accounts(source, None)
 
     async def resolve_unknown(self, account: Account, first: dt.date, last: dt.date) -> int:
-        """Book what calls of unknown outcome have made. Before what is in the lists is booked."""
+        """Book what calls of unknown outcome have made. Before what is in the lists is booked.
+
+        On an account that others are on it takes all of their calls to tell whose a thing is, so that one tenant's alone are
+        left to the next time that everybody's are looked for.
+        """
+        if account.shared:
+            return 0
         try:
             return await resolve(
                 self._database,
@@ -226,7 +232,7 @@ class Reconciler:
                 continue
             holds = ledger.held(figure, nobodys)
             one = compared(subject, told, holds)
-            if figure.costs_here and one.differences:
+            if figure.costs_here:
                 one = await self._with_cost(account.source, figure, subject, told, holds)
             found.append(one)
         if listed and not account.shared:

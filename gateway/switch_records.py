@@ -46,15 +46,15 @@ class SwitchRecords:
             # They may be new: whoever made them was told so when they were in the file.
             with suppress(OSError, ValueError):
                 self._snapshot.refresh()
-        if tenant_id not in self._snapshot.current.tenants:
-            return 404, "unknown_tenant"
-        found = self._snapshot.current.keys.get(key_id)
+        found, tenant = self._snapshot.current.keys.get(key_id), self._snapshot.current.tenants.get(tenant_id)
         if found is None or not self._secrets.matches(key, bytes.fromhex(found.digest)):
             return 401, "unknown_key"
         if found.expires_at_ms is not None and found.expires_at_ms <= time.time_ns() // 1_000_000:
             return 401, "expired_key"
-        if found.tenant_id not in (tenant_id, None):
+        if tenant is None or found.tenant_id not in (tenant_id, None):
             return 403, "another_tenant"
+        if tenant.status != "active":
+            return 403, "suspended"
         if SCOPE not in found.scopes:
             return 403, "scope_missing"
         return None

@@ -48,6 +48,12 @@ waits, which is 15 s."""
 ANSWERS_S = 13.5
 ANSWER_S_MIN = 0.1
 
+DOCUMENT_BYTES_MAX = 64 << 10
+"""Twilio reads no longer answer to a call."""
+
+HELD_BYTES_MAX = 128 << 20
+"""Bodies of deliveries that one worker holds at once: beyond, they are told to come again."""
+
 AT_ONCE_BYTES = 64 << 10
 """A body up to this size is looked at in a millisecond."""
 
@@ -109,6 +115,7 @@ class Webhooks:
         self._egress = egress
         self._counters = counters
         self._shared_reads = shared_reads
+        self._held_bytes = 0
         self._switches = SwitchRecords(snapshot, secrets, recorder)
 
     async def __call__(self, exchange: Exchange) -> None:
@@ -148,10 +155,12 @@ class Webhooks:
         say("webhook", status=exchange.status, **said, duration_ms=round(took_ms, 3))
 
     async def _told(self, exchange: Exchange, said: dict[str, object]) -> Reply:
+        began = time.monotonic()
         provider, tenant, webhook = self._knock(exchange, said)
         if exchange.overloaded:
             raise Refused(503, "overloaded")
-        body = await _body(exchange, webhook.body_bytes_max)
+        self._check_account(provider, tenant, webhook)
+        body = await self._body(exchange, webhook.body_bytes_max)
         assert self._addresses is not None
         target = exchange.head.target
         sealed = dict(parse_qsl(target.partition("?")[2])).get(CARRIED)
@@ -164,6 +173,9 @@ class Webhooks:
         )
         integration = tenant.integration or INTEGRATION
         credential, shared = self._credential(provider, tenant, webhook)
+        if shared and exchange.head.method != "POST":
+            # A GET is signed over its URL alone, which whoever shares the account can choose.
+            raise Refused(403, "method_of_shared_account")
         proofs = Proofs(credential, integration, time.time())
         if not await _beside(len(body), lambda: webhook.is_authentic(delivery, proofs)):
             raise Refused(403, "forged")
@@ -175,11 +187,13 @@ class Webhooks:
         if told is None:
             raise Refused(400, "not_understood")
         accounts = {credential.get(provider.account_field or ""), provider.subaccount_of(integration)}
-        if told.account is not None and told.account not in accounts:
+        if told.account not in accounts - {None} and (told.account is not None or webhook.own is not None):
             raise Refused(403, "another_account")
         if shared and carried is None and webhook.own is not None:
             await self._check_own(provider, tenant, webhook, integration, told)
         await asyncio.ensure_future(self._recorder.told(tenant.tenant_id, provider.name, told))
+        if tenant.status != "active":
+            return webhook.reply
         alias = None if told.account is None else AccountAlias(tenant.account_sid.encode(), told.account.encode())
         content = webhook.content(delivery)
         if alias is not None:
@@ -187,7 +201,8 @@ class Webhooks:
         url = webhook.application(integration) if carried is None else carried
         if webhook.led_back is not None:
             urls = [one for one in (url, webhook.fallback(integration)) if one is not None]
-            return await asyncio.ensure_future(self._relayed(provider, tenant, webhook, content, urls, said))
+            deadline = began + ANSWERS_S
+            return await asyncio.ensure_future(self._relayed(provider, tenant, webhook, content, urls, said, deadline))
         if url is not None:
             # Where the tenant's integration says where it goes, it says so when it goes there.
             keeping = self._keep(provider, tenant, webhook, content, carried, told.order_key)
@@ -206,8 +221,26 @@ class Webhooks:
         if refusal is not None:
             raise Refused(*refusal)
         said["tenant_id"] = tenant_id
-        body = await _body(exchange, SWITCH_BYTES_MAX)
+        body = await self._body(exchange, SWITCH_BYTES_MAX)
         return await asyncio.ensure_future(self._switches.taken(tenant_id, exchange.head.headers, body))
+
+    async def _body(self, exchange: Exchange, bytes_max: int) -> bytes:
+        """All of the body. Raises Refused for one that is too large, before it is read where it says so; and ClientGone."""
+        if exchange.length is not None and exchange.length > bytes_max:
+            raise Refused(413, "too_large")
+        chunks, size = [], 0
+        try:
+            while not exchange.body_read:
+                chunks.append(await exchange.read())
+                size += len(chunks[-1])
+                self._held_bytes += len(chunks[-1])
+                if size > bytes_max:
+                    raise Refused(413, "too_large")
+                if self._held_bytes > HELD_BYTES_MAX:
+                    raise Refused(503, "overloaded")
+        finally:
+            self._held_bytes -= size
+        return b"".join(chunks)
 
     # -- whose it is, and whether it may be
 
@@ -244,6 +277,14 @@ class Webhooks:
         if credential is None:
             raise Refused(503, "no_credential")
         return credential, not self._shared_reads
+
+    def _check_account(self, provider: Provider, tenant: TenantRecord, webhook: Webhook) -> None:
+        """What a key of the tenant's verifies must be of an account of its own: a shared one tells of everybody's. Before
+        the body is read. Raises Refused."""
+        if webhook.own is not None or self._shared_reads or provider.name in tenant.credentials:
+            return
+        if provider.account_of is None or not values_of(tenant.integration or INTEGRATION, provider.account_of):
+            raise Refused(403, "shared_account")
 
     async def _check_own(
         self, provider: Provider, tenant: TenantRecord, webhook: Webhook, integration: Integration, told: Told
@@ -298,13 +339,13 @@ class Webhooks:
         content: Content,
         urls: Sequence[str],
         said: dict[str, object],
+        deadline: float,
     ) -> Reply:
         """The answer of the first of these URLs that has one, or else what is said in its place."""
         assert webhook.led_back is not None
         assert self._addresses is not None
         address = self._addresses.of(provider, tenant)
         secret = self._signing_secret(tenant)
-        deadline = time.monotonic() + ANSWERS_S
         for url in urls if secret is not None else ():
             to, signed = webhook.sign(secret or "", url, content.method, content.media_type, content.body)
             told = (("Content-Type", content.media_type),) if content.media_type else ()
@@ -320,7 +361,12 @@ class Webhooks:
             if not (200 <= answer.status < 300 and answer.whole and "Content-Encoding" not in answer.headers):
                 said["application"] = f"status {answer.status}"
                 continue
-            document = answer.body if address is None else webhook.led_back(answer.body, url, address)
+            if len(answer.body) > DOCUMENT_BYTES_MAX:
+                said["application"] = "too long"
+                continue
+            document = answer.body
+            if address is not None:
+                document = await asyncio.to_thread(webhook.led_back, answer.body, url, address)
             return Reply(200, _media_type(answer.headers, webhook), document)
         if not urls:
             said["application"] = "no URL"
@@ -355,19 +401,6 @@ T = TypeVar("T")
 async def _beside(size_bytes: int, thought: Callable[[], T]) -> T:
     """What is thought about so many bytes; about many of them in a thread, so that calls do not wait."""
     return thought() if size_bytes <= AT_ONCE_BYTES else await asyncio.ensure_future(asyncio.to_thread(thought))
-
-
-async def _body(exchange: Exchange, bytes_max: int) -> bytes:
-    """All of the body. Raises Refused for one that is too large, before it is read where it says so; and ClientGone."""
-    if exchange.length is not None and exchange.length > bytes_max:
-        raise Refused(413, "too_large")
-    chunks, size = [], 0
-    while not exchange.body_read:
-        chunks.append(await exchange.read())
-        size += len(chunks[-1])
-        if size > bytes_max:
-            raise Refused(413, "too_large")
-    return b"".join(chunks)
 
 
 def _refusal(refused: Refused) -> Reply:

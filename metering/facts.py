@@ -24,9 +24,15 @@ def fact(event: UsageEvent, said: bytes) -> Fact:
     """An event and its JSON, in a form that both engines keep.
 
     What a provider tells by itself it may tell again later: such an event is the same fact at whatever moment it is heard.
+    And what was used in the end is the same whatever else is said of it: that a carrier took a message, and weeks later that
+    it never arrived.
     """
-    told_again = event.dedupe_key is not None and event.kind is Kind.USAGE
-    digest = hashlib.blake2b(_MOMENT.sub(b"", said, count=1) if told_again else said, digest_size=8).hexdigest()
+    told = said
+    if event.dedupe_key is not None and event.kind is Kind.USAGE:
+        told = _MOMENT.sub(b"", said, count=1)
+    elif event.kind is Kind.CORRECTION and event.corrects is None and event.metadata and event.quantities:
+        told = msgspec.json.encode(msgspec.structs.replace(event, metadata={}))
+    digest = hashlib.blake2b(told, digest_size=8).hexdigest()
     # Few events hold a backslash, and one character is found much faster than six.
     if b"\\" in said and b"\\u0000" in said:
         said = _NUL.sub(rb"\1\\ufffd", said)

@@ -92,8 +92,8 @@ class Correction(NamedTuple):
     """The event as the ledger has it."""
     begins: bool
     """True where nothing of this type of event was booked of it before: it is one more, where events are counted."""
-    cost_told: bool
-    """True where the provider has said before what all of it cost."""
+    cost_told: str | None
+    """The currency in which the provider has said before what all of it cost; None where it has not."""
     before: tuple[tuple[str, str, str], ...]
     """The keys of the events that were booked of it before: its own, and the corrections of that."""
 
@@ -110,8 +110,12 @@ class Met(NamedTuple):
     """Their event is not in the ledger."""
     heard: list[Fact]
     """Something has changed: it is to be asked."""
-    open: list[Fact]
-    """More will be said, whatever is known already."""
+    open: list[tuple[Fact, AnyRow]]
+    """More will be said of this event, whatever is known already."""
+    stale: list[Fact]
+    """More was to be said, and has been."""
+    over: list[Correction]
+    """The corrections after which nothing is left to be said, but for what is open."""
 
 
 async def meet(connection: AsyncConnection, facts: Iterable[Fact]) -> Met:
@@ -123,7 +127,7 @@ async def meet(connection: AsyncConnection, facts: Iterable[Fact]) -> Met:
         if by_key.setdefault(key, one) is not one:
             again.append((key, one))
     there = await rows_in(connection).digests(connection, dedupe, sorted(by_key))
-    found = Met([], [one for key, one in by_key.items() if key in there], [], [], [], [])
+    found = Met([], [one for key, one in by_key.items() if key in there], [], [], [], [], [], [])
     asked = [by_key[key] for key in sorted(by_key) if key not in there]
     objects = {(one.event.tenant_id, one.event.external_id or "") for one in asked}
     of_objects = await _of_objects(connection, objects) if objects else {}
@@ -134,16 +138,26 @@ async def meet(connection: AsyncConnection, facts: Iterable[Fact]) -> Met:
             found.waiting.append(one)
             continue
         phase, _ = phase_of(event)
-        if phase in (HEARD, OPEN):
-            (found.heard if phase == HEARD else found.open).append(one)
-            continue
         corrected = min(rows, key=_first)
+        if phase == HEARD:
+            found.heard.append(one)
+            continue
+        if phase == OPEN:
+            if any(_tells_price(row) for row in rows) and any(_tells_end(row) for row in rows):
+                found.stale.append(one)
+            else:
+                found.open.append((one, corrected))
+            continue
         if _is_moot(phase, corrected, rows):
             found.moot.append(one)
             continue
         correction = _correction(one, corrected, rows)
         rows.append(correction.fact.event)
         found.corrections.append(correction)
+        # What it cost, or what was not done of it, is not what was used.
+        ended = correction.fact.event.completeness is not Completeness.PENDING
+        if ended and (phase not in (PRICE, LESS) or any(_tells_end(row) for row in rows)):
+            found.over.append(correction)
     booked = {*there, *((one.fact.event.tenant_id, one.fact.event.dedupe_key) for one in found.corrections)}
     # Whether it is the same once more, or a contradiction, the ledger tells.
     found.known.extend(one for key, one in again if key in booked)
@@ -178,7 +192,7 @@ def _first(row: Any) -> tuple[object, ...]:
 
 def _is_moot(phase: str, corrected: Any, rows: Sequence[Any]) -> bool:
     """True where all that was used is known already. What it cost, or what was not done of it, is said later still."""
-    if phase == LOST and any(row.kind == Kind.CORRECTION and row.completeness == Completeness.REPORTED for row in rows):
+    if phase == LOST and any(_tells_end(row) for row in rows):
         return True
     return phase not in (PRICE, LESS) and corrected.completeness == Completeness.REPORTED
 
@@ -187,12 +201,13 @@ def _correction(late: Fact, corrected: Any, rows: Sequence[Any]) -> Correction:
     event = late.event
     event_type, resource = event.event_type or corrected.event_type, event.resource or corrected.resource
     phase, part = phase_of(event)
+    less: dict[str, object] = {}
     if phase == LESS:
-        part = ""
+        part, less = "", {LESS: True}
     held: dict[str, int] = {}
     for row in () if part else rows:
         # What is told in parts was not counted before, and no part is in another, nor in the whole.
-        if PART not in row.metadata and (row.event_type, row.resource) == (event_type, resource):
+        if (phase == LESS or PART not in row.metadata) and (row.event_type, row.resource) == (event_type, resource):
             for dimension, amount in row.quantities.items():
                 held[dimension] = held.get(dimension, 0) + amount
     used, completeness = event.quantities, event.completeness
@@ -227,15 +242,30 @@ def _correction(late: Fact, corrected: Any, rows: Sequence[Any]) -> Correction:
         direction=corrected.direction,
         tags=corrected.tags,
         description=corrected.description,
-        metadata=event.metadata | {WAS: corrected.completeness} | ({PART: part} if part else {}),
+        metadata=event.metadata | {WAS: corrected.completeness} | ({PART: part} if part else {}) | less,
         key_id=corrected.key_id,
         call_id=corrected.call_id,
     )
     # The digest stays that of what was found, so that finding it again is no contradiction.
     begins = phase != PRICE and all(row.event_type != event_type for row in rows)
     before = tuple(_key_of(row) for row in rows)
-    cost_told = any(row.kind == Kind.CORRECTION and TOLD_COST in row.metadata and not row.quantities for row in rows)
+    cost_told = next((_currency(row) for row in rows if _tells_price(row)), None)
     return Correction(Fact(made, msgspec.json.encode(made), late.digest), held, corrected, begins, cost_told, before)
+
+
+def _tells_price(row: Any) -> bool:
+    """True for a correction that says what something cost, and nothing else."""
+    return row.kind == Kind.CORRECTION and TOLD_COST in row.metadata and not row.quantities
+
+
+def _tells_end(row: Any) -> bool:
+    """True for a correction that says what was used in the end."""
+    known = row.kind == Kind.CORRECTION and row.completeness == Completeness.REPORTED
+    return known and not _tells_price(row) and LESS not in row.metadata
+
+
+def _currency(row: Any) -> str:
+    return str(row.metadata.get("currency", ""))
 
 
 def _key_of(row: Any) -> tuple[str, str, str]:
@@ -248,22 +278,20 @@ _MILLISECOND = dt.timedelta(milliseconds=1)
 
 async def remember(connection: AsyncConnection, facts: Iterable[Fact], at: dt.datetime) -> None:
     """Note those new events of which the provider will say more."""
-    rows = sorted(
-        (
-            event.tenant_id,
-            event.external_id,
-            event.event_id,
-            event.event_day,
-            event.source,
-            event.endpoint,
-            iso_ms(event.occurred_at_ms),
-            iso(at),
-        )
-        for event in (one.event for one in facts)
-        if event.completeness is Completeness.PENDING and event.external_id
-    )
+    pending = (one.event for one in facts if one.event.completeness is Completeness.PENDING and one.event.external_id)
+    await _remember(connection, [_pending_row(event, at) for event in pending])
+
+
+def _pending_row(event: Any, at: dt.datetime) -> tuple[object, ...]:
+    """Of an event, or of its row."""
+    occurred_at = iso_ms((event.occurred_at - EPOCH) // _MILLISECOND)
+    names = (event.tenant_id, event.external_id, event.event_id, event.event_day, event.source, event.endpoint)
+    return (*names, occurred_at, iso(at))
+
+
+async def _remember(connection: AsyncConnection, rows: Sequence[tuple[object, ...]]) -> None:
     if rows:
-        await rows_in(connection).insert(connection, pending_events, rows, "ON CONFLICT DO NOTHING")
+        await rows_in(connection).insert(connection, pending_events, sorted(rows), "ON CONFLICT DO NOTHING")
 
 
 async def settle(connection: AsyncConnection, met: Met, at: dt.datetime) -> None:
@@ -272,18 +300,20 @@ async def settle(connection: AsyncConnection, met: Met, at: dt.datetime) -> None
         rows = [_waiting_row(one, iso(at)) for one in met.waiting]
         await rows_in(connection).insert(connection, late_facts, rows, "ON CONFLICT DO NOTHING")
     pending = pending_events.c
-    still_open = {_object_of(one.event) for one in met.open}
+    still_open = {_object_of(one.event) for one, _ in met.open}
     settled = sorted(
         {
             (one.corrected.tenant_id, one.corrected.external_id, one.corrected.event_id)
-            for one in met.corrections
-            if one.fact.event.completeness is not Completeness.PENDING and _object_of(one.fact.event) not in still_open
+            for one in met.over
+            if _object_of(one.fact.event) not in still_open
         }
     )
     if settled:
         await connection.execute(
             delete(pending_events).where(tuple_(pending.tenant_id, pending.external_id, pending.event_id).in_(settled))
         )
+    # Its end may have come before, and ended the asking.
+    await _remember(connection, [_pending_row(row, at) for _, row in met.open if row.endpoint])
     this = tuple_(pending.tenant_id, pending.source, pending.external_id)
     given_up = sorted({_object_of(one.event) for one in met.moot if phase_of(one.event)[0] == LOST})
     if given_up:
@@ -291,7 +321,8 @@ async def settle(connection: AsyncConnection, met: Met, at: dt.datetime) -> None
     heard = sorted({_object_of(one.event) for one in met.heard})
     if heard:
         await connection.execute(update(pending_events).where(this.in_(heard), pending.ask_at > at).values(ask_at=at))
-    ended = [*(one.fact for one in met.corrections), *met.known, *met.moot, *met.heard, *met.open]
+    opened = (one for one, _ in met.open)
+    ended = [*(one.fact for one in met.corrections), *met.known, *met.moot, *met.heard, *met.stale, *opened]
     if ended:
         keys = sorted({(one.event.tenant_id, one.event.dedupe_key or "") for one in ended})
         await connection.execute(delete(late_facts).where(tuple_(late_facts.c.tenant_id, late_facts.c.key).in_(keys)))

@@ -82,7 +82,7 @@ EVENT_TYPES: Mapping[str, EventType] = {
     "call_outbound": EventType("voice", ("requests",), "outbound"),
     "call_inbound": EventType("voice", ("requests",), "inbound"),
     "call_minutes": EventType("voice", ("seconds",)),
-    "call_forwarded": EventType("voice", ("requests",)),
+    "call_forwarded": EventType("voice", ("requests",), "outbound"),
     "ivr_step": EventType("voice", ("requests",)),
     "recording": EventType("voice", ("seconds",)),
     "verification": EventType("other", ("requests",)),

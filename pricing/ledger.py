@@ -78,12 +78,12 @@ async def _settled(
             rated = told(event, price_book, books.cost_book, sum(costs.get(key, 0) for key in one.before))
         else:
             rated = rate(event, price_book, books.cost_book, {**one.held, EVENT: 0} if one.begins else one.held)
-            rated = without_cost(rated) if one.cost_told else rated
+            rated = without_cost(rated) if one.cost_told == books.cost_book.unit else rated
         costs[event.key] = rated.cost_nano or 0
         judged.append((event, rated))
     await settle(connection, met, now)
-    unbooked = (met.waiting, met.heard, met.open)
-    repeated = len(late) - len(appended.new) - len(appended.conflicting) - sum(map(len, unbooked))
+    unbooked = len(met.waiting) + len(met.heard) + len(met.open) + len(met.stale)
+    repeated = len(late) - len(appended.new) - len(appended.conflicting) - unbooked
     return appended._replace(repeated=repeated, waiting=len(met.waiting)), judged
 
 

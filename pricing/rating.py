@@ -108,7 +108,7 @@ def rate(event: UsageEvent, price_book: Book, cost_book: Book, rated_from: Mappi
     lines = []
     if whole_priced or whole_costed:
         before = rated_from.get(EVENT, int(event.metadata.get(WAS) != Completeness.UNKNOWN)) if changes else 0
-        after = 0 if event.kind is Kind.REVERSAL else 1
+        after = 0 if event.kind is Kind.REVERSAL or _is_nothing(event, rated_from, before) else 1
         if before != after:
             lines.append(_line(EVENT, after - before, before, whole))
     for dimension, quantity in event.quantities.items():
@@ -123,6 +123,16 @@ def rate(event: UsageEvent, price_book: Book, cost_book: Book, rated_from: Mappi
         charge += line.charge_nano or line.credits or 0
         cost_nano += line.cost_nano or 0
     return _rated(price_book, cost_book, charge if priced else None, cost_nano if costed else None, tuple(lines))
+
+
+def _is_nothing(event: UsageEvent, rated_from: Mapping[str, int], before: int) -> bool:
+    """True for a correction after which nothing was used: it failed after all, or nobody answered."""
+    if event.kind is not Kind.CORRECTION or event.completeness is not Completeness.REPORTED:
+        return False
+    if not before:
+        return EVENT in rated_from and not any(event.quantities.values())
+    counted = [amount + event.quantities.get(name, 0) for name, amount in rated_from.items() if name != EVENT]
+    return bool(counted) and any(event.quantities.values()) and not any(counted)
 
 
 def told(event: UsageEvent, price_book: Book, cost_book: Book, cost_nano: int) -> Rated:

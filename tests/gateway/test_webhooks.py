@@ -396,14 +396,55 @@ async def test_a_callback_that_carries_a_url_is_passed_on_there(running):
     assert (late.dedupe_key, late.completeness) == (f"twilio:{MESSAGE}:heard", "pending")
 
 
-async def test_a_callback_by_get_is_passed_on_without_what_is_ours(running):
-    target = running.carrying("https://app.example/mine", name="status")
+async def test_a_callback_by_get_is_passed_on_without_what_is_ours(tmp_path):
+    async with listening(tmp_path, shared_reads=True) as running:
+        target = running.carrying("https://app.example/mine", name="status")
 
-    assert (await running.ask(target, DELIVERED, method="GET")).status == 204
+        assert (await running.ask(target, DELIVERED, method="GET")).status == 204
 
-    (kept,) = running.kept
-    assert kept.method == "GET"
-    assert dict(parse_qsl(kept.body.decode())) == DELIVERED | {"AccountSid": sid_of("acme")}
+        (kept,) = running.kept
+        assert kept.method == "GET"
+        assert dict(parse_qsl(kept.body.decode())) == DELIVERED | {"AccountSid": sid_of("acme")}
+
+
+@pytest.mark.parametrize("target", [SMS, VOICE, STATUS])
+async def test_on_a_shared_account_nobody_is_believed_by_a_get(running, target):
+    """Guards each tenant from all others: a GET is signed over its URL, and any of them can have Twilio ask that."""
+    forged = f"{target}?{urlencode(INBOUND | RINGING)}"
+
+    assert (await running.ask(forged, method="GET")).status == 403
+    assert (
+        await running.ask(running.carrying("https://app.example/", name="voice"), RINGING, method="GET")
+    ).status == 403
+    assert running.events == []
+    assert running.kept == []
+
+
+async def test_a_delivery_that_names_no_account_is_nobodys(running):
+    without = {name: value for name, value in INBOUND.items() if name != "AccountSid"}
+
+    assert (await running.ask(SMS, without)).status == 403
+    assert running.events == []
+
+
+async def test_a_voice_question_that_is_told_again_is_one_step(running):
+    """Guards the count of steps: the header that names a delivery is not signed."""
+    running.applications.answers = {INTEGRATION.voice_url: answered()}
+    pressed = RINGING | {"CallStatus": "in-progress", "Digits": "1"}
+
+    for token in ("a", "b", "c"):
+        await running.ask(VOICE, pressed, I_Twilio_Idempotency_Token=token)
+
+    assert len({event.dedupe_key for event in running.events}) == 1
+
+
+async def test_what_is_for_a_suspended_tenant_is_booked_and_goes_nowhere(running):
+    tenant = running.proxied.published.current.tenants["acme"]
+    running.proxied.publish(msgspec.structs.replace(tenant, status="suspended"))
+
+    assert (await running.ask(SMS, INBOUND)).status == 200
+    assert len(running.events) == 1
+    assert running.kept == []
 
 
 async def test_a_url_that_was_sealed_for_another_tenant_leads_nowhere(running):
@@ -485,15 +526,16 @@ async def test_what_comes_next_goes_where_the_application_said(running):
     assert [event.event_type for event in running.events] == ["ivr_step"]
 
 
-async def test_an_application_is_asked_by_get_where_the_provider_asks_by_get(running):
-    running.applications.answers = {INTEGRATION.voice_url: answered()}
+async def test_an_application_is_asked_by_get_where_the_provider_asks_by_get(tmp_path):
+    async with listening(tmp_path, shared_reads=True) as running:
+        running.applications.answers = {INTEGRATION.voice_url: answered()}
 
-    assert (await running.ask(VOICE, RINGING, method="GET")).status == 200
+        assert (await running.ask(VOICE, RINGING, method="GET")).status == 200
 
-    ((url, method, headers, body, _),) = running.applications.asked
-    assert (method, body) == ("GET", b"")
-    assert RequestValidator(SIGNING).validate(url, {}, headers["X-Twilio-Signature"])
-    assert dict(parse_qsl(urlsplit(url).query)) == RINGING | {"AccountSid": sid_of("acme")}
+        ((url, method, headers, body, _),) = running.applications.asked
+        assert (method, body) == ("GET", b"")
+        assert RequestValidator(SIGNING).validate(url, {}, headers["X-Twilio-Signature"])
+        assert dict(parse_qsl(urlsplit(url).query)) == RINGING | {"AccountSid": sid_of("acme")}
 
 
 @pytest.mark.parametrize(

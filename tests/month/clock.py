@@ -11,17 +11,21 @@ from typing import NamedTuple
 
 _real = time.time
 
+AFTERWARDS = 60
+
 
 class Clock(NamedTuple):
-    """When it began, by the real time of day and by its own, and how many of its seconds are one."""
+    """When it began, by the real time of day and by its own, how many of its seconds are one, and until when by its own:
+    from then on a second is a minute, so that nothing grows old while it is looked at."""
 
     began_s: float
     from_s: float
     speed: float
+    until_s: float
 
     @classmethod
-    def beginning(cls, at: dt.datetime, speed: float) -> Clock:
-        return cls(_real(), at.timestamp(), speed)
+    def beginning(cls, at: dt.datetime, speed: float, until: dt.datetime) -> Clock:
+        return cls(_real(), at.timestamp(), speed, until.timestamp())
 
     @classmethod
     def read(cls, text: str) -> Clock:
@@ -32,7 +36,8 @@ class Clock(NamedTuple):
         return ":".join(map(repr, self))
 
     def time(self) -> float:
-        return self.from_s + (_real() - self.began_s) * self.speed
+        time_s = self.from_s + (_real() - self.began_s) * self.speed
+        return time_s if time_s < self.until_s else self.until_s + (time_s - self.until_s) / self.speed * AFTERWARDS
 
     def time_ns(self) -> int:
         return int(self.time() * 1_000_000_000)

@@ -24,6 +24,9 @@ from tests.walks.harness import Answered, Installation, Process, Simulated, even
 
 BEGINS = dt.datetime(2026, 9, 1, tzinfo=dt.UTC)
 DAYS = 30
+DAYS_AFTER = 6
+"""So old a message is over that was sent, and of which nobody says any more."""
+
 CRASHES = (0.3, 0.7)
 """At these parts of the month the gateway is killed, with everything it does."""
 
@@ -92,7 +95,8 @@ class Month:
         """Start everything, live, reconcile twice, stop."""
         speed = DAYS * 86_400 / self.shape.lasts_s
         # The accounts and numbers are there the day before.
-        self._clock = Clock.beginning(BEGINS - dt.timedelta(seconds=PREPARED_S * speed), speed)
+        until = BEGINS + dt.timedelta(days=DAYS + DAYS_AFTER)
+        self._clock = Clock.beginning(BEGINS - dt.timedelta(seconds=PREPARED_S * speed), speed, until)
         clock = {"MONTH_CLOCK": str(self._clock)}
         truth = self._directory / "truth.jsonl"
         simulator = Process([sys.executable, "-m", "tests.month.simulator", "--truth-log", str(truth)], clock)
@@ -124,6 +128,7 @@ class Month:
         try:
             await asyncio.to_thread(self._prepare, running, port)
             await self._traffic(running, port)
+            await asyncio.to_thread(eventually, lambda: self._clock.time() > self._clock.until_s, "the days after")
             await asyncio.to_thread(_quiet, running)
             return await asyncio.to_thread(self._judge, running)
         finally:
@@ -241,6 +246,9 @@ class Month:
         last = self._clock.now() - dt.timedelta(days=1)
         billed = self._billed(running, day, self._clock.now())
         self._reconcile(running, day, last)
+        # What was never sent is in no list by the day: it is asked for, one by one.
+        eventually(lambda: not _pending(running), "the last word on each message and call", RECONCILED_S)
+        self._reconcile(running, day, last)
         booked, rows = _booked(running), len(running.events())
         self._reconcile(running, day, last)
         repeated, rows_then = _booked(running), len(running.events())
@@ -255,7 +263,8 @@ class Month:
             return found["status"] not in ("waiting", "running") and found
 
         done = eventually(ended, "the end of the reconciliation", RECONCILED_S)
-        self._say(f"reconciled: {done['status']}, {done['reason']}")
+        open_ = [line for line in done["differences"]["data"] if line["resolution"] == "open"]
+        self._say(f"reconciled: {done['status']}, {done['reason'] or 'whole'}, open: {open_[:5]}")
 
     def _billed(self, running: Installation, first: dt.datetime, last: dt.datetime) -> dict[str, Sums]:
         """What the simulator bills, by the tenant whose number it went from or came to."""
@@ -339,6 +348,15 @@ def _quiet(running: Installation) -> None:
 
     time.sleep(2)
     eventually(booked, "all spools in the ledger", QUIET_S)
+
+
+def _pending(running: Installation) -> int:
+    """Of how many things the provider is to say more."""
+    import urllib.request  # noqa: PLC0415
+
+    with urllib.request.urlopen(f"{running.control_url}/metrics", timeout=60) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(int(float(line.split()[-1])) for line in lines if line.startswith("tollkeeper_pending_events{"))
 
 
 def _free_port() -> int:

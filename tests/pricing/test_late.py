@@ -13,8 +13,8 @@ from metering.late import late_fact, let_go, ready
 from metering.tables import dedupe, late_facts, pending_events, quarantine, usage_events
 from metering.usage import Completeness
 from pricing.ledger import book
-from pricing.tables import charges, rollups
-from tests.builders import DAY_MS, NOON_MS, call_id, fact, usage_event
+from pricing.tables import charges, rollups, tenant_plans
+from tests.builders import DAY_MS, NOON, NOON_MS, call_id, fact, usage_event
 from tests.pricing.conftest import LATER
 
 USED = {"input_tokens": 73, "input_tokens_cached": 44, "output_tokens": 46}
@@ -385,3 +385,55 @@ async def test_what_is_heard_of_before_its_call_waits_for_it(database, booked, s
     await swept()
 
     assert await rows(database, late_facts) == []
+
+
+async def test_a_price_alone_is_not_the_end_of_asking_and_more_that_is_told_apart_begins_it_again(database, booked):
+    """Guards the margin: what one answer says may be booked in two transactions, in whatever order."""
+    still_open = final(phase="open", quantities={}, **TOLD | {"event_type": ""}, completeness=Completeness.PENDING)
+    await booked(usage_event(event_id=call_id(1), **CALL))
+
+    await booked(price())
+    assert len(await rows(database, pending_events)) == 1
+
+    await booked(final(quantities={"seconds": 61}, **TOLD))
+    assert await rows(database, pending_events) == []
+    await booked(still_open)
+    assert await rows(database, pending_events) == []
+
+
+async def test_what_is_open_is_asked_again_though_its_end_was_booked_before(database, booked):
+    """Guards the margin: the end ends the asking, unless somebody says that the price is still to come."""
+    still_open = final(phase="open", quantities={}, **TOLD | {"event_type": ""}, completeness=Completeness.PENDING)
+    await booked(usage_event(event_id=call_id(1), **CALL))
+
+    await booked(final(quantities={"seconds": 61}, **TOLD))
+    await booked(still_open)
+
+    [row] = await rows(database, pending_events)
+    assert (row.external_id, row.endpoint) == ("CA1", "calls.create")
+
+
+async def test_what_failed_after_all_gives_back_what_was_asked_for_it_as_a_whole(database, booked):
+    """Guards whoever pays in credits: a message is a credit, and one that failed is none."""
+    async with database.transaction() as connection:
+        plan = {"tenant_id": "acme", "effective_at": NOON - dt.timedelta(days=30), "plan": "credits"}
+        await connection.execute(tenant_plans.insert().values(plan))
+    sent = CALL | {
+        "event_type": "sms_outbound", "external_id": "SM1", "endpoint": "messages.create",
+        "quantities": {"messages": 1, "segments": 2},
+    }  # fmt: skip
+    await booked(usage_event(event_id=call_id(1), **sent))
+    assert sum(row.credits for row in await rows(database, rollups)) == 1
+
+    await booked(final("SM1", quantities={}, source="twilio", resource=None, metadata={"status": "failed"}))
+
+    assert sum(row.credits for row in await rows(database, rollups)) == 0
+
+
+async def test_an_end_that_is_told_in_other_words_is_the_same(database, booked):
+    """Guards the alarm: a carrier took it, and says weeks later that it arrived, or did not."""
+    await booked(usage_event(event_id=call_id(1), **CALL))
+    for status in ("sent", "delivered", "undelivered"):
+        await booked(final(quantities={"seconds": 61}, metadata={"status": status}, **TOLD))
+
+    assert await rows(database, quarantine) == []

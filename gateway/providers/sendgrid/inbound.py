@@ -20,7 +20,7 @@ from gateway.providers.json_scan import UNREADABLE
 from gateway.providers.multipart import Fields, boundary_of
 from metering.usage import Completeness
 
-BODY_BYTES_MAX = 32 << 20
+BODY_BYTES_MAX = 30 << 20
 """SendGrid takes mail of up to 30 MB with its attachments; a larger post comes from somebody else."""
 
 ORDER_KEY = "inbound"

@@ -7,7 +7,6 @@ says no more than that it is time to ask.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from urllib.parse import parse_qsl
@@ -113,12 +112,13 @@ def read_message(form: Form) -> Told | None:
     )
 
 
-def read_voice(form: Form, *, idempotency_token: str | None = None, carried: bool = False) -> Told | None:
+def read_voice(form: Form, *, step: str = "", carried: bool = False) -> Told | None:
     """Twilio asks what to do with a call: the first time of one that comes in, or a further one. None where it does not say
     of which.
 
     A call rings until it is answered, and is answered by the first thing that lets somebody press or say anything: what is
     asked while it still rings is the first question, unless it comes to a URL that an answer of before has named (`carried`).
+    `step` tells one further question from another: a keyed hash of all that is signed.
     """
     fields = Fields(form)
     call = fields.sid("CallSid")
@@ -131,7 +131,6 @@ def read_voice(form: Form, *, idempotency_token: str | None = None, carried: boo
     if inbound and ringing and not carried:
         made.append(Made(f"{call}:made", CALLS, _call_usage(fields, call, "call_inbound")))
     elif carried or inputs or inbound:
-        step = idempotency_token or _fingerprint(form)
         usage = Usage(
             quantities={"requests": 1},
             completeness=Completeness.REPORTED,
@@ -239,7 +238,3 @@ def _addressed(fields: Fields, *names: str) -> tuple[str, ...]:
 
 
 _CHANNEL = re.compile(r"^[a-z]{1,20}:")
-
-
-def _fingerprint(form: Form) -> str:
-    return hashlib.sha256(repr(sorted(form)).encode("utf-8", "surrogateescape")).hexdigest()[:32]

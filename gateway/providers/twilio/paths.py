@@ -47,13 +47,14 @@ SID = re.compile(_SID)
 
 OPEN = re.compile(
     rf"(?:/api/{OLD_VERSION}/Accounts/{_SID}/(?:Messages|Calls|Conferences|Recordings|Transcriptions|Queues|Applications)"
-    r"|/messaging/v1/Services|/verify/v2/Services|/content/v1/Content|/studio/v[12]/Flows|/sync/v1/Services|/video/v1/Rooms"
+    r"|/messaging/v1/Services|/verify/v2/Services|/content/v1/Content|/sync/v1/Services|/video/v1/Rooms"
     rf"|/taskrouter/v1/Workspaces)(?:/{_SID}(?:/.*)?)?"
     r"|/lookups/v[12]/PhoneNumbers/.*|/pricing/v[12]/.*"
 )
 """All that is open on an account that several tenants share. Everything else administers it: its keys, subaccounts,
 numbers and sinks, its permissions, its usage. Of its objects, those that go by their SIDs: a conference, a room or a
-document can be named by a name as well, which tells nobody whose it is. Conversations and proxies are not open: they
+document can be named by a name as well, which tells nobody whose it is. Flows are not open: one can have Twilio ask
+whatever is wanted with the account's own credential, and sign what it sends. Conversations and proxies are not open: they
 take over what comes in at the numbers that all tenants share."""
 
 OBJECT_ID = re.compile(rf"(?i:{_SID})(?:\..*)?")

@@ -43,13 +43,20 @@ def is_authentic(delivery: Delivery, proofs: Proofs) -> bool:
     return verified((token,), delivery.url, told[0], delivery.body, content_type, delivery.method)
 
 
-def _reading(read: Callable[[Form, Delivery], Told | None]) -> Callable[[Delivery, Callable[[str], str]], Told | None]:
+def _reading(
+    read: Callable[[Form, Delivery, Callable[[str], str]], Told | None],
+) -> Callable[[Delivery, Callable[[str], str]], Told | None]:
     def reading(delivery: Delivery, reference: Callable[[str], str]) -> Told | None:
-        # The hashes are made where it is recorded.
+        # The hashes of parties are made where it is recorded.
         form = form_of(delivery.query.encode() if delivery.method == "GET" else delivery.body)
-        return None if form is None else read(form, delivery)
+        return None if form is None else read(form, delivery, reference)
 
     return reading
+
+
+def _signed(form: Form, delivery: Delivery) -> str:
+    """What a delivery's signature is over, in one spelling: the same, told again, is no further one."""
+    return f"{delivery.url}\n{urlencode(sorted(set(form)))}"
 
 
 def _token(delivery: Delivery) -> str | None:
@@ -86,11 +93,13 @@ WEBHOOKS = tuple(
         led_back=led_back if name == VOICE else None,
     )
     for name, read, application, reply in (
-        ("sms", lambda form, _: read_message(form), lambda integration: integration.sms_url, NO_REPLY),
-        (STATUS, lambda form, _: read_status(form), lambda integration: integration.status_url, Reply(204)),
+        ("sms", lambda form, *_: read_message(form), lambda integration: integration.sms_url, NO_REPLY),
+        (STATUS, lambda form, *_: read_status(form), lambda integration: integration.status_url, Reply(204)),
         (
             VOICE,
-            lambda form, delivery: read_voice(form, idempotency_token=_token(delivery), carried=delivery.carried),
+            lambda form, delivery, reference: read_voice(
+                form, step=reference(_signed(form, delivery)), carried=delivery.carried
+            ),
             lambda integration: integration.voice_url,
             OUT_OF_ORDER,
         ),

@@ -12,8 +12,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.api.exposition import exposition
 from gateway.counters import LAYOUT, Counted, Counters, living
-from gateway.monitor import InLedger, OnDisk, Seen
+from gateway.monitor import Deliveries, InLedger, OnDisk, Seen
 from gateway.providers import PROVIDERS
+from gateway.reconciliations import Reconciled
 from gateway.shipper import Backlog, Shipped
 from metering import ledger
 from metering.ledger import Aside
@@ -21,7 +22,7 @@ from tests.builders import NOON
 
 README = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
 
-LABELS = {"worker", "provider", "class", "error", "completeness", "le", "reason", "version", "outcome"}
+LABELS = {"worker", "provider", "class", "error", "completeness", "le", "reason", "version", "outcome", "cause", "resolution"}
 
 
 def counted(**changes):
@@ -37,6 +38,8 @@ SEEN = Seen(
     failing=True,
     polls={"settled": 11},
     in_ledger=InLedger({ledger.CONFLICT: 9}, {"openai": 13}, 17),
+    deliveries=Deliveries(2, 61.5, {"delivered": 3, "refused": 1}, 1, 0),
+    reconciled=Reconciled(Counter({"matched": 4}), Counter({("late", "explained"): 6})),
 )
 
 
@@ -74,6 +77,12 @@ def test_what_was_seen_is_what_is_shown():
     assert shown["tollkeeper_polls_total", "settled"] == 11
     assert shown["tollkeeper_pending_events", "openai"] == 13
     assert shown["tollkeeper_late_facts",] == 17
+    assert shown["tollkeeper_deliveries_waiting",] == 2
+    assert shown["tollkeeper_deliveries_oldest_seconds",] == 61.5
+    assert shown["tollkeeper_delivery_attempts_total", "delivered"] == 3
+    assert shown["tollkeeper_deliveries_given_up_total",] == 1
+    assert shown["tollkeeper_reconciliations_total", "matched"] == 4
+    assert shown["tollkeeper_reconciliation_differences_total", "late", "explained"] == 6
     assert shown["tollkeeper_worker_written_timestamp_seconds",] == 2 * 1_800_000_000.5
 
 

@@ -44,10 +44,16 @@ def test_a_form_that_names_no_callback_gets_ours_at_its_end():
 
 
 def test_a_callback_gives_way_to_ours_that_carries_it():
-    (url,) = callback_of(changed(**MESSAGE, StatusCallback=THEIRS, StatusCallbackMethod="GET"))
+    (url,) = callback_of(changed(**MESSAGE, StatusCallback=THEIRS, StatusCallbackMethod="POST"))
 
     assert url.startswith(OURS + "?to=sealed.")
     assert carried(url) == THEIRS
+
+
+def test_a_callback_that_is_to_come_by_get_is_left_alone():
+    form = urlencode({**MESSAGE, "StatusCallback": THEIRS, "StatusCallbackMethod": "GET"}).encode()
+
+    assert called_back(form, ADDRESS) == form
 
 
 def test_what_tells_twilio_how_to_connect_stays_behind_it():
