@@ -766,19 +766,23 @@ class Change:
     ) -> str | None:
         """Keep what a tenant's numbers are that will now be led here, and where its applications are that they led to.
         Returns the new signing secret where there was none. Raises NoSuchTenant, TenantClosed and NotAcceptable."""
-        secret = await self._keep(tenant_id, kept, urls)
+        changes = {**urls, "connected": self._secrets.seal(kept, owner=tenant_id) if kept else None}
+        _, secret = await self.change_integration(tenant_id, changes)
         await self._note("numbers.connect", tenant_id, source, {"numbers": count, "fields": sorted(urls)})
         return secret
 
     async def disconnect_numbers(self, tenant_id: str, source: str, kept: Mapping[str, str], count: int) -> None:
-        """Forget what those were that were led back. Raises NoSuchTenant, TenantClosed and NotAcceptable."""
-        await self._keep(tenant_id, kept, {})
+        """Forget what those were that were led back, a closed tenant's too; `kept` is what stays. Raises NoSuchIntegration."""
+        before = await _integration_row(self._connection, tenant_id)
+        if before is None:
+            raise NoSuchIntegration
+        document = {name: value for name, value in before.document.items() if name != "connected"}
+        if kept:
+            document["connected"] = self._secrets.seal(kept, owner=tenant_id)
+        values = {"document": document, "updated_at": self._now}
+        this = integrations.c.tenant_id == tenant_id
+        await self._connection.execute(update(integrations).where(this).values(values))
         await self._note("numbers.disconnect", tenant_id, source, {"numbers": count})
-
-    async def _keep(self, tenant_id: str, kept: Mapping[str, str], urls: Mapping[str, str]) -> str | None:
-        sealed = self._secrets.seal(kept, owner=tenant_id) if kept else None
-        _, secret = await self.change_integration(tenant_id, {**urls, "connected": sealed})
-        return secret
 
     async def remove_integration(self, tenant_id: str) -> None:
         """Raises NoSuchTenant, NoSuchIntegration and StillConnected."""
