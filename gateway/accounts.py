@@ -216,6 +216,10 @@ class NoSuchIntegration(Exception):
     """The tenant has none."""
 
 
+class StillConnected(Exception):
+    """The tenant's numbers lead here: without its integration nobody would know what they were."""
+
+
 class NotAcceptable(ValueError):
     """A value that the change cannot have. Says which and why, and does not repeat it."""
 
@@ -332,7 +336,7 @@ class Accounts:
                     plan=row.plan,
                     credentials=sealed.get(row.tenant_id, {}),
                     request_tags=RequestTags(row.request_tags),
-                    integration=_integration(reached.get(row.tenant_id)),
+                    integration=_in_force(reached.get(row.tenant_id)),
                     signing=None if row.tenant_id not in reached else reached[row.tenant_id].sealed,
                 )
                 for row in open_tenants
@@ -452,6 +456,12 @@ class Accounts:
         if row is None:
             return None
         return TenantIntegration(integration=msgspec.convert(row.document, Integration), updated_at=row.updated_at)
+
+    async def connected(self, tenant_id: str) -> dict[str, str]:
+        """What is kept of the tenant's numbers that were led here. Raises NoSuchTenant."""
+        found = await self.integration(tenant_id)
+        sealed = None if found is None else found.integration.connected
+        return {} if sealed is None else self._secrets.unseal(sealed, owner=tenant_id)
 
     async def audit(
         self,
@@ -751,9 +761,35 @@ class Change:
         await self._note("integration.rotate_secret", tenant_id, tenant_id, detail)
         return secret
 
+    async def connect_numbers(
+        self, tenant_id: str, source: str, kept: Mapping[str, str], urls: Mapping[str, str], count: int
+    ) -> str | None:
+        """Keep what a tenant's numbers are that will now be led here, and where its applications are that they led to.
+        Returns the new signing secret where there was none. Raises NoSuchTenant, TenantClosed and NotAcceptable."""
+        changes = {**urls, "connected": self._secrets.seal(kept, owner=tenant_id) if kept else None}
+        _, secret = await self.change_integration(tenant_id, changes)
+        await self._note("numbers.connect", tenant_id, source, {"numbers": count, "fields": sorted(urls)})
+        return secret
+
+    async def disconnect_numbers(self, tenant_id: str, source: str, kept: Mapping[str, str], count: int) -> None:
+        """Forget what those were that were led back, a closed tenant's too; `kept` is what stays. Raises NoSuchIntegration."""
+        before = await _integration_row(self._connection, tenant_id)
+        if before is None:
+            raise NoSuchIntegration
+        document = {name: value for name, value in before.document.items() if name != "connected"}
+        if kept:
+            document["connected"] = self._secrets.seal(kept, owner=tenant_id)
+        values = {"document": document, "updated_at": self._now}
+        this = integrations.c.tenant_id == tenant_id
+        await self._connection.execute(update(integrations).where(this).values(values))
+        await self._note("numbers.disconnect", tenant_id, source, {"numbers": count})
+
     async def remove_integration(self, tenant_id: str) -> None:
-        """Raises NoSuchTenant and NoSuchIntegration."""
+        """Raises NoSuchTenant, NoSuchIntegration and StillConnected."""
         await self.tenant(tenant_id)
+        before = await _integration_row(self._connection, tenant_id)
+        if before is not None and before.document.get("connected") is not None:
+            raise StillConnected
         removed = await self._connection.execute(delete(integrations).where(integrations.c.tenant_id == tenant_id))
         if not removed.rowcount:
             raise NoSuchIntegration
@@ -874,8 +910,9 @@ async def _integration_row(connection: AsyncConnection, tenant_id: str) -> AnyRo
     return (await connection.execute(select(integrations).where(integrations.c.tenant_id == tenant_id))).first()
 
 
-def _integration(row: AnyRow | None) -> Integration | None:
-    return None if row is None else msgspec.convert(row.document, Integration)
+def _in_force(row: AnyRow | None) -> Integration | None:
+    """What workers need of it."""
+    return None if row is None else msgspec.structs.replace(msgspec.convert(row.document, Integration), connected=None)
 
 
 async def _find_tenant(connection: AsyncConnection, tenant_id: str) -> Tenant:

@@ -38,6 +38,8 @@ from gateway.callback_addresses import PREFIX, CallbackAddresses
 from gateway.callers import Callers
 from gateway.collector import Collector, Credential, Owned, Scope
 from gateway.collector import Source as Lists
+from gateway.connector import Connector
+from gateway.connector import Source as Numbered
 from gateway.cost_estimates import CostEstimates
 from gateway.counters import WRITE_S, Counters
 from gateway.deliverer import Deliverer, Destination
@@ -228,7 +230,7 @@ async def control_listener(settings: Settings) -> AsyncIterator[str]:
             return []
 
         listening = bound("127.0.0.1", 0)
-        control = _control(office, shipper, collector, reconciler, healthy, None, None, listening)
+        control = _control(office, shipper, collector, reconciler, _connecting(office), healthy, None, None, listening)
         await stack.enter_async_context(control)
         yield f"http://{_address('127.0.0.1', listening)}"
 
@@ -337,6 +339,7 @@ async def _control(
     shipper: Shipper,
     collector: Collector,
     reconciler: Reconciliations,
+    connector: Connector,
     healthy: Health,
     monitor: Monitor | None,
     deliverer: Deliverer | None,
@@ -348,6 +351,7 @@ async def _control(
         shipper=shipper,
         collector=collector,
         reconciler=reconciler,
+        connector=connector,
         importer=Importer(office.database, _booking(shipper), partial(reference, office.secrets.reference), now),
         secrets=office.secrets,
         health=healthy,
@@ -632,6 +636,24 @@ def _lists(office: Office, settings: Settings) -> dict[str, Lists]:
     }
 
 
+def _connecting(office: Office) -> Connector:
+    """Leads numbers here, when it is asked to."""
+    return Connector(office.accounts, _numbered(office, office.settings), office.settings.public_url)
+
+
+def _numbered(office: Office, settings: Settings) -> dict[str, Numbered]:
+    """The providers that have phone numbers, and how each is asked."""
+    return {
+        provider.name: Numbered(
+            provider,
+            settings.providers[provider.name].base_url,
+            partial(_credential_for_lists, office, provider, settings.providers[provider.name]),
+        )
+        for provider in PROVIDERS
+        if provider.numbers is not None
+    }
+
+
 def _credential_for_lists(
     office: Office, provider: Provider, configured: ProviderSettings, tenant_id: str | None
 ) -> Credential | None:
@@ -866,7 +888,10 @@ async def running(settings: Settings, read: Read | None = None) -> AsyncIterator
         monitor = await stack.enter_async_context(watching)
         monitor.reconciled = reconciler.done
         health = _health(shipper, life)
-        control = _control(office, shipper, collector, reconciler, health, monitor, deliverer, sockets["control"])
+        connector = _connecting(office)
+        control = _control(
+            office, shipper, collector, reconciler, connector, health, monitor, deliverer, sockets["control"]
+        )
         await stack.enter_async_context(control)
         front = _Front(office, spool, counters, egress)
         await stack.enter_async_context(front.open(sockets["proxy"], life))
@@ -874,7 +899,9 @@ async def running(settings: Settings, read: Read | None = None) -> AsyncIterator
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _told_to_stop, life)
         if read is not None:
-            await stack.enter_async_context(_reloading(office, front, poller, collector, reconciler, read, sockets))
+            await stack.enter_async_context(
+                _reloading(office, front, poller, collector, reconciler, connector, read, sockets)
+            )
         _say_serving("serving", settings, sockets, workers=1)
         ports = {name: one.getsockname()[1] for name, one in sockets.items()}
         yield Gateway(office, ports["proxy"], ports["control"], life)
@@ -892,6 +919,7 @@ async def _reloading(
     poller: Poller,
     collector: Collector,
     reconciler: Reconciliations,
+    connector: Connector,
     read: Read,
     sockets: Mapping[str, socket.socket],
 ) -> AsyncIterator[None]:
@@ -908,6 +936,7 @@ async def _reloading(
                 front.change(settings)
                 poller.sources = _sources(office, settings)
                 collector.sources, collector.schedules = _lists(office, settings), settings.collect
+                connector.sources, connector.public_url = _numbered(office, settings), settings.public_url
                 reconciler.tolerance = settings.reconcile_tolerance
                 reconciler.nightly = settings.reconcile is Reconcile.NIGHTLY
             except (ReloadRefused, StartRefused) as refused:
@@ -943,7 +972,8 @@ async def _backoffice(settings: Settings, control: socket.socket, proxy: socket.
         monitor = await stack.enter_async_context(watching)
         monitor.reconciled = reconciler.done
         health = _health(shipper, life)
-        controlling = _control(office, shipper, collector, reconciler, health, monitor, deliverer, control)
+        connector = _connecting(office)
+        controlling = _control(office, shipper, collector, reconciler, connector, health, monitor, deliverer, control)
         await stack.enter_async_context(controlling)
         settle()
         life.ready()

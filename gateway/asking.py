@@ -37,23 +37,29 @@ RETRY_AFTER_S_MAX = 900.0
 """Who asks for more patience than this is asked again after it all the same."""
 
 SUCCESS = 200
+
+REFUSAL_BYTES_MAX = 16 << 10
+"""Of a refusal so much is read: it names what is wrong in a few hundred bytes."""
 TOO_MANY = 429
 
 
 class NotAnswered(Exception):
     """A question that has no answer. Says why, in a sentence without a secret."""
 
-    def __init__(self, reason: str, *, again: bool) -> None:
+    def __init__(self, reason: str, *, again: bool, body: bytes = b"") -> None:
         super().__init__(reason)
         self.again = again
         """True where asking once more, much later, may help."""
+        self.body = body
+        """How a refusal begins, as the provider wrote it: for its code, and not to be quoted."""
 
 
 class Asker:
     """Asks one provider. Whoever asks waits for whoever asked before."""
 
-    def __init__(self, requests_per_s: float = REQUESTS_PER_S) -> None:
+    def __init__(self, requests_per_s: float = REQUESTS_PER_S, *, tries_max: int = TRIES_MAX) -> None:
         self._gap_s = 1 / requests_per_s
+        self._tries_max = tries_max
         self._turn = asyncio.Lock()
         self._next_s = 0.0
         """When it may be asked next, by the loop's clock."""
@@ -65,16 +71,23 @@ class Asker:
             await self._session.close()
             self._session = None
 
-    async def ask(self, url: str, headers: Mapping[str, str], asked: Callable[[], object] = lambda: None) -> bytes:
-        """The body of the answer to a GET. `asked` is called for each request that is sent. Raises NotAnswered."""
+    async def ask(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        asked: Callable[[], object] = lambda: None,
+        form: Mapping[str, str] | None = None,
+    ) -> bytes:
+        """The body of the answer to a GET, or to a POST of a form, which may arrive more than once. `asked` is called for each
+        request that is sent. Raises NotAnswered."""
         pause_s = PAUSE_S
-        for number in range(TRIES_MAX):
+        for number in range(self._tries_max):
             await self._in_turn()
             asked()
             try:
-                return await self._answer(url, headers)
+                return await self._answer(url, headers, form)
             except _Later as later:
-                if number == TRIES_MAX - 1:
+                if number == self._tries_max - 1:
                     raise NotAnswered(later.reason, again=True) from None
                 # With jitter, so that two gateways do not keep meeting.
                 wait_s = later.after_s if later.after_s is not None else pause_s * (0.5 + random.random())  # noqa: S311
@@ -91,14 +104,16 @@ class Asker:
             self._next_s = loop.time() + self._gap_s
             self.requests += 1
 
-    async def _answer(self, url: str, headers: Mapping[str, str]) -> bytes:
+    async def _answer(self, url: str, headers: Mapping[str, str], form: Mapping[str, str] | None) -> bytes:
         if self._session is None:
             self._session = _session()
         try:
             async with (
                 asyncio.timeout(ANSWER_S_MAX),
-                self._session.get(
+                self._session.request(
+                    "GET" if form is None else "POST",
                     URL(url, encoded=True),
+                    data=form,
                     headers={**headers, "Accept-Encoding": "identity"},
                     allow_redirects=False,
                 ) as answer,
@@ -106,7 +121,8 @@ class Asker:
                 if answer.status == TOO_MANY or answer.status >= 500:
                     raise _Later(f"the provider answered {answer.status}", retry_after_s(answer.headers))
                 if answer.status != SUCCESS:
-                    raise NotAnswered(f"the provider answered {answer.status}", again=False)
+                    refusal = await answer.content.read(REFUSAL_BYTES_MAX)
+                    raise NotAnswered(f"the provider answered {answer.status}", again=False, body=refusal)
                 if answer.headers.get("Content-Encoding", "identity") != "identity":
                     raise NotAnswered("the provider answered in a coding that nobody asked for", again=False)
                 body = bytearray()

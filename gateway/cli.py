@@ -29,6 +29,7 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
         "key": "gateway.commands.key:key",
         "credential": "gateway.commands.credential:credential",
         "integration": "gateway.commands.integration:integration",
+        "twilio": "gateway.commands.twilio:twilio",
     },
     "What was used": {
         "usage": "gateway.commands.usage:usage",

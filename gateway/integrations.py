@@ -43,6 +43,8 @@ class Integration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     openai_project: str | None = None
     on_behalf_of: tuple[str, ...] = ()
     """The subusers that its calls may speak for; `*` for any."""
+    connected: str | None = None
+    """What its numbers were before they were led here, sealed: URLs may hold secrets. Nobody sets it, and nobody is shown it."""
 
 
 class NotAllowed(ValueError):

@@ -29,6 +29,12 @@ NAMED_BY_PROMISE = {
 }
 """Names of the API's contract that hold a provider's."""
 
+COMMANDS_BY_PROMISE = {
+    "gateway/cli.py": {'"twilio"', '"gateway.commands.twilio:twilio"'},
+    "gateway/commands/twilio.py": {"twilio", '"twilio"'},
+}
+"""The same for `tollkeeper twilio`, by the module: it names the provider, and decides nothing on it."""
+
 PROVIDER_NAMES = re.compile(r"openai|twilio|sendgrid", re.IGNORECASE)
 
 
@@ -50,6 +56,8 @@ def test_no_module_outside_the_providers_knows_a_provider_by_name():
             continue
         with path.open("rb") as file:
             for token in tokenize.tokenize(file.readline):
+                if token.string in COMMANDS_BY_PROMISE.get(path.relative_to(ROOT).as_posix(), ()):
+                    continue
                 # Docstrings and comments may give an example; code may not decide on one.
                 if token.type == tokenize.COMMENT or token.string.startswith(('"""', 'r"""')):
                     continue

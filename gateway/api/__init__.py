@@ -17,6 +17,7 @@ from gateway.accounts import Accounts
 from gateway.api import (
     audit,
     collections,
+    connections,
     credentials,
     deliveries,
     health,
@@ -35,6 +36,7 @@ from gateway.api.identity import Access, Handler, admins_change, admins_read, gu
 from gateway.api.problems import problems
 from gateway.api.requests import BODY_BYTES_MAX
 from gateway.collector import Collector
+from gateway.connector import Connector
 from gateway.deliverer import Deliverer
 from gateway.importer import Importer
 from gateway.keys import Secrets
@@ -74,6 +76,7 @@ ROUTES = (
     Route("PATCH", TENANT + "/integrations", admins_change, changing(integrations.update)),
     Route("DELETE", TENANT + "/integrations", admins_change, changing(integrations.remove)),
     Route("POST", TENANT + "/integrations/signing-secret", admins_change, changing(integrations.rotate)),
+    Route("POST", TENANT + "/{provider}/connect", admins_change, connections.create),
     Route("GET", TENANT + "/deliveries", tenants_read, deliveries.index),
     Route("POST", TENANT + "/deliveries/{delivery_id}/retry", admins_change, changing(deliveries.retry)),
     Route("GET", "/v1/usage/events", tenants_read, usage.events),
@@ -114,6 +117,7 @@ def application(
     shipper: Shipper,
     collector: Collector,
     reconciler: Reconciliations,
+    connector: Connector,
     importer: Importer,
     secrets: Secrets,
     health: parts.Health,
@@ -129,6 +133,7 @@ def application(
     app[parts.SHIPPER] = shipper
     app[parts.COLLECTOR] = collector
     app[parts.RECONCILIATIONS] = reconciler
+    app[parts.CONNECTOR] = connector
     app[parts.IMPORTER] = importer
     app[parts.STOPPING] = stopping = asyncio.Event()
     app[parts.SECRETS] = secrets

@@ -50,7 +50,7 @@ class Rotation(Body):
 
 def shown(tenant_id: str, found: TenantIntegration | None) -> dict[str, object]:
     integration = Integration() if found is None else found.integration
-    values = {name: getattr(integration, name) for name in Integration.__struct_fields__}
+    values = {name: getattr(integration, name) for name in Integration.__struct_fields__ if name != "connected"}
     updated_at = None if found is None else iso(found.updated_at)
     return {"tenant_id": tenant_id, **msgspec.to_builtins(values), "updated_at": updated_at}
 

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from gateway.accounts import Accounts
 from gateway.collector import Collector
+from gateway.connector import Connector
 from gateway.deliverer import Deliverer
 from gateway.importer import Importer
 from gateway.keys import Secrets
@@ -27,6 +28,7 @@ DATABASE = web.AppKey("database", Database)
 SHIPPER = web.AppKey("shipper", Shipper)
 RECONCILIATIONS = web.AppKey("reconciliations", Reconciliations)
 COLLECTOR = web.AppKey("collector", Collector)
+CONNECTOR = web.AppKey("connector", Connector)
 IMPORTER = web.AppKey("importer", Importer)
 SECRETS = web.AppKey("secrets", Secrets)
 HEALTH: web.AppKey[Health] = web.AppKey("health")

@@ -74,6 +74,11 @@ REFUSALS: Mapping[type[Exception], tuple[int, str, str]] = {
     accounts.NoSuchTenant: (404, "no-such-tenant", "There is no such tenant."),
     accounts.NoSuchKey: (404, "no-such-key", "There is no such key."),
     accounts.NoSuchIntegration: (404, "no-such-integration", "The tenant has no integration; PATCH makes one."),
+    accounts.StillConnected: (
+        409,
+        "still-connected",
+        "The tenant's numbers lead here, and what they were is kept here; lead them back first, with undo.",
+    ),
     accounts.NoSuchCredential: (404, "no-such-credential", "The tenant has no credential of its own there."),
     accounts.TenantExists: (409, "tenant-exists", "There is a tenant of that id already; choose another id."),
     accounts.TenantClosed: (409, "tenant-closed", "The tenant is closed and stays so; create another."),

@@ -430,6 +430,46 @@ class Listing(Generic[Item]):
     """The request header that names the account, where neither credential nor path does."""
 
 
+class Way(msgspec.Struct, frozen=True):
+    """Where a provider sends what comes in at a number."""
+
+    url: str
+    """Empty where it leads nowhere."""
+    method: str = "POST"
+    application: str = ""
+    """The provider's name of an application whose URL counts in the place of this one; empty if there is none."""
+
+
+class OwnNumber(NamedTuple):
+    """A phone number that an account has."""
+
+    number_id: str
+    number: str
+    """In E.164 form."""
+    ways: Mapping[str, Way]
+    """By the name of the webhook that such things come in by. A way that is not to be changed is not among them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Numbers:
+    """How an account's phone numbers are listed, and led elsewhere."""
+
+    ways: tuple[str, ...]
+    """The names of the webhooks that what comes in at a number comes by."""
+    first: Callable[[str], str]
+    """Path and query of the first page, for an account."""
+    read: Callable[[str, bytes], Page[OwnNumber]]
+    """Reads the answer to a path. Raises NotAPage."""
+    application: Callable[[str, str], str]
+    """(account, application) → the path of an application that has the URLs of numbers."""
+    read_application: Callable[[bytes], Mapping[str, Way]]
+    """Reads it. Raises NotAPage."""
+    change: Callable[[str, str, Mapping[str, Way]], tuple[str, Mapping[str, str]]]
+    """(account, number, ways) → the path and the form that lead a number there. Sent twice, they do what they do once."""
+    error_code: Callable[[bytes], str | None]
+    """The provider's own code, out of its refusal."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """One thing that a provider can be asked to do."""
@@ -581,6 +621,8 @@ class Provider:
     """The lists of what it says was used in all."""
     figures: Callable[[Sequence[Total]], list[Figure]] | None = None
     """What those totals are in the ledger; None where they can not be compared."""
+    numbers: Numbers | None = None
+    """Where what comes in at the account's phone numbers can be led here; None where there are none."""
     account_of: str | None = None
     """The field of a tenant's integration that names an account of its own below the platform's, whose lists are all its."""
     first_steps: FirstSteps

@@ -132,3 +132,28 @@ def test_a_date_is_understood_as_well():
 
     assert wait_s is not None
     assert 50 < wait_s <= 60
+
+
+async def test_a_form_is_sent_and_a_refusal_of_it_has_its_words(asker):
+    got = []
+
+    async def answer(request):
+        got.append((request.method, dict(await request.post())))
+        return web.Response(status=400, body=b'{"code": 21502}' + b" " * 100_000)
+
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    with pytest.raises(NotAnswered) as refused:
+        await asker.ask(
+            f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}/", {}, form={"SmsUrl": "x", "Y": ""}
+        )
+    await runner.cleanup()
+
+    assert got == [("POST", {"SmsUrl": "x", "Y": ""})]
+    assert refused.value.body.startswith(b'{"code": 21502}')
+    assert len(refused.value.body) <= asking.REFUSAL_BYTES_MAX
+    assert "21502" not in str(refused.value)

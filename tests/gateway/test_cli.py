@@ -623,6 +623,72 @@ def test_credentials_are_listed_and_removed(tollkeeper, server):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Numbers
+
+CONNECT = "/v1/tenants/acme/twilio/connect"
+
+
+def numbers_answer(*numbers, **more):
+    counts = dict.fromkeys(("changed", "unchanged", "failed", "missing", "left"), 0)
+    for one in numbers:
+        counts[one["outcome"]] += 1
+    return 200, {"undo": False, "dry_run": False, "numbers": numbers, "counts": counts, "adopted": {}, **more}
+
+
+def number(phone_number, outcome="changed", **more):
+    was = {"sms_url": "https://app.example.com/sms", "sms_method": "GET", "voice_url": None}
+    now = {"sms_url": "https://gateway.example.com/sms", "sms_method": "POST", "voice_url": None}
+    return {
+        "phone_number": phone_number,
+        "outcome": outcome,
+        "was": was,
+        "is": now,
+        "code": None,
+        "problem": None,
+    } | more
+
+
+def test_connected_numbers_are_shown_as_they_were_and_are(tollkeeper, server):
+    server.answers["POST", CONNECT] = numbers_answer(
+        number("+15005550700"), adopted={"sms_url": "https://app.example.com/sms"}, signing_secret="whsec_once"
+    )
+
+    result = tollkeeper("twilio", "connect", "acme")
+
+    lines = shown(result)
+    assert "+15005550700 messages GET https://app.example.com/sms https://gateway.example.com/sms changed" in lines
+    assert "+15005550700 calls - - changed" in lines
+    assert lines[-1] == "whsec_once"
+    assert "sms_url is now https://app.example.com/sms" in result.stderr
+    assert server.asked == [("POST", CONNECT, {"undo": False, "dry_run": False})]
+
+
+def test_a_number_that_was_not_changed_is_named_with_its_code_and_fails_the_command(tollkeeper, server):
+    problem = "the provider refused the change (21502)"
+    server.answers["POST", CONNECT] = numbers_answer(
+        number("+15005550700"), number("+15005550701", "failed", code="21502", problem=problem)
+    )
+
+    in_words, in_json = tollkeeper("twilio", "connect", "acme"), tollkeeper("twilio", "connect", "acme", "--json")
+
+    assert in_words.exit_code == in_json.exit_code == 1
+    assert f"1 of 2 numbers could not be changed: +15005550701 ({problem})" in in_words.stderr
+    assert "+15005550700" in in_words.stdout
+    assert json.loads(in_json.stdout)["counts"]["failed"] == 1
+
+
+def test_what_there_was_no_time_for_is_asked_for_again_until_nothing_more_is_done(tollkeeper, server):
+    """Guards a tenant of thousands of numbers, and a provider that takes no changes: both come to an end."""
+    server.answers["POST", CONNECT] = numbers_answer(number("+15005550700", "left"))
+
+    result = tollkeeper("twilio", "connect", "acme")
+
+    assert result.exit_code == 1
+    assert "there was no time" in result.stderr
+    assert len(server.asked) == 2
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Usage
 
 

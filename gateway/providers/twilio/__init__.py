@@ -15,6 +15,7 @@ from gateway.providers.free import unlisted_by
 from gateway.providers.twilio.answers import judge_by_shape, meter
 from gateway.providers.twilio.endpoints import ENDPOINTS
 from gateway.providers.twilio.figures import figures
+from gateway.providers.twilio.owned_numbers import NUMBERS
 from gateway.providers.twilio.paths import ACCOUNT, LINKS, OBJECT_ID, OPEN, PRODUCTS, REFERENCE, place
 from gateway.providers.twilio.records import RECORDS, TOTALS
 from gateway.providers.twilio.refusals import authorize, missing, presented_key, refusal
@@ -48,6 +49,7 @@ PROVIDER = Provider(
     records=RECORDS,
     totals=TOTALS,
     figures=figures,
+    numbers=NUMBERS,
     account_of="twilio_subaccount",
     first_steps=FirstSteps(
         exports="TWILIO_ACCOUNT_SID={account_sid} TWILIO_AUTH_TOKEN={key}",

@@ -18,6 +18,8 @@ from gateway.accounts import Accounts, NewKey
 from gateway.api import application
 from gateway.api.server import ControlRunner
 from gateway.collector import Collector, Credential, Source
+from gateway.connector import Connector
+from gateway.connector import Source as Numbered
 from gateway.deliverer import Deliverer
 from gateway.egress import Egress, Policy
 from gateway.importer import Importer
@@ -228,6 +230,7 @@ async def api(database, tmp_path, books):
     async def book(facts):
         return await shipper.book(facts, [])
 
+    numbered = {"twilio": Numbered(twilio.PROVIDER, "http://127.0.0.1:1", lambda _: None)}
     reconciler = Reconciler(database, book, lists, {"twilio": lists.figures}, str, clock)
     reconciliations = Reconciliations(database, reconciler, clock, "0.5%", nightly=True)
     runner = ControlRunner(
@@ -237,6 +240,7 @@ async def api(database, tmp_path, books):
             shipper=shipper,
             collector=collector,
             reconciler=reconciliations,
+            connector=Connector(accounts, numbered, None),
             importer=Importer(database, lambda facts: shipper.book(facts, []), "hash of {}".format, clock),
             secrets=secrets,
             health=health,

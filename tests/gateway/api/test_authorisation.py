@@ -127,6 +127,12 @@ MATRIX = {
         "foreign": ADMINS_CHANGE_200,
         "missing": ADMINS_CHANGE_404,
     },
+    # Here nobody knows where providers reach the gateway: whoever may ask is told so.
+    ("POST", "/v1/tenants/{tenant_id}/{provider}/connect"): {
+        "own": ADMINS_CHANGE_409,
+        "foreign": ADMINS_CHANGE_409,
+        "missing": ADMINS_CHANGE_404,
+    },
     ("GET", "/v1/tenants/{tenant_id}/deliveries"): {
         "own": ALL_READ,
         "foreign": ALL_BUT_ACME_READ,
@@ -182,6 +188,7 @@ MATRIX = {
 TENANTS = {"own": "acme", "itself": "acme", "foreign": "globex", "missing": "nobody", "crossed": "acme", "any": ""}
 
 BODIES = {
+    ("POST", "/v1/tenants/{tenant_id}/{provider}/connect"): {"undo": False, "dry_run": False},
     ("PATCH", "/v1/tenants/{tenant_id}"): {"name": "New name"},
     ("POST", "/v1/tenants/{tenant_id}/keys"): {"name": "app"},
     ("POST", "/v1/service-keys"): {"name": "app"},
@@ -259,7 +266,8 @@ async def request_for(api, method, path, target, key):
         path += f"?tenant_id={tenant_id}"
     names = {"tenant_id": tenant_id, "key_id": key_id, "spool_id": spool_id, "collection_id": collection_id}
     names |= {"reconciliation_id": reconciliation_id, "delivery_id": delivery_id}
-    return path.format(provider="openai", **names), body
+    provider = "twilio" if path.endswith("/connect") else "openai"
+    return path.format(provider=provider, **names), body
 
 
 @pytest.mark.parametrize(("method", "path"), MATRIX)
