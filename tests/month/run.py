@@ -15,12 +15,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aiohttp import BasicAuth, ClientError, ClientSession, ClientTimeout, TCPConnector, web
+from aiohttp import ClientError, ClientSession, ClientTimeout, TCPConnector, web
 from twilio.request_validator import RequestValidator
 
 from tests.month.clock import Clock
 from tests.month.plan import TENANTS, Called, Came, Sent, plan
-from tests.walks.harness import Answered, Installation, Process, Simulated, eventually, gateway_process, simulated
+from tests.walks.harness import (
+    Answered,
+    Installation,
+    Process,
+    Simulated,
+    basic,
+    eventually,
+    gateway_process,
+    simulated,
+)
 
 BEGINS = dt.datetime(2026, 9, 1, tzinfo=dt.UTC)
 DAYS = 30
@@ -37,6 +46,17 @@ AT_ONCE = 16
 QUIET_S = 300
 RECONCILED_S = 1200
 """So long a reconciliation may take, on whatever machine."""
+
+
+class Login(NamedTuple):
+    """How a caller of Twilio's API says who it is."""
+
+    account: str
+    token: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": basic(self.account, self.token)}
 
 
 class Shape(NamedTuple):
@@ -173,7 +193,7 @@ class Month:
     async def _traffic(self, running: Installation, port: int) -> None:
         base = running.providers.base_urls["twilio"].replace("{product}", "api")
         credential = running.providers.credentials["twilio"]
-        real = BasicAuth(credential["account_sid"], credential["auth_token"])
+        real = Login(credential["account_sid"], credential["auth_token"])
         things = plan(self.shape.seed, self.shape.messages, self.shape.calls)
         began = self._clock.began_s + PREPARED_S
         crashes = [int(len(things) * part) for part in CRASHES]
@@ -200,11 +220,11 @@ class Month:
         self._found["crashes"] += 1
         running.start_gateway()
 
-    async def _buy(self, session: ClientSession, base: str, real: BasicAuth, tenant: int, proxy_url: str) -> None:
-        url = f"{base}/2010-04-01/Accounts/{real.login}/IncomingPhoneNumbers.json"
+    async def _buy(self, session: ClientSession, base: str, real: Login, tenant: int, proxy_url: str) -> None:
+        url = f"{base}/2010-04-01/Accounts/{real.account}/IncomingPhoneNumbers.json"
         hook = f"{proxy_url}/webhooks/twilio/{name_of(tenant)}"
         form = {"PhoneNumber": number_of(tenant), "SmsUrl": f"{hook}/sms", "VoiceUrl": f"{hook}/voice"}
-        async with session.post(url, data=form, auth=real) as answer:
+        async with session.post(url, data=form, headers=real.headers) as answer:
             assert answer.status == 201, await answer.text()
 
     async def _happen(
@@ -212,7 +232,7 @@ class Month:
         session: ClientSession,
         running: Installation,
         base: str,
-        real: BasicAuth,
+        real: Login,
         thing: Sent | Called | Came,
         port: int,
     ) -> None:
@@ -227,10 +247,10 @@ class Month:
         at, auth = (base, real)
         if not thing.around:
             sid, key = self._keys[thing.tenant]
-            at, auth = f"{running.proxy_url}/twilio/api", BasicAuth(sid, key)
-        url = f"{at}/2010-04-01/Accounts/{auth.login}/{kind}.json"
+            at, auth = f"{running.proxy_url}/twilio/api", Login(sid, key)
+        url = f"{at}/2010-04-01/Accounts/{auth.account}/{kind}.json"
         try:
-            async with session.post(url, data=form, auth=auth, headers=headers) as answer:
+            async with session.post(url, data=form, headers=auth.headers | headers) as answer:
                 status = answer.status
                 await answer.read()
         except (ClientError, TimeoutError, OSError):

@@ -22,7 +22,19 @@ from tests.builders import NOON
 
 README = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
 
-LABELS = {"worker", "provider", "class", "error", "completeness", "le", "reason", "version", "outcome", "cause", "resolution"}
+LABELS = {
+    "worker",
+    "provider",
+    "class",
+    "error",
+    "completeness",
+    "le",
+    "reason",
+    "version",
+    "outcome",
+    "cause",
+    "resolution",
+}
 
 
 def counted(**changes):
