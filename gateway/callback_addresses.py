@@ -8,6 +8,8 @@ where a delivery is passed on to, and for whom.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
+from typing import NamedTuple
 
 from gateway.integrations import Integration
 from gateway.keys import NotSealedHere, Secrets
@@ -19,7 +21,16 @@ PREFIX = "/webhooks/"
 CARRIED = "to"
 """The parameter of our URLs that holds an application's."""
 
-_URL = "callback"
+_URL, _METHOD = "callback", "method"
+
+
+class Carried(NamedTuple):
+    """What one of our URLs holds."""
+
+    url: str
+    """The application's."""
+    method: str
+    """By which it is to be asked; empty for that by which we are."""
 
 
 class CallbackAddresses:
@@ -34,19 +45,19 @@ class CallbackAddresses:
         if not provider.webhooks or signs_with_its_own(provider, tenant):
             return None
         # Without a secret of the tenant's its application could not tell what we pass on from anybody else's.
-        bound = None if tenant.signing is None else lambda url: self._sealed(url, tenant.tenant_id)
+        bound = None if tenant.signing is None else partial(self._sealed, tenant.tenant_id)
         return CallbackAddress(f"{self.public_url}{PREFIX}{provider.name}/{tenant.tenant_id}", bound)
 
-    def _sealed(self, url: str, tenant_id: str) -> str:
-        return self._secrets.seal({_URL: url}, owner=tenant_id)
+    def _sealed(self, tenant_id: str, url: str, method: str) -> str:
+        return self._secrets.seal({_URL: url} | ({_METHOD: method} if method else {}), owner=tenant_id)
 
-    def opened(self, sealed: str, tenant_id: str) -> str | None:
+    def opened(self, sealed: str, tenant_id: str) -> Carried | None:
         """The application's URL that one of ours holds; None for what was not sealed here, as that, for this tenant."""
         try:
             held: Mapping[str, str] = self._secrets.unseal(sealed, owner=tenant_id)
         except NotSealedHere:
             return None
-        return held.get(_URL)
+        return Carried(held[_URL], held.get(_METHOD, "")) if _URL in held else None
 
 
 def signs_with_its_own(provider: Provider, tenant: TenantRecord) -> bool:

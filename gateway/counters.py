@@ -54,8 +54,9 @@ ERRORS = (
 
 TAKEN = "taken"
 WEBHOOK_OUTCOMES = (
-    *(TAKEN, "forged", "another_account", "not_the_tenants", "not_understood", "too_large", "not_recorded", "not_kept"),
+    *(TAKEN, "forged", "another_account", "not_the_tenants", "method_of_shared_account", "shared_account", "not_understood", "too_large", "not_recorded", "not_kept"),
     *("unknown_webhook", "unknown_tenant", "no_public_url", "no_credential", "owner_unknown", "overloaded", "sender_gone"),
+    *("malformed", "unknown_key", "expired_key", "another_tenant", "suspended", "scope_missing"),
     OTHER,
 )  # fmt: skip
 """What can become of what a provider tells by itself."""

@@ -198,14 +198,18 @@ class Webhooks:
         content = webhook.content(delivery)
         if alias is not None:
             content = content._replace(body=content.body.replace(alias.theirs, alias.ours))
-        url = webhook.application(integration) if carried is None else carried
+        if carried is not None and carried.method == "GET" and content.method == "POST":
+            # What a form says stands in the query then, as it is.
+            content = content._replace(method="GET", media_type="")
+        url = webhook.application(integration) if carried is None else carried.url
         if webhook.led_back is not None:
             urls = [one for one in (url, webhook.fallback(integration)) if one is not None]
             deadline = began + ANSWERS_S
             return await asyncio.ensure_future(self._relayed(provider, tenant, webhook, content, urls, said, deadline))
         if url is not None:
             # Where the tenant's integration says where it goes, it says so when it goes there.
-            keeping = self._keep(provider, tenant, webhook, content, carried, told.order_key)
+            to = None if carried is None else carried.url
+            keeping = self._keep(provider, tenant, webhook, content, to, told.order_key)
             await asyncio.ensure_future(keeping)
         return webhook.reply
 

@@ -213,8 +213,9 @@ class CallbackAddress(NamedTuple):
 
     base_url: str
     """The name of a webhook and a slash behind it make its URL."""
-    bound: Callable[[str], str] | None
-    """Seals an application's URL for its tenant, in characters that stand in a query; None where nothing is passed on."""
+    bound: Callable[[str, str], str] | None
+    """Seals an application's URL for its tenant, and the method that it is to be asked by, empty for that by which we are,
+    in characters that stand in a query; None where nothing is passed on."""
 
 
 class Pending(NamedTuple):

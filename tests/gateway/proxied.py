@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from gateway import keys, snapshot
+from gateway.callback_addresses import CallbackAddresses
 from gateway.callers import Callers
 from gateway.cost_estimates import CostEstimates
 from gateway.counters import Counters
@@ -297,6 +298,7 @@ async def proxied(
     client_limits: ClientLimits | None = None,
     upstream_limits: UpstreamLimits | None = None,
     estimator: Estimator | None = None,
+    public_url: str | None = None,
 ) -> AsyncIterator[Proxied]:
     """A proxy before the provider; or before a port on which nobody listens. Without an estimator nothing is estimated."""
     made = Proxied(provider, directory / "spool")
@@ -339,6 +341,7 @@ async def proxied(
         counters=counters,
         cost_estimates=CostEstimates(load_books),
         estimator=estimator,
+        addresses=None if public_url is None else CallbackAddresses(public_url, SECRETS),
     )
     made.listener = Listener(made.proxy, client_limits or UNHURRIED)
     listening = bound("127.0.0.1", 0)

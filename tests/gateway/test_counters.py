@@ -10,8 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from gateway import counters, proxy
-from gateway.counters import CALLS, ERRORS, GATEWAY_US_BOUNDS, LAYOUT, NONE, OTHER, Counters, living
+from gateway import counters, proxy, switch_records, webhooks
+from gateway.counters import (
+    CALLS,
+    ERRORS,
+    GATEWAY_US_BOUNDS,
+    LAYOUT,
+    NONE,
+    OTHER,
+    WEBHOOK_OUTCOMES,
+    Counters,
+    living,
+)
 from gateway.providers import PROVIDERS
 from metering.usage import Completeness
 
@@ -153,6 +163,41 @@ def test_records_are_counted_by_what_they_say(opened, directory):
         **{("tollkeeper_outcomes_total", str(one)): times for times, one in enumerate(Completeness, 1)},
         ("tollkeeper_intents_closed_total",): 1,
     }
+
+
+def test_what_providers_tell_is_counted_by_what_became_of_it(opened, directory):
+    worker = opened()
+    for error in (None, "forged", "internal: KeyError"):
+        worker.webhook(error)
+    worker.write()
+
+    assert told(directory) == {
+        ("tollkeeper_webhooks_total", "taken"): 1,
+        ("tollkeeper_webhooks_total", "forged"): 1,
+        ("tollkeeper_webhooks_total", OTHER): 1,
+    }
+
+
+def test_every_reason_for_which_a_delivery_goes_no_further_is_known():
+    """Guards the list: what `webhooks` says stands in two places."""
+    source = ast.parse(Path(webhooks.__file__).read_text(encoding="utf-8"))
+    raised = {
+        node.args[1].value
+        for node in ast.walk(source)
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) == "Refused"
+        and len(node.args) == 2
+        and isinstance(node.args[1], ast.Constant)
+    }
+    of_switches = {
+        node.value.elts[1].value
+        for node in ast.walk(ast.parse(Path(switch_records.__file__).read_text(encoding="utf-8")))
+        if isinstance(node, ast.Return) and isinstance(node.value, ast.Tuple)
+    }
+
+    assert raised >= {"forged", "too_large", "method_of_shared_account"}
+    assert of_switches >= {"unknown_key", "scope_missing"}
+    assert (raised | of_switches) - {"internal"} <= {*WEBHOOK_OUTCOMES}
 
 
 def test_what_others_count_is_looked_at_before_it_is_written(opened, directory):

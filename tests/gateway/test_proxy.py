@@ -9,11 +9,14 @@ import json
 import logging
 import random
 import re
+from urllib.parse import unquote
 from xml.etree import ElementTree as ET
 
+import msgspec
 import pytest
 
 from gateway import proxy, request_body
+from gateway.callback_addresses import CallbackAddresses
 from gateway.integrations import Integration
 from gateway.limits import UpstreamLimits
 from gateway.objects import LedgerObjects
@@ -49,6 +52,7 @@ from tests.gateway.proxied import (
     QUANTITIES,
     REAL_SID,
     REAL_TOKEN,
+    SECRETS,
     SERVICE,
     SUSPENDED,
     UNMETERED,
@@ -1432,6 +1436,63 @@ def sms(path=MESSAGES + ".json", body=FORM, *headers, key=ACME, user=ALIAS, meth
     """One request, as Twilio's SDKs would send it."""
     form = ["Content-Type: application/x-www-form-urlencoded"] if body else []
     return request(path, body, basic(user, key), *form, *headers, key=None, method=method, close=close)
+
+
+OURS = "https://tolls.example/webhooks/twilio/{}/status"
+ASKING = FORM + b"&StatusCallback=https%3A%2F%2Fapp.example%2Ftold"
+
+
+def called_back(peer):
+    """What the provider is asked to tell, and the rest of the form."""
+    _, lines, body = sent(peer)
+    assert f"Content-Length: {len(body)}".encode() in lines
+    pairs = body.split(b"&")
+    told = [unquote(pair.partition(b"=")[2].decode()) for pair in pairs if pair.startswith(b"StatusCallback=")]
+    return told, b"&".join(pair for pair in pairs if not pair.startswith(b"StatusCallback="))
+
+
+async def test_the_provider_is_asked_to_tell_us_and_nothing_else_of_a_form_changes(gateway):
+    async with gateway(answers(QUEUED), public_url="https://tolls.example") as made:
+        await made.ask(sms())
+
+        assert called_back(made.provider.peers[0]) == ([OURS.format("acme")], FORM)
+        (event,) = made.events
+        assert event.resource == "US:toll_free"
+
+
+@pytest.mark.parametrize("signing", [False, True])
+async def test_an_applications_callback_is_carried_where_its_tenant_has_something_to_sign_with(gateway, signing):
+    async with gateway(answers(QUEUED), public_url="https://tolls.example") as made:
+        if signing:
+            tenant = made.published.current.tenants["acme"]
+            sealed = SECRETS.seal({"current": "secret"}, owner="acme")
+            made.publish(msgspec.structs.replace(tenant, signing=sealed))
+        await made.ask(sms(body=ASKING))
+
+        (url,), rest = called_back(made.provider.peers[0])
+        assert rest == FORM
+        if signing:
+            ours, _, sealed = url.partition("?to=")
+            assert ours == OURS.format("acme")
+            url = CallbackAddresses("", SECRETS).opened(sealed, "acme").url
+        assert url == "https://app.example/told"
+
+
+@pytest.mark.parametrize(
+    "unchanged",
+    [
+        sms(MESSAGES + ".json", FORM, "Content-Encoding: gzip", key=OWN, user=sid_of("own")),
+        request(
+            MESSAGES + ".json", FORM, f"X-Gateway-Key: {ACME}", basic(OWN_SID, "a-token-that-is-not-ours"), key=None
+        ),
+    ],
+    ids=["what can not be read", "an account that is not ours to verify"],
+)
+async def test_what_could_not_be_verified_is_not_asked_for(gateway, unchanged):
+    async with gateway(answers(QUEUED), public_url="https://tolls.example") as made:
+        await made.ask(unchanged)
+
+        assert sent(made.provider.peers[0])[2] == FORM
 
 
 def shown(made, *answers):

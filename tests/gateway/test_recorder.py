@@ -8,14 +8,14 @@ from gateway.callers import Caller
 from gateway.counters import Counters, living
 from gateway.errors import NotRecordable
 from gateway.providers import PROVIDERS
-from gateway.providers.api import Billed, Late, Prepared, Usage
+from gateway.providers.api import Billed, Late, Made, Prepared, Told, Usage
 from gateway.recorder import UNSEEN_FIELDS_MAX, Recorder, Recording, late_event
 from gateway.routing import Routes
 from gateway.snapshot import KeyRecord, TenantRecord
 from metering.intents import Closed, Intent
 from metering.spool import Spool, SpoolFailed, SpoolFull, segment_path
 from metering.spool_records import PAYLOAD_BYTES_MAX, RECORD_BYTES_MAX, RecordKind, scan, seed_of
-from metering.usage import Completeness, UsageEvent, validated
+from metering.usage import Completeness, UsageEvent, event_id_of, validated
 
 ROUTES = Routes(PROVIDERS)
 ARRIVED_MS = 1_795_176_000_000
@@ -103,6 +103,57 @@ def made(tmp_path):
     yield make
     for recorded in opened:
         recorded.spool.close()
+
+
+TOLD = Told(
+    order_key="SM1",
+    made=(
+        Made(
+            "SM1:made",
+            "messages.create",
+            Usage(
+                quantities={"messages": 1},
+                completeness=Completeness.PENDING,
+                resource="US:long_code",
+                external_id="SM1",
+                event_type="sms_inbound",
+                parties={"from": "+12025550143"},
+            ),
+        ),
+    ),
+    late=(Late(external_id="SM0", phase="heard", usage=Usage(quantities={}, completeness=Completeness.PENDING)),),
+)
+
+
+async def test_what_a_provider_tells_by_itself_is_events_of_no_call(made):
+    recorded = made()
+
+    await recorded.recorder.told("acme", "twilio", TOLD)
+
+    event, late = recorded.records
+    assert event == validated(event)
+    assert (event.event_id, event.dedupe_key) == (event_id_of("twilio:SM1:made"), "twilio:SM1:made")
+    assert (event.tenant_id, event.source, event.endpoint) == ("acme", "twilio", "messages.create")
+    assert (event.direction, event.call_id, event.key_id) == ("inbound", None, None)
+    assert event.metadata == {"from": hashed("+12025550143")}
+    assert event.occurred_at_ms == ARRIVED_MS + 812
+    assert late.dedupe_key == "twilio:SM0:heard"
+    assert ("acme", "twilio", "SM1") in recorded.objects.told
+
+
+async def test_what_a_provider_tells_survives_the_machine_where_records_do(made):
+    recorded = made(fsync=True)
+    waited = []
+    durable = recorded.spool.durable
+
+    async def watched():
+        waited.append(len(recorded.records))
+        await durable()
+
+    recorded.spool.durable = watched
+    await recorded.recorder.told("acme", "twilio", TOLD)
+
+    assert waited == [2]
 
 
 async def test_a_call_is_an_intent_and_an_outcome(made):

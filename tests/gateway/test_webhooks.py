@@ -123,16 +123,16 @@ class Running:
             peer.writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
             return await peer.message()
 
-    def carrying(self, url, tenant_id="acme", name="voice"):
+    def carrying(self, url, tenant_id="acme", name="voice", method=""):
         """The target of our webhook, carrying an application's URL."""
         tenant = self.proxied.published.current.tenants[tenant_id]
         bind = self.addresses.of(twilio.PROVIDER, tenant).bound
-        return f"/webhooks/twilio/{tenant_id}/{name}?to={quote(bind(url), safe='')}"
+        return f"/webhooks/twilio/{tenant_id}/{name}?to={quote(bind(url, method), safe='')}"
 
 
 def carried(url):
     """The application's URL that one of ours carries."""
-    return CallbackAddresses(PUBLIC_URL, SECRETS).opened(parse_qs(urlsplit(url).query)["to"][0], "acme")
+    return CallbackAddresses(PUBLIC_URL, SECRETS).opened(parse_qs(urlsplit(url).query)["to"][0], "acme").url
 
 
 @asynccontextmanager
@@ -524,6 +524,37 @@ async def test_what_comes_next_goes_where_the_application_said(running):
     assert answer.body == b"<Response/>"
     assert running.applications.asked[0][0] == "https://app.example/menu?a=1"
     assert [event.event_type for event in running.events] == ["ivr_step"]
+
+
+async def test_an_application_is_asked_by_get_where_it_said_so_though_we_are_not(running):
+    """Guards applications on a shared account, where nobody is believed by a GET."""
+    running.applications.answers = {
+        INTEGRATION.voice_url: answered(b'<Response><Gather action="/menu?a=1" method="get"/></Response>'),
+        "https://app.example/menu": answered(b"<Response/>"),
+    }
+    document = (await running.ask(VOICE, RINGING)).body.decode()
+    assert 'method="POST"' in document
+    action = document.partition('action="')[2].partition('"')[0].removeprefix(PUBLIC_URL)
+    pressed = RINGING | {"CallStatus": "in-progress", "Digits": "1"}
+
+    answer = await running.ask(action, pressed)
+
+    assert answer.body == b"<Response/>"
+    url, method, headers, body, _ = running.applications.asked[1]
+    assert (method, body) == ("GET", b"")
+    assert "Content-Type" not in headers
+    assert dict(parse_qsl(urlsplit(url).query)) == {"a": "1"} | pressed | {"AccountSid": sid_of("acme")}
+    assert RequestValidator(SIGNING).validate(url, {}, headers["X-Twilio-Signature"])
+
+
+async def test_a_callback_that_is_wanted_by_get_is_kept_so(running):
+    target = running.carrying("https://app.example/mine", name="status", method="GET")
+
+    assert (await running.ask(target, DELIVERED)).status == 204
+
+    (kept,) = running.kept
+    assert (kept.method, kept.media_type) == ("GET", "")
+    assert dict(parse_qsl(kept.body.decode())) == DELIVERED | {"AccountSid": sid_of("acme")}
 
 
 async def test_an_application_is_asked_by_get_where_the_provider_asks_by_get(tmp_path):

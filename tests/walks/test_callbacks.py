@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from urllib.parse import quote, urlencode, urlsplit
 from urllib.request import Request, urlopen
 
@@ -76,6 +77,25 @@ def test_a_call_is_booked_by_its_duration_when_it_has_ended(tenant, application)
     (got,) = eventually(lambda: application.got, "the callback")
     assert (got.fields["CallStatus"], got.fields["CallDuration"]) == ("completed", "49")
     assert got.is_signed_with(tenant.secret)
+
+
+def test_a_message_ends_with_what_it_finally_was_and_cost(tenant):
+    made = tenant.client.messages.create(to=ADA, from_=TOLL, body="x" * 200)
+
+    def ended():
+        found = tenant.events()
+        costs = [one for one in found if "provider_cost" in one["metadata"]]
+        finals = [one for one in found if one["metadata"].get("status") == "delivered"]
+        return (found, finals, costs) if finals and costs else None
+
+    found, finals, costs = eventually(ended, "the end of it, and its price")
+    assert {one["external_id"] for one in found} == {made.sid}
+    assert sum(one["quantities"].get("segments", 0) for one in found) == 2
+    assert sum(one["quantities"].get("messages", 0) for one in found) == 1
+    assert [one["kind"] for one in (*finals, *costs)] == ["correction"] * 2
+    assert costs[0]["metadata"]["provider_cost"].rstrip("0") == "0.0166"
+    assert sum(Decimal(one["cost"]["amount"]) for one in found if one["cost"]) == Decimal("0.0166")
+    assert sum(Decimal(one["charge"]["amount"]) for one in found if one["charge"]) == Decimal("0.015")
 
 
 def test_an_application_that_is_down_gets_all_of_it_in_order_once_it_is_up(tenant):

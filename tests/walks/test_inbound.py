@@ -127,6 +127,17 @@ def test_a_call_that_comes_in_is_answered_step_by_step_by_its_application(tenant
     assert minutes[0]["quantities"]["seconds"] > 0
 
 
+def test_an_application_that_wants_to_be_asked_by_get_is(tenant, application):
+    menu = b'<Response><Gather numDigits="1" action="/menu" method="GET"/></Response>'
+    application.answers = lambda got: (200, menu if "/voice/start" in got.url else BYE)
+
+    comes_in(tenant, "call", digits=["1"])
+
+    (asked,) = eventually(lambda: application.got_at("/menu"), "the digits")
+    assert (asked.method, asked.fields["Digits"], asked.body) == ("GET", "1", b"")
+    assert asked.is_signed_with(tenant.secret)
+
+
 def test_a_voicemail_is_seconds_of_recording_once(tenant, application):
     application.answers = lambda got: (200, VOICEMAIL if "/voice/start" in got.url else BYE)
 

@@ -66,7 +66,7 @@ def called_back(body: bytes, address: CallbackAddress) -> bytes:
     return b"&".join(pairs)
 
 
-def wrapped(url: str, address: CallbackAddress, webhook: str) -> str | None:
+def wrapped(url: str, address: CallbackAddress, webhook: str, method: str = "") -> str | None:
     """Our URL, carrying an application's; None where nothing can be passed on to that, or ours would be too long.
 
     What stands behind `#` tells Twilio how to connect and never leaves it: it is as true of ours.
@@ -74,7 +74,9 @@ def wrapped(url: str, address: CallbackAddress, webhook: str) -> str | None:
     plain, fragment, options = url.partition("#")
     if address.bound is None or not passable(plain):
         return None
-    carrying = f"{address.base_url}/{webhook}?{CARRIED}={quote(address.bound(plain), safe='')}{fragment}{options}"
+    carrying = (
+        f"{address.base_url}/{webhook}?{CARRIED}={quote(address.bound(plain, method), safe='')}{fragment}{options}"
+    )
     return carrying if len(carrying) <= URL_CHARACTERS_MAX else None
 
 

@@ -94,6 +94,7 @@ ENDPOINTS = (
             meter(judge_participant),
         ),
         prepare=read_call,
+        called_back=called_back,
         settles=late.CALL,
     ),
     reads_back("conferences.participants.list", "GET", f"{CONFERENCES}/{{sid}}/Participants"),

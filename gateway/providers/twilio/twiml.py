@@ -3,14 +3,16 @@
 Twilio fetched such a document from us, so that what is written in it relative to its own URL would lead to us and find
 nothing there, and what the application is told next would be signed with a token that it does not have. So URLs of the
 application are replaced: where Twilio asks for what to do next, or tells how something went, by ours that carries them;
-where it only fetches something to play, by the whole URL. URLs on other hosts, and everything that is no URL, stay byte for
+where it only fetches something to play, by the whole URL. We are asked by POST, whatever the application is to be asked by,
+which our URL carries as well. URLs on other hosts, and everything that is no URL, stay byte for
 byte as they came; and so does all of a document that is not well-formed, which is Twilio's to refuse.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 from gateway.providers.api import CallbackAddress
@@ -48,8 +50,40 @@ _TOKEN = re.compile(
 )
 
 
+METHODS: Mapping[bytes, bytes] = {
+    b"action": b"method",
+    b"url": b"method",
+    b"referUrl": b"referMethod",
+    **{
+        name: name + b"Method"
+        for name in ATTRIBUTES
+        if name not in (b"action", b"url", b"referUrl", b"transcribeCallback")
+    },
+}
+"""The attributes that say by which method the URL in another is asked."""
+
+
 class _NotWellFormed(Exception):
     """Whatever this is, it is not for us to change."""
+
+
+class _Leading(NamedTuple):
+    """Where the URLs of one document lead to from us."""
+
+    at: str
+    address: CallbackAddress
+
+    def led(self, url: str, webhook: str | None, method: str) -> tuple[str, bool]:
+        """The URL that stands in its place, and whether that is one of ours."""
+        try:
+            whole = urljoin(self.at, url)
+            own = _host(whole) == _host(self.at)
+        except ValueError:
+            return url, False
+        if not own:
+            return url, False
+        ours = None if webhook is None else wrapped(whole, self.address, webhook, method)
+        return ours or whole, ours is not None
 
 
 def led_back(document: bytes, at: str, address: CallbackAddress) -> bytes:
@@ -57,21 +91,9 @@ def led_back(document: bytes, at: str, address: CallbackAddress) -> bytes:
     if len(document) > DOCUMENT_BYTES_MAX:
         return document
     try:
-        return b"".join(_written(document, lambda url, webhook: _led(url, at, webhook, address)))
+        return b"".join(_written(document, _Leading(at, address)))
     except _NotWellFormed:
         return document
-
-
-def _led(url: str, at: str, webhook: str | None, address: CallbackAddress) -> str:
-    """Where a URL of a document leads to from us."""
-    try:
-        whole = urljoin(at, url)
-        own = _host(whole) == _host(at)
-    except ValueError:
-        return url
-    if not own:
-        return url
-    return whole if webhook is None else wrapped(whole, address, webhook) or whole
 
 
 def _host(url: str) -> tuple[str, str | None, int | None]:
@@ -80,7 +102,7 @@ def _host(url: str) -> tuple[str, str | None, int | None]:
     return scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(scheme)
 
 
-def _written(document: bytes, led: Callable[[str, str | None], str]) -> list[bytes]:
+def _written(document: bytes, leading: _Leading) -> list[bytes]:
     written: list[bytes] = []
     inside: list[bytes] = []
     place, begun = 0, False
@@ -96,7 +118,7 @@ def _written(document: bytes, led: Callable[[str, str | None], str]) -> list[byt
             if begun and not inside:
                 raise _NotWellFormed  # A document has one root.
             begun = True
-            token = _beginning(found, led)
+            token = _beginning(found, leading)
             if not found["empty"]:
                 inside.append(found["begin"])
                 said = len(written) + 1
@@ -104,7 +126,7 @@ def _written(document: bytes, led: Callable[[str, str | None], str]) -> list[byt
             if not inside or inside.pop() != found["end"]:
                 raise _NotWellFormed
             if found["end"] in TEXTS:
-                written[said:] = [_text(written[said:], TEXTS[found["end"]], led)]
+                written[said - 1 :] = _text(written[said - 1], written[said:], TEXTS[found["end"]], leading)
         elif not inside and not found["aside"] and token.strip(b"\xef\xbb\xbf\t\r\n "):
             raise _NotWellFormed
         written.append(token)
@@ -113,42 +135,65 @@ def _written(document: bytes, led: Callable[[str, str | None], str]) -> list[byt
     return written
 
 
-def _beginning(found: re.Match[bytes], led: Callable[[str, str | None], str]) -> bytes:
+def _beginning(found: re.Match[bytes], leading: _Leading) -> bytes:
     """The tag that begins an element, with the URLs in it led back."""
+    attributes = found["attributes"]
+    if not attributes:
+        return found[0]
+    methods = {name: value[1:-1].upper() for _, name, value in _ATTRIBUTE.findall(attributes)}
+    posted: set[bytes] = set()
 
     def changed(attribute: re.Match[bytes]) -> bytes:
         name, value = attribute[2], attribute[3]
         if name not in ATTRIBUTES or (name == b"url" and found["begin"] in _STREAMS):
             return attribute[0]
         before = _unescaped(value[1:-1])
-        after = before if before is None else led(before.strip(), ATTRIBUTES[name])
-        return attribute[0] if after is None or after == before else attribute[1] + b'"' + _escaped(after) + b'"'
+        if before is None:
+            return attribute[0]
+        asked = METHODS.get(name, b"")
+        is_get = methods.get(asked) == b"GET"
+        after, is_ours = leading.led(before.strip(), ATTRIBUTES[name], "GET" if is_get else "")
+        if is_ours and is_get:
+            posted.add(asked)
+        return attribute[0] if after == before else attribute[1] + b'"' + _escaped(after) + b'"'
 
-    attributes = found["attributes"]
-    if not attributes:
-        return found[0]
+    led = _ATTRIBUTE.sub(changed, attributes)
     start = found.start("attributes") - found.start()
-    return found[0][:start] + _ATTRIBUTE.sub(changed, attributes) + found[0][start + len(attributes) :]
+    return found[0][:start] + _posting(led, posted) + found[0][start + len(attributes) :]
 
 
-def _text(pieces: list[bytes], webhook: str | None, led: Callable[[str, str | None], str]) -> bytes:
-    """The text of an element that is a URL, led back; what is not text alone stays as it is."""
-    whole, said = b"".join(pieces), ""
+def _posting(attributes: bytes, names: Collection[bytes]) -> bytes:
+    """We are asked by POST, also for what the application is asked for by GET: a GET is signed over its URL alone, and on an
+    account that tenants share any of them can choose that."""
+    return (
+        _ATTRIBUTE.sub(lambda one: one[1] + b'"POST"' if one[2] in names else one[0], attributes)
+        if names
+        else attributes
+    )
+
+
+def _text(begin: bytes, pieces: list[bytes], webhook: str | None, leading: _Leading) -> list[bytes]:
+    """The tag and the text of an element whose text is a URL, led back; what is not text alone stays as it is."""
+    said = ""
     for piece in pieces:
         if piece.startswith(b"<![CDATA["):
             said += piece[9:-3].decode("utf-8", "replace")
         elif piece.startswith(b"<!--"):
             continue
-        elif piece.startswith(b"<"):
-            return whole
         else:
-            plain = _unescaped(piece)
+            plain = None if piece.startswith(b"<") else _unescaped(piece)
             if plain is None:
-                return whole
+                return [begin, *pieces]
             said += plain
     url = said.strip()
-    after = led(url, webhook) if url or webhook is not None else url
-    return whole if after == url else _escaped(after)
+    if not url and webhook is None:
+        return [begin, *pieces]
+    methods = {name: value[1:-1].upper() for _, name, value in _ATTRIBUTE.findall(begin)}
+    is_get = methods.get(b"method") == b"GET"
+    after, is_ours = leading.led(url, webhook, "GET" if is_get else "")
+    if after == url:
+        return [begin, *pieces]
+    return [_posting(begin, {b"method"}) if is_ours and is_get else begin, _escaped(after)]
 
 
 _ENTITY = re.compile(r"&(?:#([0-9]{1,7})|#x([0-9A-Fa-f]{1,6})|([A-Za-z]+));|&")

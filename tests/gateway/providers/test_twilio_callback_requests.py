@@ -15,7 +15,7 @@ from gateway.providers.twilio.callback_requests import FORM_BYTES_MAX, URL_CHARA
 
 BASE = "https://tolls.example/webhooks/twilio/acme"
 OURS = BASE + "/status"
-ADDRESS = CallbackAddress(BASE, lambda url: "sealed." + url.encode().hex())
+ADDRESS = CallbackAddress(BASE, lambda url, method: "sealed." + url.encode().hex() + ("." + method if method else ""))
 UNBOUND = CallbackAddress(BASE, None)
 THEIRS = "https://app.example/status?tenant=1&x=%20y"
 SERVICE, APPLICATION = "MG" + "3c" * 16, "AP" + "4d" * 16
@@ -162,4 +162,4 @@ def test_a_url_is_carried_as_the_application_meant_it(rest):
 def test_the_endpoints_that_make_messages_and_calls_ask_for_it():
     asking = {one.name for one in twilio.PROVIDER.endpoints if one.called_back is not None}
 
-    assert asking >= {"messages.create", "calls.create"}
+    assert asking >= {"messages.create", "calls.create", "conferences.participants.create"}

@@ -15,7 +15,7 @@ from gateway.providers.twilio.twiml import DOCUMENT_BYTES_MAX, led_back
 
 AT = "https://app.example/voice/start?lang=en"
 BASE = "https://tolls.example/webhooks/twilio/acme"
-ADDRESS = CallbackAddress(BASE, lambda url: "sealed." + url.encode().hex())
+ADDRESS = CallbackAddress(BASE, lambda url, method: "sealed." + url.encode().hex() + ("." + method if method else ""))
 
 
 def led(document, at=AT):
@@ -26,7 +26,7 @@ def carried(url):
     """The webhook that a URL of ours is of, and the application's URL that it carries."""
     parts = urlsplit(url)
     (sealed,) = parse_qs(parts.query)["to"]
-    return parts.path.rpartition("/")[2], bytes.fromhex(sealed.removeprefix("sealed.")).decode()
+    return parts.path.rpartition("/")[2], bytes.fromhex(sealed.split(".")[1]).decode()
 
 
 def the_attribute(document, name):
@@ -60,6 +60,28 @@ def test_a_redirect_comes_to_us(text):
     root = ET.fromstring(led(f"<Response><Redirect method='GET'>{text}</Redirect></Response>"))
 
     assert carried(root.findtext("Redirect")) == ("voice", "https://app.example/next")
+
+
+@pytest.mark.parametrize(
+    ("document", "left"),
+    [
+        ('<Gather action="/x" method="GET"/>', {"method": "POST"}),
+        ("<Gather method='get' action='/x' timeout='5'/>", {"method": "POST", "timeout": "5"}),
+        ('<Redirect method="GET">/x</Redirect>', {"method": "POST"}),
+        ('<Redirect method="GET">https://other.example/</Redirect>', {"method": "GET"}),
+        ('<Record action="/x" method="GET" recordingStatusCallback="/y"/>', {"method": "POST"}),
+        ('<Record action="https://other.example/" method="GET"/>', {"method": "GET"}),
+        ('<Sip statusCallback="/x" statusCallbackMethod="GET" method="GET"/>', {"statusCallbackMethod": "POST", "method": "GET"}),
+        ('<Gather action="/x" method="PUT"/>', {"method": "PUT"}),
+    ],
+)  # fmt: skip
+def test_we_are_asked_by_post_and_carry_how_the_application_is(document, left):
+    (verb,) = ET.fromstring(led(f"<Response>{document}</Response>"))
+
+    assert {name: value for name, value in verb.attrib.items() if name in left} == left
+    urls = [value for value in (*verb.attrib.values(), verb.text or "") if value.startswith(BASE)]
+    # Only that whose method it was.
+    assert [url.endswith(".GET") for url in urls] == [True, False][: len(urls)] if "POST" in left.values() else True
 
 
 def test_an_empty_redirect_leads_to_the_same_document():
@@ -126,7 +148,7 @@ def test_a_document_of_the_official_library_is_what_it_was_but_for_its_urls():
     said = [(element.attrib, element.text) for element in after.iter()]
     for element, (attributes, text) in zip(ET.fromstring(document).iter(), said, strict=True):
         for name, value in element.attrib.items():
-            mended = attributes[name]
+            mended = attributes[name] if (element.tag, name) != ("Redirect", "method") else value
             if value.startswith("/"):
                 mended = carried(mended)[1].removeprefix("https://app.example")
             assert mended == value

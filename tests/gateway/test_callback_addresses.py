@@ -1,0 +1,59 @@
+"""Where providers tell us what becomes of calls, and that a URL in it is of use to one tenant alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.callback_addresses import CallbackAddresses
+from gateway.integrations import Integration
+from gateway.keys import Secrets
+from gateway.providers import openai, twilio
+from gateway.snapshot import TenantRecord
+
+SECRETS = Secrets.derived("the secret of these tests")
+ADDRESSES = CallbackAddresses("https://tolls.example/", SECRETS)
+URL = "https://app.example/told?a=1"
+BELOW = Integration(twilio_subaccount="AC" + "5" * 32)
+
+
+def tenant(tenant_id="acme", **fields):
+    sealed = SECRETS.seal({"current": "secret"}, owner=tenant_id)
+    return TenantRecord(tenant_id=tenant_id, status="active", account_sid="AC1", **{"signing": sealed} | fields)
+
+
+def bound(url=URL, method="", **of):
+    address = ADDRESSES.of(twilio.PROVIDER, tenant(**of))
+    return address.bound(url, method)
+
+
+def test_a_tenants_address_names_provider_and_tenant():
+    assert ADDRESSES.of(twilio.PROVIDER, tenant()).base_url == "https://tolls.example/webhooks/twilio/acme"
+
+
+@pytest.mark.parametrize("method", ["", "GET"])
+def test_what_is_sealed_for_a_tenant_opens_for_it_alone(method):
+    sealed = bound(method=method)
+
+    assert ADDRESSES.opened(sealed, "acme") == (URL, method)
+    assert ADDRESSES.opened(sealed, "other") is None
+    assert ADDRESSES.opened(sealed[:-2] + "AA", "acme") is None
+    assert CallbackAddresses("https://tolls.example", Secrets.derived("another")).opened(sealed, "acme") is None
+
+
+@pytest.mark.parametrize("sealed", ["", "v1.", URL, SECRETS.seal({"auth_token": "x"}, owner="acme")])
+def test_nothing_else_is_a_url(sealed):
+    assert ADDRESSES.opened(sealed, "acme") is None
+
+
+def test_a_tenant_with_nothing_to_sign_with_has_nothing_passed_on():
+    assert ADDRESSES.of(twilio.PROVIDER, tenant(signing=None)).bound is None
+
+
+def test_a_provider_that_tells_nothing_by_itself_is_given_no_address():
+    assert ADDRESSES.of(openai.PROVIDER, tenant()) is None
+
+
+def test_what_an_account_below_the_platforms_signs_can_be_verified_by_its_own_credential_alone():
+    """Guards callbacks: asked for and not believed, they would be lost to their application."""
+    assert ADDRESSES.of(twilio.PROVIDER, tenant(integration=BELOW)) is None
+    assert ADDRESSES.of(twilio.PROVIDER, tenant(integration=BELOW, credentials={"twilio": "sealed"})) is not None
