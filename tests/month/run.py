@@ -32,7 +32,6 @@ from tests.walks.harness import (
 )
 
 BEGINS = dt.datetime(2026, 9, 1, tzinfo=dt.UTC)
-DAYS = 30
 DAYS_AFTER = 6
 """So old a message is over that was sent, and of which nobody says any more."""
 
@@ -66,6 +65,7 @@ class Shape(NamedTuple):
     calls: int
     lasts_s: float
     seed: int
+    days: int = 30
 
 
 class Sums(NamedTuple):
@@ -113,9 +113,9 @@ class Month:
 
     async def live(self) -> Verdict:
         """Start everything, live, reconcile twice, stop."""
-        speed = DAYS * 86_400 / self.shape.lasts_s
+        speed = self.shape.days * 86_400 / self.shape.lasts_s
         # The accounts and numbers are there the day before.
-        until = BEGINS + dt.timedelta(days=DAYS + DAYS_AFTER)
+        until = BEGINS + dt.timedelta(days=self.shape.days + DAYS_AFTER)
         self._clock = Clock.beginning(BEGINS - dt.timedelta(seconds=PREPARED_S * speed), speed, until)
         clock = {"MONTH_CLOCK": str(self._clock)}
         truth = self._directory / "truth.jsonl"

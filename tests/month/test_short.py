@@ -7,7 +7,7 @@ import pytest
 from tests.month.run import Month, Shape, problems
 from tests.walks.harness import on_postgres
 
-SHORT = Shape(messages=300, calls=45, lasts_s=15, seed=20261122)
+SHORT = Shape(messages=300, calls=45, lasts_s=15, seed=20261122, days=5)
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgres"])
