@@ -537,10 +537,7 @@ async def _shipping(office: Office, life: Life, pace: Pace = BESIDE_CALLS) -> As
 async def _polling(office: Office, shipper: Shipper) -> AsyncIterator[Poller]:
     """Asks providers what became of what is pending."""
 
-    async def book(facts: Sequence[Fact]) -> None:
-        await shipper.book(facts, [])
-
-    poller = Poller(office.database, book, _sources(office, office.settings), now)
+    poller = Poller(office.database, _booking(shipper), _sources(office, office.settings), now)
     task = asyncio.create_task(poller.run())
     try:
         yield poller
@@ -564,21 +561,37 @@ def _sources(office: Office, settings: Settings) -> dict[str, Source]:
 def _asks_as(office: Office, provider: Provider, configured: ProviderSettings, tenant_id: str) -> AsksAs | None:
     """With the tenant's own credential, or else the platform's, in its subaccount where it has one."""
     tenant = office.snapshot.current.tenants.get(tenant_id)
-    sealed = None if tenant is None else tenant.credentials.get(provider.name)
-    if sealed is not None:
-        try:
-            credential = office.secrets.unseal(sealed, owner=tenant_id)
-        except NotSealedHere:
-            return None
-    elif configured.credential is not None:
-        credential = {field: secret.get_secret_value() for field, secret in configured.credential.items()}
-    else:
+    own = tenant is not None and provider.name in tenant.credentials
+    credential = _credential(office, provider, configured, tenant_id if own else None)
+    if credential is None:
         return None
-    headers = {name.decode(): value.decode() for name, value in provider.authorize(credential)}
     account = None if provider.account_field is None else credential[provider.account_field]
-    if sealed is None and tenant is not None:
+    if tenant is not None and not own:
         account = provider.subaccount_of(tenant.integration) or account
-    return AsksAs(headers, account)
+    return AsksAs(_carrying(provider, credential), account)
+
+
+def _credential(
+    office: Office, provider: Provider, configured: ProviderSettings, tenant_id: str | None
+) -> Mapping[str, str] | None:
+    """A tenant's own, or for None the platform's; None where there is none that opens."""
+    if tenant_id is None:
+        if configured.credential is None:
+            return None
+        return {field: secret.get_secret_value() for field, secret in configured.credential.items()}
+    tenant = office.snapshot.current.tenants.get(tenant_id)
+    sealed = None if tenant is None else tenant.credentials.get(provider.name)
+    if sealed is None:
+        return None
+    try:
+        return office.secrets.unseal(sealed, owner=tenant_id)
+    except NotSealedHere:
+        return None
+
+
+def _carrying(provider: Provider, credential: Mapping[str, str]) -> dict[str, str]:
+    """The headers that carry a credential."""
+    return {name.decode(): value.decode() for name, value in provider.authorize(credential)}
 
 
 def _booking(shipper: Shipper) -> Callable[[Sequence[Fact]], Awaitable[Sequence[Appended]]]:
@@ -658,21 +671,10 @@ def _credential_for_lists(
     office: Office, provider: Provider, configured: ProviderSettings, tenant_id: str | None
 ) -> Credential | None:
     """The tenant's own, or for None the platform's."""
-    if tenant_id is None:
-        if configured.credential is None:
-            return None
-        credential = {field: secret.get_secret_value() for field, secret in configured.credential.items()}
-    else:
-        tenant = office.snapshot.current.tenants.get(tenant_id)
-        sealed = None if tenant is None else tenant.credentials.get(provider.name)
-        if sealed is None:
-            return None
-        try:
-            credential = office.secrets.unseal(sealed, owner=tenant_id)
-        except NotSealedHere:
-            return None
-    headers = {name.decode(): value.decode() for name, value in provider.authorize(credential)}
-    return Credential(headers, credential.get(provider.account_field or "", ""))
+    credential = _credential(office, provider, configured, tenant_id)
+    if credential is None:
+        return None
+    return Credential(_carrying(provider, credential), credential.get(provider.account_field or "", ""))
 
 
 @asynccontextmanager
@@ -693,13 +695,10 @@ async def _reconciling(
 ) -> AsyncIterator[Reconciliations]:
     """Holds the ledger against providers' own figures. Unless it `plans`, only when it is asked to."""
 
-    async def book(facts: Sequence[Fact]) -> None:
-        await shipper.book(facts, [])
-
     lists = ProviderLists(office.database, collector)
     figures = {provider.name: provider.figures for provider in PROVIDERS if provider.figures is not None}
     secret = office.secrets.reference
-    reconciler = Reconciler(office.database, book, lists, figures, partial(reference, secret), now)
+    reconciler = Reconciler(office.database, _booking(shipper), lists, figures, partial(reference, secret), now)
 
     async def resolve(scope: Scope, first: dt.date, last: dt.date) -> None:
         account = await lists.account_of(scope)
