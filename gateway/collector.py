@@ -29,6 +29,7 @@ from gateway.asking import Asker, NotAnswered
 from gateway.providers.api import Listing, NotAPage, Page, Record, Total
 from gateway.recorder import late_event, made_event
 from gateway.settings import Collect as Schedules
+from gateway.settings import environment_name
 from gateway.tables import collections, unattributed
 from gateway.telemetry import log
 from metering.columns import iso, iso_ms
@@ -121,6 +122,21 @@ class Source(NamedTuple):
     account_of: str | None
     credential: Callable[[str | None], Credential | None]
     """A tenant's own, or for None the platform's; None where there is none."""
+    calls_as_itself: Callable[[str], bool] | None = None
+    """Whether a tenant's calls go out with a credential of its own, where its account is the one that this is of: what else
+    is done for it is in somebody else's. None where its account does not depend on that."""
+    needs: str | None = None
+    """The field of a credential that opens the lists, where calls go out with another."""
+
+    def without(self, whose: str, name: str, cure: str) -> str:
+        """What is said where there is no credential, or none that opens the lists."""
+        if self.needs is None:
+            return f"{whose} credential with {name}: {cure}."
+        setting = environment_name(f"providers.{name}.{self.needs}")
+        return (
+            f"{whose} credential with {name} that holds its {self.needs}, which alone opens what was used there: set "
+            f"{setting}, or a tenant's own with `tollkeeper credential set TENANT {name} --field {self.needs}=@FILE`."
+        )
 
 
 class Scope(NamedTuple):
@@ -199,6 +215,11 @@ class Collector:
         Raises NoScope and DatabaseUnavailable.
         """
         self.scope(wanted.source, wanted.tenant_id, await self.owned())
+        if not self.sources[wanted.source].records:
+            raise NoScope(
+                f"{wanted.source} lists no single calls. What went around the gateway is booked by its totals of whole days: "
+                f"run `tollkeeper reconcile --source {wanted.source}`."
+            )
         at, now = collections.c, self._now()
         async with self._database.transaction() as connection:
             same = select(at.collection_id).where(
@@ -233,17 +254,17 @@ class Collector:
         platform = asked.credential(None)
         if tenant_id is None:
             if platform is None:
-                raise NoScope(f"The platform has no credential with {source}: set one, or name a tenant that has.")
+                raise NoScope(asked.without("The platform has no", source, "set one, or name a tenant that has"))
             return Scope(source, None, platform.account, platform.headers)
-        own = asked.credential(tenant_id)
-        if own is not None:
+        own, itself = asked.credential(tenant_id), asked.calls_as_itself
+        account = _names(owned.get(tenant_id, {}).get(asked.account_of or ""))
+        if own is not None and not (account and itself is not None):
             shared = [one for one in owned if one != tenant_id and asked.credential(one) == own]
             whole = not shared and own != platform
             return Scope(source, tenant_id if whole else None, own.account, own.headers, None if whole else tenant_id)
-        if platform is None:
-            raise NoScope(f"Neither the tenant nor the platform has a credential with {source}: set one.")
-        fields = owned.get(tenant_id, {})
-        account = _names(fields.get(asked.account_of or ""))
+        opens = own or platform
+        if opens is None or (not account and itself is not None and itself(tenant_id)):
+            raise NoScope(asked.without("Neither the tenant nor the platform has a", source, "set one"))
         if account:
             if [
                 one
@@ -251,8 +272,9 @@ class Collector:
                 if one != tenant_id and account[0] in _names(owned[one].get(asked.account_of or ""))
             ]:
                 raise NoScope(f"{asked.account_of} of this tenant is another tenant's as well: give each its own.")
-            return Scope(source, tenant_id, account[0], platform.headers)
-        return Scope(source, None, platform.account, platform.headers, tenant_id)
+            if itself is None or itself(tenant_id):
+                return Scope(source, tenant_id, account[0], opens.headers)
+        return Scope(source, None, opens.account, opens.headers, tenant_id)
 
     # -- running
 
@@ -543,6 +565,8 @@ class Collector:
     def _scheduled(self, source: str, owned: Owned) -> list[str | None]:
         """Whose lists of a source are read without being asked for."""
         found: list[str | None] = []
+        if not self.sources[source].records:
+            return found
         for tenant_id in owned:
             with suppress(NoScope):
                 if self.scope(source, tenant_id, owned).tenant_id is not None:

@@ -219,6 +219,15 @@ def test_openais_tokens_are_told_in_dimensions_that_do_not_overlap():
         one.read(page.next_path, buckets(next_page="t2"))
 
 
+def test_what_batches_used_is_told_apart():
+    one = listing(openai.PROVIDER, "usage.completions")
+    result = {"input_tokens": 100, "num_model_requests": 7, "project_id": "proj_1", "model": "gpt-4o"}
+    page = one.read(one.first("", DAY), buckets(result | {"batch": True}, result | {"batch": False}, result))
+
+    assert [total.category for total in page.items] == ["completions.batch:gpt-4o", *["completions:gpt-4o"] * 2]
+    assert ("group_by[]", "batch") in query(one.first("", DAY))
+
+
 def test_openais_costs_are_exact():
     one = listing(openai.PROVIDER, "costs")
     result = {"amount": {"value": 0.1, "currency": "usd"}, "line_item": "gpt-4o, input", "project_id": "proj_1"}
