@@ -396,10 +396,67 @@ class Collector:
     ) -> Page[Item]:
         """A page of a list; `asked` is called for each request. Raises NotAnswered and NotAPage."""
         base_url = self.sources[scope.source].base_url.replace("{product}", listing.product).rstrip("/")
-        headers = scope.headers
-        if listing.account_header is not None and scope.account:
-            headers = {**headers, listing.account_header: scope.account}
+        headers = _headers(scope, listing)
         return listing.read(path, await self.asker(scope.source).ask(base_url + path, headers, asked))
+
+    async def looked_closer(
+        self,
+        scope: Scope,
+        listing: Listing[Record],
+        records: Sequence[Record],
+        asked: Callable[[], object] = lambda: None,
+        *,
+        again: bool,
+    ) -> Sequence[Record]:
+        """The same things with what only their own descriptions say, as far as those are needed: of what the ledger does not
+        have, where it can be told whose it is; of what was nobody's before only `again`. One that is not described, or
+        makes no sense, is as the list has it. Raises NotAnswered and DatabaseUnavailable."""
+        closer = listing.closer
+        if closer is None or not records:
+            return records
+        owned = await self.owned()
+        there: set[str] = set(await self._in_ledger(scope, records, owned))
+        if scope.tenant_id is None:
+            if not any(_names(fields.get(closer.owner)) for fields in owned.values()):
+                return records
+            there |= {record.external_id for record in records if record.occurred_at_ms > self._young_ms()}
+            if not again:
+                there |= await self._nobodys(scope.source, records)
+        described: dict[str, Record] = {}
+        base_url = self.sources[scope.source].base_url.replace("{product}", listing.product).rstrip("/")
+        for record in records:
+            if record.external_id in there or record.external_id in described:
+                continue
+            with suppress(NotAPage):
+                try:
+                    body = await self.asker(scope.source).ask(
+                        base_url + closer.path(record), _headers(scope, listing), asked
+                    )
+                except NotAnswered as error:
+                    if error.again:
+                        raise
+                    described[record.external_id] = record
+                else:
+                    described[record.external_id] = closer.read(record, body)
+        return [
+            record
+            if (one := described.get(record.external_id)) is None
+            else msgspec.structs.replace(record, occurred_at_ms=one.occurred_at_ms, owners=one.owners)
+            for record in records
+        ]
+
+    def _young_ms(self) -> int:
+        """What was made since this moment may be a call's whose record is on its way."""
+        return (self._booked_until() - EPOCH) // dt.timedelta(milliseconds=1) - YOUNG_S * 1000
+
+    async def _nobodys(self, source: str, records: Sequence[Record]) -> set[str]:
+        """Those of which nobody was found before."""
+        at = unattributed.c
+        question = select(at.external_id).where(
+            at.source == source, at.external_id.in_(sorted({record.external_id for record in records}))
+        )
+        async with self._database.reading() as connection:
+            return set((await connection.execute(question)).scalars())
 
     async def keep(self, row: Any, position: Mapping[str, object], pages: int, counts: Mapping[str, int]) -> bool:
         """Keep how far a collection is; False where it is not ours any more, or cancelled. Raises DatabaseUnavailable.
@@ -420,7 +477,7 @@ class Collector:
         owned = await self.owned()
         there = await self._in_ledger(scope, records, owned)
         names = _names_of(owned)
-        young_ms = (self._booked_until() - EPOCH) // dt.timedelta(milliseconds=1) - YOUNG_S * 1000
+        young_ms = self._young_ms()
         facts: list[Fact] = []
         booked, nobodys = 0, []
         put_off_before = len(put_off or ())
@@ -615,21 +672,24 @@ class _Walk:
             while path is not None:
                 page = await collector.page(scope, listing, path, self._asked)
                 self._counts["unreadable"] += page.unreadable
-                await self._book(page.items, put_off)
+                await self._book(page.items, put_off, listing)
                 if put_off and again_from is None:
                     again_from = path
                 path, self._pages = page.next_path, self._pages + 1
                 at: dict[str, object] = {"step": step, "path": again_from or path}
                 if path is None:
-                    await self._book(put_off, None)
+                    await self._book(put_off, None, listing)
                     at = {"step": step + 1, "path": None}
                 if not await collector.keep(self._row, at, self._pages, self._counts):
                     return False
         return True
 
-    async def _book(self, records: Sequence[Record], put_off: list[Record] | None) -> None:
+    async def _book(self, records: Sequence[Record], put_off: list[Record] | None, listing: Listing[Record]) -> None:
         for start in range(0, len(records), RECORDS_AT_ONCE):
             part = records[start : start + RECORDS_AT_ONCE]
+            part = await self._collector.looked_closer(
+                self._scope, listing, part, self._asked, again=self._row.kind == ASKED
+            )
             await self._collector.book_records(self._scope, part, self._counts, put_off)
 
     def _asked(self) -> None:
@@ -642,6 +702,13 @@ def steps(row: Any, listings: Sequence[Listing[Record]]) -> Iterator[tuple[dt.da
     for number in range((last - first).days + 1):
         for listing in listings:
             yield first + dt.timedelta(days=number), listing
+
+
+def _headers(scope: Scope, listing: Listing[Any]) -> Mapping[str, str]:
+    """What a question carries: a credential, and the account where nothing else names it."""
+    if listing.account_header is None or not scope.account:
+        return scope.headers
+    return {**scope.headers, listing.account_header: scope.account}
 
 
 def _names(value: object) -> list[str]:

@@ -415,6 +415,16 @@ class NotAPage(ValueError):
     """An answer that is no page of the list that was asked for. The message says what is wrong, and quotes nothing."""
 
 
+class Closer(NamedTuple):
+    """How a provider is asked for one thing of a list by itself, before it is booked: when it was made, and whose it is."""
+
+    path: Callable[[Record], str]
+    read: Callable[[Record, bytes], Record]
+    """The same thing, with what the answer says of it besides. Raises NotAPage."""
+    owner: str
+    """The field of an integration that holds what the answer may know a tenant by, and the list does not say."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing(Generic[Item]):
     """How a provider is asked, page by page, for all that it did on one UTC day."""
@@ -429,6 +439,8 @@ class Listing(Generic[Item]):
     """On which of the provider's hosts, where there are several."""
     account_header: str | None = None
     """The request header that names the account, where neither credential nor path does."""
+    closer: Closer | None = None
+    """Where a list does not say of a thing what its own description does."""
 
 
 class Way(msgspec.Struct, frozen=True):

@@ -174,6 +174,25 @@ def test_a_span_that_is_full_is_asked_for_up_to_where_it_got():
         one.read(page.next_path, msgspec.json.encode({"messages": stuck}))
 
 
+def test_a_message_by_itself_says_when_it_was_processed_and_its_categories():
+    one = listing(sendgrid.PROVIDER, "messages")
+    [record] = one.read(one.first("", DAY), msgspec.json.encode({"messages": [sent(1, "2026-11-20T12:00:00Z")]})).items
+    events = [
+        {"event_name": "processed", "processed": "2026-11-17T09:00:00Z"},
+        {"event_name": "opened", "processed": "2026-11-20T12:00:00Z"},
+    ]
+
+    found = one.closer.read(record, msgspec.json.encode({"events": events, "categories": ["news"]}))
+    unsaid = one.closer.read(record, b"{}")
+
+    assert one.closer.path(record) == "/v3/messages/mail1.filter-1-0.0"
+    assert dt.datetime.fromtimestamp(found.occurred_at_ms / 1000, dt.UTC).isoformat() == "2026-11-17T09:00:00+00:00"
+    assert found.owners == (("sendgrid_categories", "news"),)
+    assert unsaid == record
+    with pytest.raises(NotAPage):
+        one.closer.read(record, b"[]")
+
+
 def test_sendgrids_statistics_are_totals_by_metric():
     one = listing(sendgrid.PROVIDER, "stats")
     body = [{"date": "2026-11-20", "stats": [{"metrics": {"requests": 3, "delivered": 2}}]}]
