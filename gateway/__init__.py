@@ -18,6 +18,6 @@ One call, and the module of each step:
 
 `counters` count all of that in the worker, and `monitor` looks at all workers, spools and the ledger for who asks.
 `request_tags` serve tenants and `cost_estimates` calls that ask for them, `books` are what is rated by. `limits` bound what either
-side may take. `app` constructs all of it, in one process or, under a `supervisor`, in several: workers do 1 to 8 and
-the back office 9 and 10. `simulator` stands in for providers, and shares nothing with the rest.
+side may take. `app` starts all of it, in one process or, under a `supervisor`, in several: each opens the `office`, a
+`worker` does 1 to 8 and the `back_office` 9 and 10. `provider_access` is how the latter asks providers, and as whom. `simulator` stands in for providers, and shares nothing with the rest.
 """

@@ -235,7 +235,8 @@ def _document(body: bytes) -> Any:
 @asynccontextmanager
 async def _own_listener(settings: Settings) -> AsyncIterator[str]:
     # Imported here: it brings the whole gateway along, which a command that finds a server running does not need.
-    from gateway.app import LedgerInUse, control_listener  # noqa: PLC0415
+    from gateway.app import control_listener  # noqa: PLC0415
+    from gateway.office import LedgerInUse  # noqa: PLC0415
     from gateway.supervisor import StartRefused  # noqa: PLC0415
     from gateway.telemetry import speaking_to_stderr  # noqa: PLC0415
 

@@ -24,8 +24,8 @@ def upgrade(invocation: Invocation) -> None:
     # Imported here: this brings the whole gateway along, and help does without.
     import asyncio  # noqa: PLC0415
 
-    from gateway.app import LedgerInUse  # noqa: PLC0415
-    from gateway.app import upgrade as upgraded  # noqa: PLC0415
+    from gateway.office import LedgerInUse  # noqa: PLC0415
+    from gateway.office import upgrade as upgraded  # noqa: PLC0415
     from gateway.supervisor import StartRefused  # noqa: PLC0415
 
     try:

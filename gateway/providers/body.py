@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from gateway.providers.api import Usage
+
 
 class Gathered:
     """The bytes of one body; beyond the bound none are held any more, and the body is not known."""
@@ -24,3 +28,21 @@ class Gathered:
     def known(self) -> bytes | None:
         """All of it, or None where it was too large."""
         return b"".join(self._chunks) if self._size <= self._bytes_max else None
+
+
+class WhenOver:
+    """The meter of an answer that is read once, when it is over. Of one that broke off or was too large, its judge gets None."""
+
+    __slots__ = ("_body", "_judge", "concluded")
+
+    def __init__(self, judge: Callable[[bytes | None], Usage], bytes_max: int) -> None:
+        self.concluded = False
+        self._judge = judge
+        self._body = Gathered(bytes_max)
+
+    def feed(self, chunk: bytes) -> bytes:
+        self._body.feed(chunk)
+        return chunk
+
+    def finish(self, *, whole: bool) -> tuple[bytes, Usage]:
+        return b"", self._judge(self._body.known if whole else None)

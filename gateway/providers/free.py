@@ -12,7 +12,7 @@ import msgspec
 from gateway.messages import ResponseHead
 from gateway.providers import decoding
 from gateway.providers.api import Endpoint, Meter, Prepared, Usage
-from gateway.providers.body import Gathered
+from gateway.providers.body import WhenOver
 from gateway.providers.json_scan import UNREADABLE
 from metering.usage import Completeness
 
@@ -72,30 +72,17 @@ BODY_BYTES_MAX = 1 << 20
 NAME_CHARACTERS_MAX = 200
 
 
-class MadeMeter:
-    """Reads which object an answer says was made; making it costs nothing."""
-
-    __slots__ = ("_body", "concluded")
-
-    def __init__(self) -> None:
-        self.concluded = False
-        self._body = Gathered(BODY_BYTES_MAX)
-
-    def feed(self, chunk: bytes) -> bytes:
-        self._body.feed(chunk)
-        return chunk
-
-    def finish(self, *, whole: bool) -> tuple[bytes, Usage]:
-        made: object = None
-        body = self._body.known if whole else None
-        if body is not None:
-            try:
-                found = _read_made(body)
-                made = found.id or found.batch_id or found.job_id
-            except UNREADABLE:
-                made = None
-        named = isinstance(made, str) and 0 < len(made) <= NAME_CHARACTERS_MAX
-        return b"", Usage(quantities={}, completeness=Completeness.REPORTED, external_id=str(made) if named else None)
+def _made(body: bytes | None) -> Usage:
+    """Which object an answer says was made; making it costs nothing."""
+    made: object = None
+    if body is not None:
+        try:
+            found = _read_made(body)
+            made = found.id or found.batch_id or found.job_id
+        except UNREADABLE:
+            made = None
+    named = isinstance(made, str) and 0 < len(made) <= NAME_CHARACTERS_MAX
+    return Usage(quantities={}, completeness=Completeness.REPORTED, external_id=str(made) if named else None)
 
 
 def makes(name: str, path: str) -> Endpoint:
@@ -104,4 +91,4 @@ def makes(name: str, path: str) -> Endpoint:
 
 
 def made(head: ResponseHead, prepared: Prepared) -> Meter:
-    return decoding.plain_for(MadeMeter(), head)
+    return decoding.plain_for(WhenOver(_made, BODY_BYTES_MAX), head)

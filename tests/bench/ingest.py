@@ -16,8 +16,8 @@ import msgspec
 import uvloop
 
 from gateway import schema
-from gateway.app import now, settle
 from gateway.call_ids import new_call_id
+from gateway.office import now, settle
 from gateway.shipper import APART, Pace, Shipper
 from metering.database_postgres import PostgresDatabase
 from metering.intents import Intent

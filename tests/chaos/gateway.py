@@ -12,7 +12,7 @@ import os
 from functools import partial
 from pathlib import Path
 
-from gateway import app, shipper, supervisor
+from gateway import app, back_office, shipper, supervisor, worker
 from gateway.cli import cli
 from metering import ledger, months
 from tests.chaos import points
@@ -58,10 +58,10 @@ if __name__ == "__main__":
     if os.environ.pop(FORGETS):
         ledger.move = forget
     else:
-        app.Shipper = partial(app.Shipper, retention_s=2)
+        back_office.Shipper = partial(back_office.Shipper, retention_s=2)
     points.install(directory)
     app.Role = partial(role, directory)
-    app.Spool = partial(app.Spool, segment_bytes=int(os.environ.pop(SEGMENT_BYTES)))
+    worker.Spool = partial(worker.Spool, segment_bytes=int(os.environ.pop(SEGMENT_BYTES)))
     supervisor.YOUNG_S = 0
     shipper.HOUSEKEEPING_S = 1
     cli.main()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 
-from gateway import app
+from gateway import office
 from gateway.cli import cli
 from tests.month.clock import Clock
 
 if __name__ == "__main__":
     clock = Clock.read(os.environ.pop("MONTH_CLOCK"))
     clock.rule()
-    app.now = clock.now
+    office.now = clock.now
     cli()

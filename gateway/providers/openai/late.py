@@ -17,7 +17,7 @@ import msgspec
 from gateway.messages import ResponseHead
 from gateway.providers import decoding, sse
 from gateway.providers.api import Endpoint, Late, Meter, Pending, Prepared, ReadOn, Settles, Usage
-from gateway.providers.body import Gathered
+from gateway.providers.body import Gathered, WhenOver
 from gateway.providers.free import reads_back
 from gateway.providers.json_scan import UNREADABLE
 from gateway.providers.openai.answers import CONCLUDING, meter, read_usage
@@ -370,26 +370,9 @@ def reads_final(name: str, method: str, path: str, read: Callable[[bytes], tuple
 # What is over only after its call
 
 
-class Begun:
-    """The meter of a call that makes something which goes on by itself: what it uses is said when that is over."""
-
-    concluded = False
-
-    def __init__(self, prepared: Prepared) -> None:
-        self._asked = prepared.resource
-        self._body = Gathered(BODY_BYTES_MAX)
-
-    def feed(self, chunk: bytes) -> bytes:
-        self._body.feed(chunk)
-        return chunk
-
-    def finish(self, *, whole: bool) -> tuple[bytes, Usage]:
-        return b"", _going_on((self._body.known or b"") if whole else b"", self._asked)
-
-
-def _going_on(body: bytes, asked: str | None) -> Usage:
-    """What is known of something that is not over, out of what was last told of it."""
-    made = _object(body)
+def _going_on(body: bytes | None, asked: str | None) -> Usage:
+    """What is known of something that is not over, out of what was last told of it: what it uses is said when it is."""
+    made = _object(body or b"")
     external_id = text(made.id)
     metadata: dict[str, object] = {} if asked is None else {"model": asked}
     # Where it is asked for is below what it belongs to.
@@ -445,31 +428,21 @@ def begun_run(head: ResponseHead, prepared: Prepared) -> Meter:
 
 def begun(head: ResponseHead, prepared: Prepared) -> Meter:
     """A stream tells how it ends, and anything else only how it began."""
-    of_stream = head.media_type == "text/event-stream"
-    return meter(head, prepared) if of_stream else decoding.plain_for(Begun(prepared), head)
+    if head.media_type == "text/event-stream":
+        return meter(head, prepared)
+    return decoding.plain_for(WhenOver(lambda body: _going_on(body, prepared.resource), BODY_BYTES_MAX), head)
 
 
-class OfBatch:
-    """The meter of a batch that is read: free, but the file that it names is from then on this tenant's to fetch. Where
-    several share an account, nobody else's event says whose that is."""
-
-    concluded = False
-
-    def __init__(self) -> None:
-        self._body = Gathered(BODY_BYTES_MAX)
-
-    def feed(self, chunk: bytes) -> bytes:
-        self._body.feed(chunk)
-        return chunk
-
-    def finish(self, *, whole: bool) -> tuple[bytes, Usage]:
-        read = _object((self._body.known or b"") if whole else b"")
-        file_id = text(read.output_file_id) or text(read.error_file_id)
-        return b"", Usage(quantities={}, completeness=Completeness.REPORTED, external_id=file_id)
+def _of_batch(body: bytes | None) -> Usage:
+    """A batch that is read: free, but the file that it names is from then on this tenant's to fetch. Where several share an
+    account, nobody else's event says whose that is."""
+    read = _object(body or b"")
+    file_id = text(read.output_file_id) or text(read.error_file_id)
+    return Usage(quantities={}, completeness=Completeness.REPORTED, external_id=file_id)
 
 
 def of_batch(head: ResponseHead, prepared: Prepared) -> Meter:
-    return decoding.plain_for(OfBatch(), head)
+    return decoding.plain_for(WhenOver(_of_batch, BODY_BYTES_MAX), head)
 
 
 def _at(path: str) -> Callable[[Pending], str]:

@@ -11,9 +11,8 @@ from dataclasses import replace
 import msgspec
 
 from gateway.messages import ResponseHead
-from gateway.providers import decoding
 from gateway.providers.api import Endpoint, Meter, Prepared, Usage
-from gateway.providers.free import MadeMeter, makes, reads_back
+from gateway.providers.free import made, makes, reads_back
 from gateway.providers.json_scan import UNREADABLE
 from gateway.providers.revised import Revised
 from gateway.providers.sendgrid import late
@@ -55,7 +54,7 @@ def validates_later(head: ResponseHead, prepared: Prepared) -> Meter:
         known = Completeness.UNKNOWN if usage.external_id is None else Completeness.PENDING
         return msgspec.structs.replace(usage, quantities={}, completeness=known)
 
-    return decoding.plain_for(Revised(MadeMeter(), pending), head)
+    return Revised(made(head, prepared), pending)
 
 
 def sent_to_lists(head: ResponseHead, prepared: Prepared) -> Meter:

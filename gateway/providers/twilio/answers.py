@@ -10,7 +10,7 @@ import msgspec
 from gateway.messages import ResponseHead
 from gateway.providers import decoding
 from gateway.providers.api import Meter, Prepared, Usage
-from gateway.providers.body import Gathered
+from gateway.providers.body import WhenOver
 from gateway.providers.json_scan import UNREADABLE
 from gateway.providers.numbers import country
 from gateway.providers.twilio.paths import SID
@@ -30,27 +30,6 @@ from metering.usage import Completeness
 
 BODY_BYTES_MAX = 256 << 10
 """An answer up to this size is read: a message with 1,600 characters, escaped, has 12 KiB."""
-
-
-class ResourceMeter:
-    """Reads the one resource that an answer describes, when it is over."""
-
-    __slots__ = ("_body", "_judge", "_prepared", "concluded")
-
-    def __init__(self, prepared: Prepared, judge: Callable[[Resource, Prepared], Usage]) -> None:
-        self.concluded = False
-        self._prepared = prepared
-        self._judge = judge
-        self._body = Gathered(BODY_BYTES_MAX)
-
-    def feed(self, chunk: bytes) -> bytes:
-        self._body.feed(chunk)
-        return chunk
-
-    def finish(self, *, whole: bool) -> tuple[bytes, Usage]:
-        body = self._body.known if whole else None
-        found = None if body is None else read(body)
-        return b"", self._judge(found or Resource(), self._prepared)
 
 
 def judge_message(found: Resource, prepared: Prepared) -> Usage:
@@ -164,40 +143,27 @@ def _told(body: bytes) -> dict[str, msgspec.Raw] | None:
         return None
 
 
-class LookupMeter:
-    """Reads what a look-up was asked: a GET that costs money, by what it tells. That alone there is such a number is free."""
-
-    __slots__ = ("_body", "concluded")
-
-    def __init__(self) -> None:
-        self.concluded = False
-        self._body = Gathered(BODY_BYTES_MAX)
-
-    def feed(self, chunk: bytes) -> bytes:
-        self._body.feed(chunk)
-        return chunk
-
-    def finish(self, *, whole: bool) -> tuple[bytes, Usage]:
-        body = self._body.known if whole else None
-        found = None if body is None else read(body)
-        told = None if body is None else _told(body)
-        if told is None or found is None:
-            return b"", Usage(quantities={}, completeness=Completeness.UNKNOWN)
-        packages = [name for name in PACKAGES if bytes(told.get(name, NULL)) != NULL]
-        return b"", Usage(
-            quantities={"requests": 1} if packages else {},
-            completeness=Completeness.REPORTED,
-            resource=matching(found.country_code, COUNTRY),
-            event_type=None if packages else "api_call",
-            metadata={"packages": packages} if packages else {},
-        )
+def judge_lookup(body: bytes | None) -> Usage:
+    """What a look-up was asked: a GET that costs money, by what it tells. That alone there is such a number is free."""
+    found = None if body is None else read(body)
+    told = None if body is None else _told(body)
+    if told is None or found is None:
+        return Usage(quantities={}, completeness=Completeness.UNKNOWN)
+    packages = [name for name in PACKAGES if bytes(told.get(name, NULL)) != NULL]
+    return Usage(
+        quantities={"requests": 1} if packages else {},
+        completeness=Completeness.REPORTED,
+        resource=matching(found.country_code, COUNTRY),
+        event_type=None if packages else "api_call",
+        metadata={"packages": packages} if packages else {},
+    )
 
 
 NULL = b"null"
 
 
 def lookup(head: ResponseHead, prepared: Prepared) -> Meter:
-    return decoding.plain_for(LookupMeter(), head)
+    return decoding.plain_for(WhenOver(judge_lookup, BODY_BYTES_MAX), head)
 
 
 def judge_by_shape(found: Resource, prepared: Prepared) -> Usage:
@@ -208,4 +174,13 @@ def judge_by_shape(found: Resource, prepared: Prepared) -> Usage:
 
 
 def meter(judge: Callable[[Resource, Prepared], Usage]) -> Callable[[ResponseHead, Prepared], Meter]:
-    return lambda head, prepared: decoding.plain_for(ResourceMeter(prepared, judge), head)
+    """Reads the one resource that an answer describes, when it is over."""
+
+    def made(head: ResponseHead, prepared: Prepared) -> Meter:
+        def judged(body: bytes | None) -> Usage:
+            found = None if body is None else read(body)
+            return judge(found or Resource(), prepared)
+
+        return decoding.plain_for(WhenOver(judged, BODY_BYTES_MAX), head)
+
+    return made

@@ -19,7 +19,7 @@ from decimal import Decimal
 from gateway.messages import ResponseHead
 from gateway.providers import decoding
 from gateway.providers.api import Endpoint, Late, Meter, Pending, Prepared, Settles, Usage
-from gateway.providers.body import Gathered
+from gateway.providers.body import WhenOver
 from gateway.providers.free import free, reads_back
 from gateway.providers.twilio.paths import OLD_VERSION, SID
 from gateway.providers.twilio.resources import (
@@ -190,25 +190,6 @@ def open_still(sid: str) -> Late:
 # Passing by
 
 
-class PassingBy:
-    """The meter of what is read back: it costs nothing, and may say what became of a call of before."""
-
-    concluded = False
-
-    def __init__(self, read: Callable[[bytes], tuple[Late, ...]]) -> None:
-        self._read = read
-        self._body = Gathered(BODY_BYTES_MAX)
-
-    def feed(self, chunk: bytes) -> bytes:
-        self._body.feed(chunk)
-        return chunk
-
-    def finish(self, *, whole: bool) -> tuple[bytes, Usage]:
-        body = self._body.known if whole else None
-        late = self._read(body) if body else ()
-        return b"", Usage(quantities={}, completeness=_REPORTED, late=late)
-
-
 TEXTS = ("json", "xml")
 """So end the media types of what describes a resource; below the same paths lie sounds and pictures."""
 
@@ -218,10 +199,13 @@ def reads_final(
 ) -> Endpoint:
     """An endpoint that reads or changes what a call of before has made: free, but its answer may be the last word on it."""
 
+    def said(body: bytes | None) -> Usage:
+        return Usage(quantities={}, completeness=_REPORTED, late=read(body) if body else ())
+
     def passing_by(head: ResponseHead, prepared: Prepared) -> Meter:
         if not head.media_type.endswith(TEXTS):
             return free(head, prepared)
-        return decoding.plain_for(PassingBy(read), head)
+        return decoding.plain_for(WhenOver(said, BODY_BYTES_MAX), head)
 
     return replace(reads_back(name, method, path, lists=lists), meter=passing_by)
 
