@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+from typing import Final, NamedTuple
 
 import msgspec
 
 from metering.usage import Kind, UsageEvent
 
 
-class Fact(msgspec.Struct, frozen=True, gc=False):
+class Fact(NamedTuple):
     """An event as it was recorded. Made by :func:`fact`."""
 
     event: UsageEvent
@@ -40,6 +41,6 @@ def fact(event: UsageEvent, said: bytes) -> Fact:
     return Fact(event, said, digest)
 
 
-_MOMENT = re.compile(rb'"occurred_at_ms":[0-9]+,')
-_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
-_as_event = msgspec.json.Decoder(UsageEvent).decode
+_MOMENT: Final = re.compile(rb'"occurred_at_ms":[0-9]+,')
+_NUL: Final = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+_as_event: Final = msgspec.json.Decoder(UsageEvent).decode

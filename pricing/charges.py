@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metering.rows import Key, rows_in
 from metering.usage import UsageEvent
-from pricing.rating import Rated
+from pricing.judgement import Rated
 from pricing.rollups import Key as RollupKey
 from pricing.rollups import Sums
 from pricing.tables import ROLLUP_COUNTS, ROLLUP_KEY, ROLLUP_SUMS, charges, rollups

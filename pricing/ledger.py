@@ -18,7 +18,8 @@ from metering.usage import UsageEvent
 from pricing import charges
 from pricing.book import EVENT, Book, instant_ms
 from pricing.catalogue import Books
-from pricing.rating import Rated, rate, told, without_cost
+from pricing.judgement import Rated
+from pricing.rating import rate, told, without_cost
 from pricing.rollups import fold
 from pricing.tables import tenant_plans
 

@@ -13,62 +13,25 @@ from collections.abc import Mapping
 from fractions import Fraction
 from functools import lru_cache
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
 from metering.usage import CONTEXT_TOKENS, INPUT_TOKENS, TOLD_COST, WAS, Completeness, Kind, UsageEvent
 from pricing.book import ANY, BATCH, CREDITS, EVENT, TARIFFS_MAX, Book, Price, applicable
+from pricing.judgement import Line, Rated
 from pricing.money import NANO, divide_half_even
 from pricing.rates import Credits, Flat, Markup, Rate
 
-NOTHING: Mapping[str, int] = MappingProxyType({})
+NOTHING: Final[Mapping[str, int]] = MappingProxyType({})
 
-MONEY_ONLY = frozenset({Kind.RERATE, Kind.COST})
+MONEY_ONLY: Final = frozenset({Kind.RERATE, Kind.COST})
 """The kinds of event that bring their amounts with them."""
 
-CHANGES = frozenset({Kind.CORRECTION, Kind.REVERSAL})
+CHANGES: Final = frozenset({Kind.CORRECTION, Kind.REVERSAL})
 """The kinds that carry a difference. One without quantities is a difference of nothing, and needs no price."""
 
-_INPUT = frozenset(INPUT_TOKENS)
-
-
-class Line(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """What one dimension of an event comes to, with all it takes to check it by hand.
-
-    charge = R(rated_from + quantity) - R(rated_from), where R(q) is q times the rate, rounded half to even; the cost
-    likewise. A rate is written `nanos/units`, with ` by n` where q is first rounded up to whole n, or `nanos flat`.
-    """
-
-    dimension: str
-    """One of metering's, or `event`: the event as a whole."""
-    quantity: int
-    rated_from: int = 0
-    price: str | None = None
-    """The rate of the charge, in credits under a book that counts them. None where the dimension has none itself."""
-    charge_nano: int | None = None
-    credits: int | None = None
-    cost: str | None = None
-    """The rate of the cost."""
-    cost_nano: int | None = None
-
-
-class Rated(msgspec.Struct, frozen=True):
-    """The judgement on one event."""
-
-    priced: bool
-    currency: str
-    """The unit of the price book: a currency code, or `credits`."""
-    charge_nano: int | None
-    """None where unpriced, and under a book that counts credits."""
-    credits: int | None
-    cost_nano: int | None
-    """None where unknown."""
-    cost_currency: str
-    price_book: str
-    """The edition: `standard-v1`."""
-    cost_book: str
-    lines: tuple[Line, ...]
+_INPUT: Final = frozenset(INPUT_TOKENS)
 
 
 def rate(event: UsageEvent, price_book: Book, cost_book: Book, rated_from: Mapping[str, int] = NOTHING) -> Rated:
@@ -176,7 +139,7 @@ def _asked(price: Rate | None, cost: Rate | None) -> Asked:
     )
 
 
-NOTHING_ASKED = _asked(None, None)
+NOTHING_ASKED: Final = _asked(None, None)
 
 
 class Terms:
@@ -252,7 +215,7 @@ def _brought(event: UsageEvent, price_book: Book, cost_book: Book) -> Rated:
     return rated if not isinstance(currency, str) else msgspec.structs.replace(rated, cost_currency=currency)
 
 
-_TOLD = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,400})?")
+_TOLD: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,400})?")
 
 
 def _told_cost(event: UsageEvent) -> int | None:

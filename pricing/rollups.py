@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from metering.usage import COUNTED_KINDS, DAY_MS, Completeness, UsageEvent
-from pricing.rating import Rated
+from pricing.judgement import Rated
 from pricing.tables import ROLLUP_COUNTS, ROLLUP_SUMS
 
 Key = tuple[str, ...]
@@ -16,10 +16,10 @@ Sums = list[Any]
 """Integers: the values of ROLLUP_COUNTS and then of ROLLUP_SUMS, in their order; None where nothing was added."""
 
 _EVENTS, _UNKNOWN, _UNPRICED = (ROLLUP_COUNTS.index(name) for name in ("events", "unknown_events", "unpriced_events"))
-_AT = {name: index for index, name in enumerate((*ROLLUP_COUNTS, *ROLLUP_SUMS))}
+_AT: Final = {name: index for index, name in enumerate((*ROLLUP_COUNTS, *ROLLUP_SUMS))}
 _UNITS, _CHARGE, _CREDITS, _COST = (_AT[name] for name in ("units", "charge_nano", "credits", "cost_nano"))
 
-NOTHING: Sums = [0] * len(ROLLUP_COUNTS) + [None] * len(ROLLUP_SUMS)
+NOTHING: Final[Sums] = [0] * len(ROLLUP_COUNTS) + [None] * len(ROLLUP_SUMS)
 
 
 def fold(judged: Iterable[tuple[UsageEvent, Rated]]) -> dict[Key, Sums]:

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from metering.usage import DIMENSIONS, EVENT_TYPES, TOLD_COST, Completeness, Kind
 from pricing.book import Book, Price
+from pricing.judgement import Rated
 from pricing.money import format_amount, parse_amount
 from pricing.rates import Flat, Markup, PerUnit
-from pricing.rating import Rated, rate
+from pricing.rating import rate
 
 STANDARD, FLAT, CREDITS = "standard-v1", "flat-v1", "credits-v1"
 

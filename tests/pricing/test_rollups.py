@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metering.usage import DIMENSIONS, Completeness, Kind
-from pricing.rating import Rated
+from pricing.judgement import Rated
 from pricing.rollups import fold
 from pricing.tables import ROLLUP_COUNTS, ROLLUP_KEY, ROLLUP_SUMS
 from tests.builders import DAY_MS, NOON_MS, call_id, usage_event

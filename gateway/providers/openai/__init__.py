@@ -63,7 +63,7 @@ that the names which applications give to their tools, `run_python_code`, are no
 KEY_SUBPROTOCOL = "openai-insecure-api-key."
 """Before the key, among the subprotocols that a realtime client in a browser offers (OpenAI's realtime reference)."""
 
-PROVIDER = Provider(
+PROVIDER: Provider = Provider(
     name="openai",
     base_url="https://api.openai.com",
     credential_fields=("api_key",),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Final
 
 import msgspec
 
@@ -10,6 +11,7 @@ from gateway.messages import ResponseHead
 from gateway.providers import decoding, sse
 from gateway.providers.api import Meter, Prepared, Usage
 from gateway.providers.json_scan import UNREADABLE
+from gateway.providers.openai.documents import Answer, read_answer
 from gateway.providers.openai.requests import text
 from gateway.providers.openai.tools import NO_TOOLS, tools_used
 from gateway.providers.openai.usage import counted, is_documented, unseen
@@ -17,32 +19,12 @@ from gateway.providers.revised import Revised
 from metering.usage import Completeness
 
 
-class _Answer(msgspec.Struct):
-    """What is read of an answer, or of one event of a stream; everything else is skipped undecoded."""
-
-    id: object = None
-    model: object = None
-    service_tier: object = None
-    status: object = None
-    background: object = None
-    usage: msgspec.Raw = msgspec.Raw(b"")
-    choices: msgspec.Raw = msgspec.Raw(b"")
-    response: msgspec.Raw = msgspec.Raw(b"")
-    type: object = None
-    tool_usage: msgspec.Raw = msgspec.Raw(b"")
-    tools: msgspec.Raw = msgspec.Raw(b"")
-    output: msgspec.Raw = msgspec.Raw(b"")
-
-
 def _holds(value: msgspec.Raw) -> bool:
     """True for an object, whatever it holds."""
     return bytes(value).startswith(b"{")
 
 
-_read_answer = msgspec.json.Decoder(_Answer).decode
-
-
-_REPORTED = Completeness.REPORTED  # Looking it up in the enumeration is a call.
+_REPORTED: Final = Completeness.REPORTED  # Looking it up in the enumeration is a call.
 
 
 class _Findings:
@@ -54,12 +36,12 @@ class _Findings:
     usage: msgspec.Raw | None = None
     background = False
     failed = False
-    tools = NO_TOOLS
 
     def __init__(self, prepared: Prepared) -> None:
+        self.tools = NO_TOOLS
         self.requested = prepared.resource
 
-    def see(self, answer: _Answer) -> None:
+    def see(self, answer: Answer) -> None:
         self.external_id = text(answer.id) or self.external_id
         self.model = text(answer.model) or self.model
         self.service_tier = text(answer.service_tier) or self.service_tier
@@ -108,15 +90,15 @@ class _Findings:
         return msgspec.structs.replace(usage, further=self.tools.further, unseen=fields + self.tools.unseen)
 
 
-def _read(text: bytes | bytearray) -> _Answer | None:
+def _read(text: bytes | bytearray) -> Answer | None:
     try:
-        answer = _read_answer(text)
+        answer = read_answer(text)
     except UNREADABLE:
         return None
     if answer.response:
         # An event of a Responses stream holds the response, and says in its own `type` how far it is.
         try:
-            inner = _read_answer(answer.response)
+            inner = read_answer(answer.response)
         except UNREADABLE:
             return answer
         inner.type = answer.type
@@ -124,10 +106,10 @@ def _read(text: bytes | bytearray) -> _Answer | None:
     return answer
 
 
-BODY_BYTES_MAX = 4 << 20
+BODY_BYTES_MAX: Final = 4 << 20
 """An answer up to this size is read whole; of a larger one, only its two ends."""
 
-BODY_END_BYTES = 64 << 10
+BODY_END_BYTES: Final = 64 << 10
 
 
 class JsonMeter:
@@ -173,17 +155,17 @@ def read_usage(body: bytes, prepared: Prepared) -> Usage:
     return reading.finish(whole=True)[1]
 
 
-_END_FIELD = re.compile(rb'"(id|model|service_tier)"\s*:\s*"([^"\\]{1,200})"')
-_OBJECT = rb'(\{(?:[^{}"]|"[^"\\]*"|\{(?:[^{}"]|"[^"\\]*"|\{[^{}]*\})*\})*\})'
-_END_USAGE = re.compile(rb'"usage"\s*:\s*' + _OBJECT)
-_END_TOOL_USAGE = re.compile(rb'"tool_usage"\s*:\s*' + _OBJECT)
-_END_IMAGE_TOOL = re.compile(rb"\{[^{}]{0,500}\"type\"\s*:\s*\"image_generation\"[^{}]{0,500}\}")
+_END_FIELD: Final = re.compile(rb'"(id|model|service_tier)"\s*:\s*"([^"\\]{1,200})"')
+_OBJECT: Final = rb'(\{(?:[^{}"]|"[^"\\]*"|\{(?:[^{}"]|"[^"\\]*"|\{[^{}]*\})*\})*\})'
+_END_USAGE: Final = re.compile(rb'"usage"\s*:\s*' + _OBJECT)
+_END_TOOL_USAGE: Final = re.compile(rb'"tool_usage"\s*:\s*' + _OBJECT)
+_END_IMAGE_TOOL: Final = re.compile(rb"\{[^{}]{0,500}\"type\"\s*:\s*\"image_generation\"[^{}]{0,500}\}")
 """What a picture in a response makes it large for is told beside its usage."""
 
 
-def read_ends(body: bytes) -> _Answer:
+def read_ends(body: bytes) -> Answer:
     """Find the fields in a body whose middle was not kept: the usage last, the names first, as the provider writes them."""
-    answer = _Answer()
+    answer = Answer()
     for name, value in _END_FIELD.findall(body[:BODY_END_BYTES]) + _END_FIELD.findall(body[BODY_END_BYTES:]):
         if getattr(answer, name.decode()) is None:
             setattr(answer, name.decode(), value.decode("utf-8", "replace"))
@@ -197,11 +179,11 @@ def read_ends(body: bytes) -> _Answer:
     return answer
 
 
-CONCLUDING = frozenset({"response.completed", "response.incomplete", "response.failed"})
+CONCLUDING: Final = frozenset({"response.completed", "response.incomplete", "response.failed"})
 """The events that end a Responses stream; it never sends `[DONE]` (79 of 79 recorded streams)."""
 
 
-HELD_BYTES_MAX = 1 << 20
+HELD_BYTES_MAX: Final = 1 << 20
 """Of a stream out of which a chunk is to be taken, no more than this is held back: a longer event is none of ours, and is
 passed on as it comes."""
 

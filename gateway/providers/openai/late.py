@@ -21,9 +21,10 @@ from gateway.providers.body import Gathered, WhenOver
 from gateway.providers.free import reads_back
 from gateway.providers.json_scan import UNREADABLE
 from gateway.providers.openai.answers import CONCLUDING, meter, read_usage
+from gateway.providers.openai.documents import COUNT_MAX
 from gateway.providers.openai.media import seconds_of_video
 from gateway.providers.openai.requests import read_model_request, text, whole_number
-from gateway.providers.openai.usage import COUNT_MAX, count, quantities
+from gateway.providers.openai.usage import count, quantities
 from metering.usage import CONTEXT_TOKENS, INPUT_TOKENS, Completeness
 
 BODY_BYTES_MAX = 4 << 20

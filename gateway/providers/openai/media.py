@@ -16,9 +16,10 @@ from gateway.providers import decoding, sse
 from gateway.providers.api import Meter, Prepared, Usage
 from gateway.providers.json_scan import UNREADABLE
 from gateway.providers.openai.answers import JsonMeter, read_ends
+from gateway.providers.openai.documents import COUNT_MAX
 from gateway.providers.openai.requests import text, whole_number, word
 from gateway.providers.openai.tools import CONTAINER, drawn_as_svg
-from gateway.providers.openai.usage import COUNT_MAX, counted, is_documented, pictured, unseen, whole_seconds
+from gateway.providers.openai.usage import counted, is_documented, pictured, unseen, whole_seconds
 from metering.usage import AS_ORDERED, Completeness
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Final
 from urllib.parse import parse_qs
 
 import msgspec
@@ -11,30 +12,21 @@ from gateway.providers.api import Prepared
 from gateway.providers.body import Gathered
 from gateway.providers.json_scan import UNREADABLE
 from gateway.providers.multipart import Fields
-from gateway.providers.openai.usage import COUNT_MAX
-
-
-class _ModelRequest(msgspec.Struct):
-    """The fields of a request that matter here; a field of another type than documented counts as not there."""
-
-    model: object = None
-    stream: object = None
-    stream_options: msgspec.Raw = msgspec.Raw(b"")
-    background: object = None
-
-
-class _StreamOptions(msgspec.Struct):
-    include_usage: object = None
-
-
-_read_request = msgspec.json.Decoder(_ModelRequest).decode
-_read_stream_options = msgspec.json.Decoder(_StreamOptions).decode
+from gateway.providers.openai.documents import (
+    COUNT_MAX,
+    MediaRequest,
+    read_asked_session,
+    read_media,
+    read_request,
+    read_session,
+    read_stream_options,
+)
 
 
 def read_model_request(body: bytes) -> Prepared:
     """Learn what a body asks for and leave it as it is. What is not JSON is the provider's to refuse."""
     try:
-        request = _read_request(body)
+        request = read_request(body)
     except UNREADABLE:
         return Prepared(body=body)
     return Prepared(body=body, resource=text(request.model), stream=request.stream is True)
@@ -54,9 +46,9 @@ def ask_for_usage(body: bytes) -> Prepared:
     `stream_options` are of an unexpected shape are left for the provider to refuse.
     """
     try:
-        request = _read_request(body)
+        request = read_request(body)
         options = bytes(request.stream_options)
-        asked = _read_stream_options(options).include_usage if options.startswith(b"{") else None
+        asked = read_stream_options(options).include_usage if options.startswith(b"{") else None
         prepared = Prepared(body=body, resource=text(request.model), stream=request.stream is True)
         if not prepared.stream or not (asked is None or asked is False):
             return prepared
@@ -74,25 +66,10 @@ def ask_for_usage(body: bytes) -> Prepared:
     return Prepared(body=changed, resource=prepared.resource, stream=True, usage_injected=True)
 
 
-class _MediaRequest(msgspec.Struct):
-    """What decides what a picture, a recording or a video costs."""
-
-    model: object = None
-    stream: object = None
-    n: object = None
-    size: object = None
-    quality: object = None
-    seconds: object = None
-    input: object = None
-
-
-_read_media = msgspec.json.Decoder(_MediaRequest).decode
-
-
 def read_media_request(body: bytes) -> Prepared:
     """Learn what a body asks of a model that is not billed by tokens alone, and leave it as it is."""
     try:
-        asked = _read_media(body)
+        asked = read_media(body)
     except UNREADABLE:
         return Prepared(body=body)
     return _media(asked, body)
@@ -101,14 +78,14 @@ def read_media_request(body: bytes) -> Prepared:
 def read_speech_request(body: bytes) -> Prepared:
     """Learn how much is to be spoken: some models are billed by the character of the input, which no answer repeats."""
     try:
-        asked = _read_media(body)
+        asked = read_media(body)
     except UNREADABLE:
         return Prepared(body=body)
     spoken = {"characters": len(asked.input)} if isinstance(asked.input, str) else None
     return msgspec.structs.replace(_media(asked, body), quantities=spoken)
 
 
-def _media(asked: _MediaRequest, body: bytes) -> Prepared:
+def _media(asked: MediaRequest, body: bytes) -> Prepared:
     amounts = {"images": asked.n, "seconds": whole_number(asked.seconds)}
     return Prepared(
         body=body,
@@ -120,34 +97,21 @@ def _media(asked: _MediaRequest, body: bytes) -> Prepared:
     )
 
 
-class _Session(msgspec.Struct):
-    model: object = None
-
-
-class _SessionRequest(msgspec.Struct):
-    model: object = None
-    session: msgspec.Raw = msgspec.Raw(b"")
-
-
-_read_session = msgspec.json.Decoder(_Session).decode
-_read_session_request = msgspec.json.Decoder(_SessionRequest).decode
-
-
 def read_session_request(body: bytes) -> Prepared:
     """Learn which model a session is to be held with."""
     try:
-        asked = _read_session_request(body)
+        asked = read_asked_session(body)
         held = bytes(asked.session)
-        model = _read_session(held).model if held.startswith(b"{") else asked.model
+        model = read_session(held).model if held.startswith(b"{") else asked.model
     except UNREADABLE:
         return Prepared(body=body)
     return Prepared(body=body, resource=text(model))
 
 
-JSON_BYTES_MAX = 1 << 20
+JSON_BYTES_MAX: Final = 1 << 20
 """A JSON body up to this size is held while it goes by, to be read at its end."""
 
-_FIELDS = ("model", "n", "size", "quality", "seconds", "session")
+_FIELDS: Final = ("model", "n", "size", "quality", "seconds", "session")
 
 
 class WatchedRequest:
@@ -183,7 +147,7 @@ class WatchedRequest:
 def _form(found: dict[str, str]) -> Prepared:
     if "session" in found:
         return msgspec.structs.replace(read_session_request(found["session"].encode()), body=b"")
-    asked = _MediaRequest(
+    asked = MediaRequest(
         model=found.get("model"),
         n=whole_number(found.get("n")),
         size=found.get("size"),
@@ -193,7 +157,7 @@ def _form(found: dict[str, str]) -> Prepared:
     return _media(asked, b"")
 
 
-_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
+_WORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 
 
 def word(value: object) -> str | None:
@@ -201,7 +165,7 @@ def word(value: object) -> str | None:
     return value if isinstance(value, str) and _WORD.fullmatch(value) else None
 
 
-_WHOLE_NUMBER = re.compile(r"[0-9]{1,9}")
+_WHOLE_NUMBER: Final = re.compile(r"[0-9]{1,9}")
 
 
 def whole_number(value: object) -> int | None:
@@ -222,5 +186,5 @@ def text(value: object) -> str | None:
     return value[:NAME_CHARACTERS_MAX] if isinstance(value, str) and value else None
 
 
-NAME_CHARACTERS_MAX = 200
+NAME_CHARACTERS_MAX: Final = 200
 """Of a provider's or an application's name for something, so much is kept: the longest model id seen has 60."""

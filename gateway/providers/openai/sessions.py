@@ -20,8 +20,9 @@ from gateway.messages import ResponseHead
 from gateway.providers.api import Billed, Prepared, Usage
 from gateway.providers.json_scan import UNREADABLE
 from gateway.providers.openai.answers import CONCLUDING, read_usage
+from gateway.providers.openai.documents import COUNT_MAX
 from gateway.providers.openai.requests import text
-from gateway.providers.openai.usage import COUNT_MAX, counted, mapping, whole_seconds
+from gateway.providers.openai.usage import counted, mapping, whole_seconds
 from gateway.providers.websocket import Messages, agreed
 from metering.usage import Completeness
 

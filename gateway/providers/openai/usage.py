@@ -7,11 +7,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from itertools import islice
-from typing import Annotated, TypeAlias, cast
+from typing import Final, cast
 
 import msgspec
 
 from gateway.providers.json_scan import UNREADABLE
+from gateway.providers.openai.documents import COUNT_MAX, Documented, InputDetails, OutputDetails, read_documented
 
 
 def quantities(usage: Mapping[str, object]) -> dict[str, int]:
@@ -86,13 +87,13 @@ def whole_seconds(value: object) -> int | None:
     return math.ceil(seconds) if 0 <= seconds <= COUNT_MAX else None
 
 
-_INPUT_PARTS = (
+_INPUT_PARTS: Final = (
     ("cached_tokens", "input_tokens_cached"),
     ("cache_write_tokens", "input_tokens_cache_write"),
     ("audio_tokens", "input_tokens_audio"),
     ("image_tokens", "input_tokens_image"),
 )
-_OUTPUT_PARTS = (
+_OUTPUT_PARTS: Final = (
     ("reasoning_tokens", "output_tokens_reasoning"),
     ("audio_tokens", "output_tokens_audio"),
     ("image_tokens", "output_tokens_image"),
@@ -131,10 +132,6 @@ def _positive(holder: Mapping[str, object]) -> dict[str, int]:
     return {name: value for name, value in holder.items() if type(value) is int and 0 < value <= COUNT_MAX}
 
 
-COUNT_MAX = 1 << 53
-"""No count is larger than what every JSON reader can hold exactly (RFC 8259 section 6); one that is, is a mistake."""
-
-
 def count(holder: Mapping[str, object], *names: str) -> int | None:
     """The first of the names that holds a count, or None. Whatever else stands there is no count."""
     for name in names:
@@ -144,7 +141,7 @@ def count(holder: Mapping[str, object], *names: str) -> int | None:
     return None
 
 
-_FIELD = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_FIELD: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
 @lru_cache(maxsize=1024)
@@ -153,7 +150,7 @@ def is_field(name: str) -> bool:
     return _FIELD.fullmatch(name) is not None
 
 
-_NUMBERS = frozenset({int, float})
+_NUMBERS: Final = frozenset({int, float})
 
 
 def numbers_only(holder: Mapping[str, object], depth: int = 4) -> dict[str, object]:
@@ -169,68 +166,27 @@ def numbers_only(holder: Mapping[str, object], depth: int = 4) -> dict[str, obje
     return kept
 
 
-_Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=COUNT_MAX)] | msgspec.UnsetType
-
-
-class _CacheWrites(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """How long what was written stays: parts of the cache writes, which are counted as one."""
-
-    ttl_30m_tokens: _Count = msgspec.UNSET
-    ttl_12h_tokens: _Count = msgspec.UNSET
-
-
-class _InputDetails(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    text_tokens: _Count = msgspec.UNSET
-    cached_tokens: _Count = msgspec.UNSET
-    cache_write_tokens: _Count = msgspec.UNSET
-    cache_write_tokens_details: _CacheWrites | msgspec.UnsetType = msgspec.UNSET
-    audio_tokens: _Count = msgspec.UNSET
-    image_tokens: _Count = msgspec.UNSET
-
-
-class _OutputDetails(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    text_tokens: _Count = msgspec.UNSET
-    reasoning_tokens: _Count = msgspec.UNSET
-    audio_tokens: _Count = msgspec.UNSET
-    image_tokens: _Count = msgspec.UNSET
-    accepted_prediction_tokens: _Count = msgspec.UNSET
-    rejected_prediction_tokens: _Count = msgspec.UNSET
-
-
-class _Documented(msgspec.Struct, forbid_unknown_fields=True):
-    """A usage object as it is documented: nothing but counts, under the names of either of the two shapes."""
-
-    prompt_tokens: _Count = msgspec.UNSET
-    completion_tokens: _Count = msgspec.UNSET
-    total_tokens: _Count = msgspec.UNSET
-    prompt_tokens_details: _InputDetails | msgspec.UnsetType = msgspec.UNSET
-    completion_tokens_details: _OutputDetails | msgspec.UnsetType = msgspec.UNSET
-    input_tokens: _Count = msgspec.UNSET
-    input_tokens_details: _InputDetails | msgspec.UnsetType = msgspec.UNSET
-    output_tokens: _Count = msgspec.UNSET
-    output_tokens_details: _OutputDetails | msgspec.UnsetType = msgspec.UNSET
-
-    def quantities(self) -> dict[str, int]:
-        """What :func:`quantities` makes of it, at a third of the cost."""
-        found: dict[str, int] = {}
-        whole = self.prompt_tokens
-        if whole is msgspec.UNSET:
-            whole = self.input_tokens
-        if whole is not msgspec.UNSET:
-            found["input_tokens"] = whole
-            _take_parts(self.prompt_tokens_details or self.input_tokens_details, "input_tokens", _INPUT_PARTS, found)
-        whole = self.completion_tokens
-        if whole is msgspec.UNSET:
-            whole = self.output_tokens
-        if whole is not msgspec.UNSET:
-            found["output_tokens"] = whole
-            parts = self.completion_tokens_details or self.output_tokens_details
-            _take_parts(parts, "output_tokens", _OUTPUT_PARTS, found)
-        return found
+def _documented_quantities(usage: Documented) -> dict[str, int]:
+    """What :func:`quantities` makes of it, at a third of the cost."""
+    found: dict[str, int] = {}
+    whole = usage.prompt_tokens
+    if whole is msgspec.UNSET:
+        whole = usage.input_tokens
+    if whole is not msgspec.UNSET:
+        found["input_tokens"] = whole
+        _take_parts(usage.prompt_tokens_details or usage.input_tokens_details, "input_tokens", _INPUT_PARTS, found)
+    whole = usage.completion_tokens
+    if whole is msgspec.UNSET:
+        whole = usage.output_tokens
+    if whole is not msgspec.UNSET:
+        found["output_tokens"] = whole
+        parts = usage.completion_tokens_details or usage.output_tokens_details
+        _take_parts(parts, "output_tokens", _OUTPUT_PARTS, found)
+    return found
 
 
 def _take_parts(
-    details: _InputDetails | _OutputDetails | msgspec.UnsetType,
+    details: InputDetails | OutputDetails | msgspec.UnsetType,
     whole: str,
     parts: Iterable[tuple[str, str]],
     found: dict[str, int],
@@ -242,23 +198,20 @@ def _take_parts(
                 _take(whole, part, amount, found)
 
 
-_read_documented = msgspec.json.Decoder(_Documented).decode
-
-
 def is_documented(kept: object) -> bool:
     """True for what :func:`counted` keeps of a usage object that has no other fields than the documented."""
-    return type(kept) is _Documented
+    return type(kept) is Documented
 
 
 def counted(usage: msgspec.Raw) -> tuple[dict[str, int], object]:
     """What a usage object counts, and what of it is kept as it came."""
     try:
-        documented = _read_documented(usage)
+        documented = read_documented(usage)
     except (msgspec.DecodeError, UnicodeDecodeError):
         # Something is there, or is written, as nobody has documented it: look at each field by itself.
         pass
     else:
-        return documented.quantities(), documented
+        return _documented_quantities(documented), documented
     try:
         fields = msgspec.json.decode(usage)
     except UNREADABLE:
@@ -266,7 +219,7 @@ def counted(usage: msgspec.Raw) -> tuple[dict[str, int], object]:
     return (quantities(fields), numbers_only(fields)) if type(fields) is dict else ({}, {})
 
 
-_INPUT_NAMES = frozenset(
+_INPUT_NAMES: Final = frozenset(
     {
         *("text_tokens", "cached_tokens", "cache_write_tokens", "audio_tokens", "image_tokens"),
         *(
@@ -277,13 +230,13 @@ _INPUT_NAMES = frozenset(
         *("cache_write_tokens_details.ttl_30m_tokens", "cache_write_tokens_details.ttl_12h_tokens"),
     }
 )
-_OUTPUT_NAMES = frozenset(
+_OUTPUT_NAMES: Final = frozenset(
     {
         *("text_tokens", "reasoning_tokens", "audio_tokens", "image_tokens"),
         *("accepted_prediction_tokens", "rejected_prediction_tokens"),
     }
 )
-_KNOWN = frozenset(
+_KNOWN: Final = frozenset(
     {
         *("prompt_tokens", "completion_tokens", "input_tokens", "output_tokens", "total_tokens", "type", "seconds"),
         *(f"{side}_{of}.{name}" for side in ("prompt", "input") for of in ("tokens_details", "token_details") for name in _INPUT_NAMES),
@@ -292,7 +245,7 @@ _KNOWN = frozenset(
 )  # fmt: skip
 """Every field that a usage object has been seen or documented with."""
 
-UNSEEN_MAX = 8
+UNSEEN_MAX: Final = 8
 """So many are named of one answer."""
 
 
@@ -309,7 +262,7 @@ def unseen(usage: msgspec.Raw) -> tuple[str, ...]:
     return tuple(path for path in islice(_leaves(fields, ""), LEAVES_MAX) if path not in _KNOWN)[:UNSEEN_MAX]
 
 
-LEAVES_MAX = 64
+LEAVES_MAX: Final = 64
 """So many fields are looked at; the largest usage object seen has 14."""
 
 

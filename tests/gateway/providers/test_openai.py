@@ -15,6 +15,7 @@ from gateway.providers import free, openai
 from gateway.providers.api import Prepared
 from gateway.providers.openai import answers, requests
 from gateway.providers.openai import usage as usage_objects
+from gateway.providers.openai.documents import Documented
 from metering.usage import DIMENSIONS, Completeness
 from tests.builders import answer_head
 
@@ -916,7 +917,7 @@ def test_a_usage_object_as_it_is_documented_counts_as_any_other_does(usage):
     """Guards the typed reading of what is common: sabotaged (audio left in the input), it counts otherwise."""
     found, kept = usage_objects.counted(msgspec.Raw(json.dumps(usage).encode()))
 
-    assert isinstance(kept, usage_objects._Documented)
+    assert isinstance(kept, Documented)
     assert found == usage_objects.quantities(usage)
     assert msgspec.to_builtins(kept) == usage
 
