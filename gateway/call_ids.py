@@ -11,5 +11,5 @@ def new_call_id(now_ms: int | None = None) -> str:
     milliseconds = time.time_ns() // 1_000_000 if now_ms is None else now_ms
     # Seeded from the system, and in every forked process anew. It has to tell ids apart, not to keep them secret.
     noise = getrandbits(80) & 0x0FFF_3FFF_FFFF_FFFF_FFFF
-    text = f"{milliseconds:012x}{noise | 0x7000_8000_0000_0000_0000:020x}"
+    text = (milliseconds << 80 | noise | 0x7000_8000_0000_0000_0000).to_bytes(16, "big").hex()
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

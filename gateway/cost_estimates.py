@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from gateway.messages import ResponseHead
+from gateway.messages import Field, ResponseHead
 from gateway.providers.api import Meter, Usage
 from gateway.telemetry import log
 from gateway.upstream import BrokenAnswer, Connection
@@ -37,16 +37,16 @@ class CostEstimate(NamedTuple):
     tokens_output: int | None
 
     @property
-    def lines(self) -> bytes:
-        """As headers, each behind the line end before it."""
+    def fields(self) -> list[Field]:
+        """As header lines."""
         told = {
-            "cost-estimate": None if self.amount is None else f"{self.amount} {self.unit}",
-            "tokens-input": self.tokens_input,
-            "tokens-output": self.tokens_output,
+            b"x-tollkeeper-cost-estimate": None if self.amount is None else f"{self.amount} {self.unit}",
+            b"x-tollkeeper-tokens-input": self.tokens_input,
+            b"x-tollkeeper-tokens-output": self.tokens_output,
         }
-        return "".join(
-            f"\r\nx-tollkeeper-{name}: {value}" for name, value in told.items() if value is not None
-        ).encode()
+        return [
+            Field(name, b"%b: %b" % (name, str(value).encode())) for name, value in told.items() if value is not None
+        ]
 
     @property
     def comment(self) -> bytes:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from functools import cache, lru_cache
+from typing import Final
 
 from gateway.callers import GATEWAY_PREFIX, TENANT_HEADER
 from gateway.messages import RawHeaders, ResponseHead
 
-HOP_BY_HOP = frozenset(
+HOP_BY_HOP: Final = frozenset(
     {
         b"connection",  # RFC 9110 section 7.6.1, with all that it names.
         b"keep-alive",
@@ -24,8 +25,8 @@ HOP_BY_HOP = frozenset(
         b"upgrade",
     }
 )
-OF_REQUESTS = HOP_BY_HOP | {TENANT_HEADER, b"host", b"content-length", b"expect"}
-OF_ANSWERS = HOP_BY_HOP | {b"content-length", b"x-tollkeeper-call-id", b"x-tollkeeper-error"}
+OF_REQUESTS: Final = HOP_BY_HOP | {TENANT_HEADER, b"host", b"content-length", b"expect"}
+OF_ANSWERS: Final = HOP_BY_HOP | {b"content-length", b"x-tollkeeper-call-id", b"x-tollkeeper-error"}
 
 
 def of_request(raw_headers: RawHeaders, cut: frozenset[bytes]) -> list[tuple[bytes, bytes]]:
@@ -36,10 +37,10 @@ def of_request(raw_headers: RawHeaders, cut: frozenset[bytes]) -> list[tuple[byt
     return [pair for pair in kept if pair[0].lower() not in named] if named else kept
 
 
-SPELLINGS_MAX = 4096
+SPELLINGS_MAX: Final = 4096
 """So many names are remembered as they were spelt; more are looked at each time they come."""
 
-_OF_THE_CONNECTION = frozenset({b"keep-alive", b"close"})
+_OF_THE_CONNECTION: Final = frozenset({b"keep-alive", b"close"})
 """What Connection says in nearly every message: options of the connection, and no header's name."""
 
 
@@ -55,15 +56,11 @@ def lines_of(names: frozenset[bytes]) -> re.Pattern[bytes]:
     return re.compile(rb"\r\n(?i:%b):[^\r]*+" % b"|".join(map(re.escape, sorted(names))))
 
 
-def of_answer(head: ResponseHead, cut: re.Pattern[bytes], and_cut: frozenset[bytes]) -> bytes:
-    """The header lines of an answer that cross, each behind a line end. What does not cross is what `cut` finds, and what
-    `and_cut` names in lower case."""
-    lines = cut.sub(b"", head.lines)
-    if head.options or and_cut:
-        names = and_cut.union(head.options)
-        kept = [line for line in lines.split(b"\r\n") if line.partition(b":")[0].lower() not in names]
-        lines = b"\r\n".join(kept)
-    return lines
+def of_answer(head: ResponseHead, cut: frozenset[bytes]) -> bytes:
+    """The header lines of an answer that cross, each behind a line end; `cut` are those that do not, in lower case."""
+    if head.options:
+        cut = cut.union(head.options)
+    return b"\r\n".join([b"", *[field.line for field in head.fields if field.name not in cut]])
 
 
 def _ours(lowered: bytes) -> bool:

@@ -14,27 +14,29 @@ from __future__ import annotations
 import asyncio
 import re
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from aiohttp import base_protocol, http_parser
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_writer import HttpVersion10, HttpVersion11
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from gateway.messages import RequestHead, ResponseHead
+from gateway.messages import Field, RequestHead, ResponseHead
 
-HEAD_BYTES_MAX = 128 << 10
+HEAD_BYTES_MAX: Final = 128 << 10
 """The largest head, of a request or an answer. OpenAI documents 64 KiB for all headers of a request together."""
 
-LINE_BYTES_MAX = 16 << 10
+LINE_BYTES_MAX: Final = 16 << 10
 """The longest request target."""
 
-FIELD_BYTES_MAX = 32 << 10
+FIELD_BYTES_MAX: Final = 32 << 10
 """The longest header field of a request."""
 
-FIELDS_MAX = 256
+FIELDS_MAX: Final = 256
 
-HEAD_END = b"\r\n\r\n"
+HEAD_END: Final = b"\r\n\r\n"
+
+_TOKEN: Final = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
 
 
 class Malformed(Exception):
@@ -64,24 +66,24 @@ class Request(NamedTuple):
     """True where it asks for the connection to go on as a WebSocket (RFC 6455 section 4.1)."""
 
 
-LENGTH_DIGITS_MAX = 15
+LENGTH_DIGITS_MAX: Final = 15
 
-_LENGTH = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,%d})\r\n" % LENGTH_DIGITS_MAX)
+_LENGTH: Final = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,%d})\r\n" % LENGTH_DIGITS_MAX)
 
-_STRAY = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\0")
+_STRAY: Final = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\0")
 """What no head holds, whatever else is still to come of it."""
 
-_TARGET = re.compile(r"/(?!/)[!\"$-~]*")
+_TARGET: Final = re.compile(r"/(?!/)[!\"$-~]*")
 """Origin-form (RFC 9112 section 3.2.1). A second slash would make it name a host, a # is never sent."""
 
-_REQUEST_LINE = re.compile(rb"(?:\r\n)*+[!#$%&'*+.^_`|~0-9A-Za-z-]+ [^ \r\n]+ HTTP/[0-9.]+\r\n")
+_REQUEST_LINE: Final = re.compile(rb"(?:\r\n)*+[!#$%&'*+.^_`|~0-9A-Za-z-]+ [^ \r\n]+ HTTP/[0-9.]+\r\n")
 
-_HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?")
+_HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(\d{1,5}))?")
 
-_NOT_FORWARDED = frozenset({"CONNECT", "TRACE"})
+_NOT_FORWARDED: Final = frozenset({"CONNECT", "TRACE"})
 
-REMEMBERED_MAX = 1024
-REMEMBERED_BYTES_MAX = 4 << 10
+REMEMBERED_MAX: Final = 1024
+REMEMBERED_BYTES_MAX: Final = 4 << 10
 """So many heads are remembered, none of them longer: more than that are read each time they come."""
 
 
@@ -125,7 +127,7 @@ class RequestHeads:
         if len(data) > HEAD_BYTES_MAX:
             raise Malformed
         # One of its own for each head: what it makes of one then depends on nothing that came before.
-        parser = http_parser.HttpRequestParser(
+        parser: Any = http_parser.HttpRequestParser(
             self._nobody,
             self._loop,
             1,
@@ -208,9 +210,10 @@ class Alike(NamedTuple):
         if data.startswith(before):
             start = len(before)
             end = data.find(b"\r", start, start + LENGTH_DIGITS_MAX + 1)
-            digits = data[start:end]
-            if end > start and data.startswith(behind, end) and digits.isdigit():
-                return int(digits), end + len(behind)
+            if end > start and data.startswith(behind, end):
+                digits = data[start:end]
+                if digits.isdigit():
+                    return int(digits), end + len(behind)
         return None
 
 
@@ -227,114 +230,6 @@ def check_begun(data: bytes | bytearray, *, checked: int = 0) -> None:
     """Raise Malformed for the beginning of a head that can not become a whole one; so many bytes of it were checked before."""
     if len(data) > HEAD_BYTES_MAX or _STRAY.search(data, max(0, checked - 1)):
         raise Malformed
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Heads of answers
-
-_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
-
-_RESPONSE_HEAD = re.compile(
-    rb"HTTP/1\.[01] [1-5][0-9][0-9](?: [\t\x20-\x7e\x80-\xff]*+)?\r\n(?:%b:[\t\x20-\x7e\x80-\xff]*+\r\n)*+\r\n" % _TOKEN
-)
-"""RFC 9112 section 2.1, without the line folding that it tells servers not to send."""
-
-_DIGITS = re.compile(rb"[0-9]{1,18}")
-
-_READ_OF_RESPONSES = re.compile(
-    rb"\r\n(?=[cCtTuU])"
-    rb"((?i:content-length|transfer-encoding|connection|content-type|content-encoding|upgrade)):([^\r]*+)"
-)
-"""The fields that matter here. Where they begin is looked at first, since most others begin otherwise."""
-
-_OF_THE_CONNECTION = frozenset({b"keep-alive", b"close", b"upgrade", b""})
-
-_KEPT_ALIVE = frozenset({b"keep-alive", b"Keep-Alive"})
-
-BODILESS = frozenset({204, 304})
-"""The statuses of answers that have no body (RFC 9112 section 6.3)."""
-
-
-class Response(NamedTuple):
-    """An answer's head, and what it says of the message and of the connection."""
-
-    head: ResponseHead
-    framing: Framing
-    persistent: bool
-    """True where the provider will take another request after this one."""
-    websocket: bool
-    """True for a 101 that makes the connection a WebSocket."""
-
-
-def response(data: bytes, *, to_head: bool) -> Response:
-    """The answer whose head this is, with the empty line that ends it; `to_head` if HEAD was asked. Raises Malformed."""
-    if len(data) > HEAD_BYTES_MAX or _RESPONSE_HEAD.fullmatch(data) is None:
-        raise Malformed
-    length = coding = connection = media_type = encoding = upgrade = None
-    for spelt, told in _READ_OF_RESPONSES.findall(data):
-        name, value = spelt.lower(), told.strip(b" \t")
-        if name == b"content-length":
-            if length is not None or _DIGITS.fullmatch(value) is None:
-                raise Malformed
-            length = int(value)
-        elif name == b"content-type":
-            media_type = media_type or value
-        elif name == b"connection":
-            connection = value if connection is None else connection + b"," + value
-        elif name == b"transfer-encoding":
-            if coding is not None or value.lower() != b"chunked":
-                raise Malformed
-            coding = value
-        elif name == b"content-encoding":
-            encoding = value if encoding is None else encoding + b", " + value
-        else:
-            upgrade = value
-    status = int(data[9:12])
-    http10 = data[7] == 48
-    if coding is not None and (length is not None or http10):
-        raise Malformed
-    options: list[bytes] = []
-    if connection is None:
-        persistent = not http10
-    elif connection in _KEPT_ALIVE:
-        persistent = True
-    else:
-        options = [option.strip() for option in connection.lower().split(b",")]
-        persistent = b"keep-alive" in options if http10 else b"close" not in options
-    framing: Framing
-    if to_head or status < 200 or status in BODILESS:
-        framing = Counted(0)
-        if status == 204 and (coding is not None or length):
-            persistent = False  # A body that it announces all the same may be about to come.
-    elif coding is not None:
-        framing = Chunked()
-    elif length is not None:
-        framing = Counted(length)
-    else:
-        framing = UntilClose()
-        persistent = False
-    first_end = data.index(b"\r\n")
-    head = ResponseHead(
-        status,
-        data[13:first_end],
-        data[first_end:-4],
-        length,
-        "" if media_type is None else _media_type(media_type),
-        "" if encoding is None else _encoding(encoding),
-        [option for option in options if option not in _OF_THE_CONNECTION] if options else (),
-    )
-    websocket = status == 101 and upgrade is not None and upgrade.lower() == b"websocket" and b"upgrade" in options
-    return Response(head, framing, persistent, websocket)
-
-
-@lru_cache(maxsize=64)
-def _media_type(value: bytes) -> str:
-    return value.partition(b";")[0].strip().lower().decode("latin-1")
-
-
-def _encoding(value: bytes) -> str:
-    codings = [coding.strip().lower() for coding in value.decode("latin-1").split(",")]
-    return ", ".join(coding for coding in codings if coding not in ("", "identity"))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -400,12 +295,12 @@ def chunks(data: bytes, *, last: bool) -> bytes:
     return data + b"0\r\n\r\n" if last else data
 
 
-_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*+)?\r\n")
-_CHUNK_LINE_BYTES_MAX = 1024
+_CHUNK_SIZE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*+)?\r\n")
+_CHUNK_LINE_BYTES_MAX: Final = 1024
 """A chunk's size, and extensions that nobody is known to use (RFC 9112 section 7.1.1): read over, never passed on."""
 
-_TRAILER_LINE = re.compile(rb"%b:[\t\x20-\x7e\x80-\xff]*+\r\n" % _TOKEN)
-_TRAILER_BYTES_MAX = 16 << 10
+_TRAILER_LINE: Final = re.compile(rb"%b:[\t\x20-\x7e\x80-\xff]*+\r\n" % _TOKEN)
+_TRAILER_BYTES_MAX: Final = 16 << 10
 """The section behind the last chunk is read over; RFC 9110 section 6.5.1 lets intermediaries discard it."""
 
 
@@ -485,7 +380,7 @@ class Chunked:
         self.rest = data[2:]
 
 
-_LINE_BEGUN = re.compile(rb"(?:[0-9A-Fa-f]{1,15}(?:[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?\r?)?)?")
+_LINE_BEGUN: Final = re.compile(rb"(?:[0-9A-Fa-f]{1,15}(?:[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?\r?)?)?")
 
 
 def _line_begun(data: bytes) -> bytes:
@@ -493,3 +388,154 @@ def _line_begun(data: bytes) -> bytes:
     if len(data) > _CHUNK_LINE_BYTES_MAX or _LINE_BEGUN.fullmatch(data) is None:
         raise Malformed
     return data
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Heads of answers
+
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20-\x7e\x80-\xff]*+))?")
+
+_FIELD_LINE: Final = re.compile(rb"(%b):[\t\x20-\x7e\x80-\xff]*+" % _TOKEN)
+"""RFC 9112 section 5, without the folding of lines that it tells servers not to send."""
+
+_DIGITS: Final = re.compile(rb"[0-9]{1,18}")
+
+FIELDS_REMEMBERED_MAX: Final = 4096
+FIELD_REMEMBERED_BYTES_MAX: Final = 128
+"""So many fields of answers are remembered, none of them longer; then all of them are forgotten."""
+
+_fields: Final[dict[bytes, Field]] = {}
+"""Header lines that were seen to be well-formed."""
+
+_READ_OF_RESPONSES: Final = frozenset(
+    {b"content-length", b"transfer-encoding", b"connection", b"content-type", b"content-encoding", b"upgrade"}
+)
+"""The fields that matter here."""
+
+_OF_THE_CONNECTION: Final = frozenset({b"keep-alive", b"close", b"upgrade", b""})
+
+_KEPT_ALIVE: Final = frozenset({b"keep-alive", b"Keep-Alive"})
+
+BODILESS: Final = frozenset({204, 304})
+"""The statuses of answers that have no body (RFC 9112 section 6.3)."""
+
+
+class Response:
+    """An answer's head, and what it says of the message and of the connection."""
+
+    __slots__ = ("framing", "head", "persistent", "websocket")
+
+    def __init__(self, head: ResponseHead, framing: Framing, *, persistent: bool, websocket: bool) -> None:
+        self.head = head
+        self.framing = framing
+        self.persistent = persistent
+        """True where the provider will take another request after this one."""
+        self.websocket = websocket
+        """True for a 101 that makes the connection a WebSocket."""
+
+
+def response(data: bytes, *, to_head: bool) -> Response:
+    """The answer whose head this is, with the empty line that ends it; `to_head` if HEAD was asked. Raises Malformed."""
+    if len(data) > HEAD_BYTES_MAX or not data.endswith(HEAD_END):
+        raise Malformed
+    lines = data[:-4].split(b"\r\n")
+    status, reason, http10 = _status_line(lines[0])
+    fields: list[Field] = []
+    length: int | None = None
+    coding: bytes | None = None
+    connection: bytes | None = None
+    media_type: bytes | None = None
+    encoding: bytes | None = None
+    upgrade: bytes | None = None
+    for line in lines[1:]:
+        field = _fields.get(line)
+        if field is None:
+            field = _field(line)
+        fields.append(field)
+        name = field.name
+        if name not in _READ_OF_RESPONSES:
+            continue
+        value = line[len(name) + 1 :].strip(b" \t")
+        if name == b"content-length":
+            if length is not None or _DIGITS.fullmatch(value) is None:
+                raise Malformed
+            length = int(value)
+        elif name == b"content-type":
+            media_type = media_type or value
+        elif name == b"connection":
+            connection = value if connection is None else connection + b"," + value
+        elif name == b"transfer-encoding":
+            if coding is not None or value.lower() != b"chunked":
+                raise Malformed
+            coding = value
+        elif name == b"content-encoding":
+            encoding = value if encoding is None else encoding + b", " + value
+        else:
+            upgrade = value
+    if coding is not None and (length is not None or http10):
+        raise Malformed
+    options: list[bytes] = []
+    if connection is None:
+        persistent = not http10
+    elif connection in _KEPT_ALIVE:
+        persistent = True
+    else:
+        options = [option.strip() for option in connection.lower().split(b",")]
+        persistent = b"keep-alive" in options if http10 else b"close" not in options
+    framing: Framing
+    if to_head or status < 200 or status in BODILESS:
+        framing = Counted(0)
+        if status == 204 and (coding is not None or length):
+            persistent = False  # A body that it announces all the same may be about to come.
+    elif coding is not None:
+        framing = Chunked()
+    elif length is not None:
+        framing = Counted(length)
+    else:
+        framing = UntilClose()
+        persistent = False
+    head = ResponseHead(
+        status,
+        reason,
+        fields,
+        length,
+        "" if media_type is None else _media_type(media_type),
+        "" if encoding is None else _encoding(encoding),
+        [option for option in options if option not in _OF_THE_CONNECTION] if options else (),
+    )
+    websocket = status == 101 and upgrade is not None and upgrade.lower() == b"websocket" and b"upgrade" in options
+    return Response(head, framing, persistent=persistent, websocket=websocket)
+
+
+@lru_cache(maxsize=64)
+def _status_line(line: bytes) -> tuple[int, bytes, bool]:
+    """The status, the reason, and whether it is of HTTP/1.0. Raises Malformed."""
+    told = _STATUS_LINE.fullmatch(line)
+    if told is None:
+        raise Malformed
+    version, status, reason = told.groups(b"")
+    return int(status), reason, version == b"0"
+
+
+def _field(line: bytes) -> Field:
+    """A header line, read and remembered. Raises Malformed."""
+    told = _FIELD_LINE.fullmatch(line)
+    if told is None:
+        raise Malformed
+    field = Field(told[1].lower(), line)
+    if len(line) <= FIELD_REMEMBERED_BYTES_MAX:
+        if len(_fields) >= FIELDS_REMEMBERED_MAX:
+            # The most are other ones each time, such as dates.
+            _fields.clear()
+        _fields[line] = field
+    return field
+
+
+@lru_cache(maxsize=64)
+def _media_type(value: bytes) -> str:
+    return value.partition(b";")[0].strip().lower().decode("latin-1")
+
+
+def _encoding(value: bytes) -> str:
+    codings = [coding.strip().lower() for coding in value.decode("latin-1").split(",")]
+    return ", ".join(coding for coding in codings if coding not in ("", "identity"))

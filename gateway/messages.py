@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from multidict import CIMultiDictProxy
 
@@ -29,21 +29,47 @@ class RequestHead:
     """True where the next request that is alike will share it."""
 
 
-class ResponseHead(NamedTuple):
+class Field:
+    """One header field of an answer. Answers share those that are alike."""
+
+    __slots__ = ("line", "name")
+
+    def __init__(self, name: bytes, line: bytes) -> None:
+        """`name` is in lower case, `line` as it came, without its end."""
+        self.name = name
+        self.line = line
+
+
+class ResponseHead:
     """The head of a provider's answer."""
 
-    status: int
-    reason: bytes
-    lines: bytes
-    """The header lines as they came, each behind the end of the line before it."""
-    length: int | None = None
-    """The declared length of the body; None where its end is told otherwise."""
-    media_type: str = ""
-    """The content type without its parameters, in lower case; empty if there is none."""
-    encoding: str = ""
-    """What the body is coded with, in lower case; empty if with nothing."""
-    options: Sequence[bytes] = ()
-    """The headers that Connection names, in lower case: meant for us alone, and cut as it is."""
+    __slots__ = ("encoding", "fields", "length", "media_type", "options", "reason", "status")
+
+    def __init__(
+        self,
+        status: int,
+        reason: bytes,
+        fields: Sequence[Field],
+        length: int | None = None,
+        media_type: str = "",
+        encoding: str = "",
+        options: Sequence[bytes] = (),
+    ) -> None:
+        self.status = status
+        self.reason = reason
+        self.fields = fields
+        self.length = length
+        """Of the body, as it is declared; None where its end is told otherwise."""
+        self.media_type = media_type
+        """The content type without its parameters, in lower case; empty if there is none."""
+        self.encoding = encoding
+        """What the body is coded with, in lower case; empty if with nothing."""
+        self.options = options
+        """The headers that Connection names, in lower case: meant for us alone, and cut as it is."""
+
+    def with_fields(self, fields: Sequence[Field]) -> ResponseHead:
+        """The same head with other fields."""
+        return ResponseHead(self.status, self.reason, fields, self.length, self.media_type, self.encoding, self.options)
 
     @property
     def succeeded(self) -> bool:
@@ -51,5 +77,5 @@ class ResponseHead(NamedTuple):
 
     def values(self, name: bytes) -> list[str]:
         """The values of a header, whose name is given in lower case."""
-        fields = (line.partition(b":") for line in self.lines.split(b"\r\n"))
-        return [value.strip(b" \t").decode("latin-1") for spelt, _, value in fields if spelt.lower() == name]
+        lines = [field.line for field in self.fields if field.name == name]
+        return [line[len(name) + 1 :].strip(b" \t").decode("latin-1") for line in lines]

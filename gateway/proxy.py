@@ -23,7 +23,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -65,24 +65,24 @@ from metering.database import DatabaseUnavailable
 from metering.spool import SpoolFailed, SpoolFull
 from metering.usage import Completeness, UsageEvent
 
-BODY_BYTES_MAX = 8 << 20
+BODY_BYTES_MAX: Final = 8 << 20
 """A request body up to this size is held where it must be read or changed; a larger one is forwarded as it comes."""
 
-DRAIN_BYTES_MAX = 64 << 20
-DRAIN_S = 600
+DRAIN_BYTES_MAX: Final = 64 << 20
+DRAIN_S: Final = 600
 """A call whose client has left is followed so far for its usage, then given up."""
 
-ESTIMATE_S = 5
+ESTIMATE_S: Final = 5
 """A client waits no longer for the estimate of an answer that does not say what was used: it is then unknown."""
-ESTIMATE_ALONE_S = 30
+ESTIMATE_ALONE_S: Final = 30
 """For that of an answer that broke off nobody waits, and it may stand in line for a while."""
 
-PLANS_MAX = 1024
+PLANS_MAX: Final = 1024
 """So many plans are kept, for heads that are remembered; others are made for each call."""
 
-IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS"})
+IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
-REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
+REASONS: Final = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +122,8 @@ class Plan(NamedTuple):
     """What leads the URLs of the answer to the gateway, None where it holds none that lead elsewhere."""
     credential: Mapping[str, str] | None
     """What is sent as ours; a provider could repeat it in an answer that is no success."""
-    answer_cut: re.Pattern[bytes]
-    """Finds the header lines of the answer that are not the client's business."""
+    answer_cut: frozenset[bytes]
+    """The headers of the answer that are not the client's business, in lower case."""
     codings: tuple[str, ...]
     """What the body is coded with."""
     claim_key: str | None
@@ -211,10 +211,10 @@ class Proxy:
                 exchange.refuse()
             else:
                 exchange.abort()
-        except (SpoolFailed, SpoolFull) as error:
+        except (SpoolFailed, SpoolFull) as refused:
             # What the client can not be told to have succeeded must not look as if it had.
             call.error = "usage_not_recorded"
-            log.critical("usage_not_recorded", call_id=call.call_id, reason=str(error))
+            log.critical("usage_not_recorded", call_id=call.call_id, reason=str(refused))
             exchange.abort()
         except Exception as error:  # noqa: BLE001  The last line of defence: its text could hold anything, its type can not.
             call.error = "internal"
@@ -281,10 +281,12 @@ class Proxy:
         except (ClientGone, errors.ObjectMissing, errors.OwnerUnknown, errors.EncodedBody):
             self._recorder.nothing(recording, "request not sent whole")
             raise
-        except upstream.TooSlow as error:
-            raise errors.UpstreamTooSlow(f"{route.provider.name} did not answer in time. It may have acted.") from error
-        except (upstream.NoAnswer, upstream.BrokenAnswer, UndecodableAnswer) as error:
-            raise errors.UpstreamBroke(f"{route.provider.name} broke the connection off. It may have acted.") from error
+        except upstream.TooSlow as slow:
+            raise errors.UpstreamTooSlow(f"{route.provider.name} did not answer in time. It may have acted.") from slow
+        except (upstream.NoAnswer, upstream.BrokenAnswer, UndecodableAnswer) as broken:
+            raise errors.UpstreamBroke(
+                f"{route.provider.name} broke the connection off. It may have acted."
+            ) from broken
         finally:
             if call.kept is not None:
                 call.kept.drop()
@@ -348,7 +350,7 @@ class Proxy:
             aliases,
             links,
             credential,
-            headers.lines_of(headers.OF_ANSWERS | of_account),
+            headers.OF_ANSWERS | of_account,
             codings_of(head.headers),
             head.headers.get("X-Gateway-Idempotency-Key"),
             _asks_for_estimate(head) and route.endpoint.billable,
@@ -449,10 +451,10 @@ class Proxy:
     async def _connected(self, pool: Pool) -> Connection:
         try:
             return await pool.connected()
-        except upstream.ConnectTimeout as error:
+        except upstream.ConnectTimeout as slow:
             raise errors.ConnectTimeout(
                 "The provider takes no connection in time. Nothing was sent; try again shortly."
-            ) from error
+            ) from slow
         except upstream.Unreachable as error:
             raise errors.UpstreamUnreachable(
                 "The provider can not be reached. Nothing was sent; try again shortly."
@@ -480,9 +482,9 @@ class Proxy:
     ) -> tuple[Connection | Begun, ResponseHead]:
         """A successful answer whose head says what it used and about what that costs, where that can be known by then."""
         await asyncio.ensure_future(self._cost_estimates.ready())
-        lines = _ESTIMATE_LINES.sub(b"", head.lines)
+        fields = [field for field in head.fields if field.name not in _ESTIMATE_FIELDS]
         if not is_told_in_head(head):
-            return connection, head._replace(lines=lines)
+            return connection, head.with_fields(fields)
         began = time.perf_counter()
         begun = Begun(connection)
         body = await begun.whole(HELD_BYTES_MAX)
@@ -490,8 +492,8 @@ class Proxy:
         if body is not None:
             meter = plan.route.endpoint.meter(head, call.recording.prepared)
             meter.feed(body)
-            lines += self._cost_estimate(call, plan, head.status, meter.finish(whole=True)[1]).lines
-        return begun, head._replace(lines=lines)
+            fields += self._cost_estimate(call, plan, head.status, meter.finish(whole=True)[1]).fields
+        return begun, head.with_fields(fields)
 
     def _cost_estimate(self, call: Call, plan: Plan, status: int, usage: Usage) -> CostEstimate:
         events = self._recorder.events(call.recording, usage, status)
@@ -774,7 +776,7 @@ class Proxy:
         )
 
 
-_NO_CREDENTIAL = (
+_NO_CREDENTIAL: Final = (
     "The gateway has no {} credential for this tenant. The operator can set one in the settings or with "
     "`tollkeeper credential set`; an application can send its own beside X-Gateway-Key."
 )
@@ -804,12 +806,12 @@ def _lines(
     return _accepting_plain(b"".join(lines)) if changed else b"".join(lines)
 
 
-_ESTIMATE_LINES = headers.lines_of(
-    frozenset({b"x-tollkeeper-cost-estimate", b"x-tollkeeper-tokens-input", b"x-tollkeeper-tokens-output"})
+_ESTIMATE_FIELDS: Final = frozenset(
+    {b"x-tollkeeper-cost-estimate", b"x-tollkeeper-tokens-input", b"x-tollkeeper-tokens-output"}
 )
 
 
-_QUERY_PARTS = re.compile(rb"[?&=]")
+_QUERY_PARTS: Final = re.compile(rb"[?&=]")
 """Between them stand whole values, as between quotes in a body."""
 
 
@@ -820,7 +822,7 @@ def _asks_for_estimate(head: RequestHead) -> bool:
     return asked == "on"
 
 
-_ACCEPT_ENCODING = headers.lines_of(frozenset({b"accept-encoding"}))
+_ACCEPT_ENCODING: Final = headers.lines_of(frozenset({b"accept-encoding"}))
 
 
 def _accepting_plain(lines: bytes) -> bytes:
@@ -828,7 +830,7 @@ def _accepting_plain(lines: bytes) -> bytes:
     return _ACCEPT_ENCODING.sub(b"", lines) + b"Accept-Encoding: identity\r\n"
 
 
-_UPGRADE = b"\r\nConnection: Upgrade\r\nUpgrade: websocket"
+_UPGRADE: Final = b"\r\nConnection: Upgrade\r\nUpgrade: websocket"
 
 
 def _without_key(name: bytes, value: bytes, prefix: bytes, *, any_key: bool) -> bytes:
@@ -868,7 +870,7 @@ def _without_body(prepared: Prepared) -> Prepared:
     return msgspec.structs.replace(prepared, body=b"") if prepared.body else prepared
 
 
-SECRET_BYTES_MIN = 8
+SECRET_BYTES_MIN: Final = 8
 """What is shorter is no secret, and would be found in any answer."""
 
 
@@ -908,9 +910,9 @@ def _hosts(provider: Provider, origins: Mapping[tuple[str, str], Origin]) -> Hos
 def _answer_lines(head: ResponseHead, plan: Plan, call_id: str, restoring: Restoring | None) -> bytes:
     """The headers of the answer to the client: as they came, less those that are not the client's business."""
     if restoring is None:
-        kept = headers.of_answer(head, plan.answer_cut, frozenset())
+        kept = headers.of_answer(head, plan.answer_cut)
     else:
-        kept = restoring.header(headers.of_answer(head, plan.answer_cut, restoring.cut))
+        kept = restoring.header(headers.of_answer(head, plan.answer_cut | restoring.cut))
     if plan.links is not None:
         kept = plan.links.header(kept)
     return b"%b\r\nx-tollkeeper-call-id: %b" % (kept, call_id.encode())

@@ -12,7 +12,7 @@ import ssl
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import Final, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from gateway import http1
@@ -21,16 +21,16 @@ from gateway.limits import NEVER, UpstreamLimits
 from gateway.messages import ResponseHead
 from gateway.strand import PARK, Strand
 
-READ_AHEAD_BYTES = 128 << 10
+READ_AHEAD_BYTES: Final = 128 << 10
 """So much of an answer is kept that nobody has taken; then the provider is not read from."""
 
-INTERIM_MAX = 16
+INTERIM_MAX: Final = 16
 """Interim (1xx) answers to one request, dropped; with more, the provider is not making sense."""
 
-CLOSE_S = 10
+CLOSE_S: Final = 10
 """A provider that does not take the end of a WebSocket for so long is cut off."""
 
-SWEEP_S = 1.0
+SWEEP_S: Final = 1.0
 
 
 class UpstreamError(Exception):
@@ -417,8 +417,8 @@ class Pool:
                 _, connection = await loop.create_connection(
                     lambda: Connection(self), origin.host, origin.port, ssl=self._tls if origin.tls else None
                 )
-        except TimeoutError as error:
-            raise ConnectTimeout("too slow") from error
+        except TimeoutError as slow:
+            raise ConnectTimeout("too slow") from slow
         except (OSError, ssl.SSLError) as error:
             raise Unreachable(type(error).__name__) from error
         return connection

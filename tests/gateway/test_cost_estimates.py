@@ -185,7 +185,7 @@ async def test_an_estimate_is_by_the_book_of_the_tenant_s_plan():
     assert estimates.of([usage_event(resource="no-such-model")], "starter") == (None, None, 117, 46)
     assert estimates.of([chat_event], "a plan of tomorrow") == (None, None, 117, 46)
     unknown = usage_event(completeness=Completeness.UNKNOWN, quantities={})
-    assert estimates.of([unknown], None).lines == b""
+    assert estimates.of([unknown], None).fields == []
 
 
 async def test_without_books_there_are_tokens():

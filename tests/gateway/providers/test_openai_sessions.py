@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.messages import ResponseHead
+from gateway.messages import Field, ResponseHead
 from gateway.providers.api import Billed, Prepared
 from gateway.providers.openai.sessions import BILLED_MAX, UNDER_WAY_MAX, Session, realtime, referring
 from metering.usage import UsageEvent, validated
 from tests.frames import close, frame
 from tests.gateway.providers.test_websocket import conversations
 
-HEAD = ResponseHead(101, b"Switching Protocols", b"")
+HEAD = ResponseHead(101, b"Switching Protocols", ())
 ASKED = Prepared(body=b"", resource="gpt-realtime")
 
 USAGE = {
@@ -215,7 +215,9 @@ def test_a_session_whose_frames_can_not_be_read_is_unknown():
     torn.told(said(done())[:-1])
     assert torn.finish().completeness == "unknown"
 
-    coded = realtime(ResponseHead(101, b"", b"\r\nSec-WebSocket-Extensions: x-secret"), ASKED)
+    coded = realtime(
+        ResponseHead(101, b"", [Field(b"sec-websocket-extensions", b"Sec-WebSocket-Extensions: x-secret")]), ASKED
+    )
     assert coded.finish().completeness == "unknown"
 
 
