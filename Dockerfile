@@ -1,11 +1,15 @@
 # One image, one entry point: docker run -p 8080:8080 -p 8081:8081 -v tollkeeper:/data IMAGE
 
 FROM python:3.13-slim AS build
-RUN python -m venv /opt/tollkeeper
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev
+RUN python -m venv /opt/tollkeeper && python -m venv /opt/build
 COPY requirements.lock /src/
 RUN /opt/tollkeeper/bin/pip install --no-cache-dir --require-hashes --only-binary :all: -r /src/requirements.lock
+COPY tests/requirements.lock /src/tests/
+RUN /opt/build/bin/pip install --no-cache-dir --require-hashes --only-binary :all: -r /src/tests/requirements.lock
 COPY . /src/
-RUN /opt/tollkeeper/bin/pip install --no-cache-dir --no-deps --no-build-isolation /src
+RUN TOLLKEEPER_COMPILE=1 /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheel /src \
+    && /opt/tollkeeper/bin/pip install --no-cache-dir --no-deps /wheel/*.whl
 
 FROM python:3.13-slim
 RUN useradd --system --uid 10001 --home-dir /data --shell /usr/sbin/nologin tollkeeper \

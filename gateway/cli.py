@@ -125,7 +125,7 @@ class Root(click.Group):
 
 def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:  # noqa: FBT001 - click's signature
     if wanted and not ctx.resilient_parsing:
-        from gateway.commands.version import installed_version  # noqa: PLC0415
+        from gateway.release import installed_version  # noqa: PLC0415
 
         click.echo(f"tollkeeper {installed_version()}")
         ctx.exit()

@@ -18,30 +18,30 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count, product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from gateway import errors
 from gateway.providers import PROVIDERS
 from metering.usage import Completeness
 
-WRITE_S = 0.25
+WRITE_S: Final = 0.25
 """Between two writes: so old may be what is read."""
 
-SUFFIX = ".counters"
+SUFFIX: Final = ".counters"
 
-TRIES = 5
+TRIES: Final = 5
 """A reader holds a lock for a moment to see whether it is free. So often is tried before a slot counts as taken."""
-TRY_S = 0.01
+TRY_S: Final = 0.01
 
-NONE = "none"
+NONE: Final = "none"
 """Stands for a provider that no path named, and for a status where the client got no answer."""
 
-CLASSES = (NONE, "1xx", "2xx", "3xx", "4xx", "5xx")
+CLASSES: Final = (NONE, "1xx", "2xx", "3xx", "4xx", "5xx")
 
-OTHER = "other"
+OTHER: Final = "other"
 """Stands for the providers that only the settings name, and for what no error of ours is."""
 
-ERRORS = (
+ERRORS: Final = (
     *sorted(
         {kind.code for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.Refusal)}
     ),
@@ -52,8 +52,8 @@ ERRORS = (
 )
 """What the log can say is wrong with a call."""
 
-TAKEN = "taken"
-WEBHOOK_OUTCOMES = (
+TAKEN: Final = "taken"
+WEBHOOK_OUTCOMES: Final = (
     *(TAKEN, "forged", "another_account", "not_the_tenants", "method_of_shared_account", "shared_account", "not_understood", "too_large", "not_recorded", "not_kept"),
     *("unknown_webhook", "unknown_tenant", "no_public_url", "no_credential", "owner_unknown", "overloaded", "sender_gone"),
     *("malformed", "unknown_key", "expired_key", "another_tenant", "suspended", "scope_missing"),
@@ -61,7 +61,20 @@ WEBHOOK_OUTCOMES = (
 )  # fmt: skip
 """What can become of what a provider tells by itself."""
 
-GATEWAY_US_BOUNDS = (250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000, 10_000_000)
+GATEWAY_US_BOUNDS: Final = (
+    250,
+    500,
+    1_000,
+    2_500,
+    5_000,
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    1_000_000,
+    10_000_000,
+)
 
 
 class Metric(NamedTuple):
@@ -78,83 +91,89 @@ class Metric(NamedTuple):
     """True for what is so many now, and not so many since the beginning."""
 
 
-CALLS = Metric(
+CALLS: Final = Metric(
     "tollkeeper_calls_total",
     "Calls, by provider and by the class of the status that the client got.",
     ("provider", "class"),
     tuple(product((*(provider.name for provider in PROVIDERS), OTHER, NONE), CLASSES)),
 )
-CALL_ERRORS = Metric(
+CALL_ERRORS: Final = Metric(
     "tollkeeper_call_errors_total",
     "Calls that the gateway refused or that went wrong, by what the log says as `error`.",
     ("error",),
     tuple((error,) for error in ERRORS),
 )
-BUCKETS = Metric(
+BUCKETS: Final = Metric(
     "tollkeeper_gateway_seconds",
     "How long calls took, less what the provider was waited for: the time of the gateway, and of slow clients.",
     ("le",),
     (*((str(bound / 1_000_000),) for bound in GATEWAY_US_BOUNDS), ("+Inf",)),
 )
 """A histogram; each call is counted in one bucket, and added up where it is shown."""
-GATEWAY_US = Metric("tollkeeper_gateway_seconds_sum", "Of that histogram.", per=1_000_000)
-UPSTREAM_US = Metric("tollkeeper_upstream_seconds_total", "How long providers were waited for.", per=1_000_000)
-INTENTS = Metric("tollkeeper_intents_total", "Calls that were recorded before they were sent.")
-OUTCOMES = Metric(
+GATEWAY_US: Final = Metric("tollkeeper_gateway_seconds_sum", "Of that histogram.", per=1_000_000)
+UPSTREAM_US: Final = Metric("tollkeeper_upstream_seconds_total", "How long providers were waited for.", per=1_000_000)
+INTENTS: Final = Metric("tollkeeper_intents_total", "Calls that were recorded before they were sent.")
+OUTCOMES: Final = Metric(
     "tollkeeper_outcomes_total",
     "Calls whose use was recorded, by how well it is known; also those that bill nothing, which have no intent.",
     ("completeness",),
     tuple((completeness.value,) for completeness in Completeness),
 )
-CLOSED = Metric("tollkeeper_intents_closed_total", "Calls that were recorded and then used nothing.")
-UNKNOWN_FIELDS = Metric(
+CLOSED: Final = Metric("tollkeeper_intents_closed_total", "Calls that were recorded and then used nothing.")
+UNKNOWN_FIELDS: Final = Metric(
     "tollkeeper_usage_fields_unknown_total",
     "Fields in providers' usage that nobody here knows, and that are not counted; the log names each once.",
 )
-WEBHOOKS = Metric(
+WEBHOOKS: Final = Metric(
     "tollkeeper_webhooks_total",
     "What providers told by themselves, by what became of it: taken, or what the log says as `error`.",
     ("outcome",),
     tuple((outcome,) for outcome in WEBHOOK_OUTCOMES),
 )
-LOG_DROPPED = Metric(
+LOG_DROPPED: Final = Metric(
     "tollkeeper_access_log_lines_dropped_total", "Lines about calls that the reader of the log was too slow for."
 )
-GIVEN_UP = Metric(
+GIVEN_UP: Final = Metric(
     "tollkeeper_spool_segments_given_up_total", "Segments left before they were full, because the disk refused."
 )
-SPOOL_FAILED = Metric("tollkeeper_spool_failed", "1 while the disk refuses records; calls get a 503 then.", gauge=True)
-UNDER_WAY = Metric("tollkeeper_calls_under_way", "Calls that are being handled.", gauge=True)
-OPEN = Metric("tollkeeper_calls_open", "Calls that were recorded before they were sent and have not ended.", gauge=True)
-CLIENTS = Metric("tollkeeper_client_connections", "Open connections of clients.", gauge=True)
-UPSTREAMS = Metric("tollkeeper_upstream_connections", "Open connections to providers.", gauge=True)
+SPOOL_FAILED: Final = Metric(
+    "tollkeeper_spool_failed", "1 while the disk refuses records; calls get a 503 then.", gauge=True
+)
+UNDER_WAY: Final = Metric("tollkeeper_calls_under_way", "Calls that are being handled.", gauge=True)
+OPEN: Final = Metric(
+    "tollkeeper_calls_open", "Calls that were recorded before they were sent and have not ended.", gauge=True
+)
+CLIENTS: Final = Metric("tollkeeper_client_connections", "Open connections of clients.", gauge=True)
+UPSTREAMS: Final = Metric("tollkeeper_upstream_connections", "Open connections to providers.", gauge=True)
 
-LAYOUT = (
+LAYOUT: Final = (
     *(CALLS, CALL_ERRORS, BUCKETS, GATEWAY_US, UPSTREAM_US, INTENTS, OUTCOMES, CLOSED, UNKNOWN_FIELDS, WEBHOOKS),
     *(LOG_DROPPED, GIVEN_UP, SPOOL_FAILED, UNDER_WAY, OPEN, CLIENTS, UPSTREAMS),
 )
 """The words of a file, metric by metric."""
 
-_BEGINNINGS = {metric.name: sum(len(before.series) for before in LAYOUT[:at]) for at, metric in enumerate(LAYOUT)}
-_WORDS = sum(len(metric.series) for metric in LAYOUT)
+_BEGINNINGS: Final = {
+    metric.name: sum(len(before.series) for before in LAYOUT[:at]) for at, metric in enumerate(LAYOUT)
+}
+_WORDS: Final = sum(len(metric.series) for metric in LAYOUT)
 
-_CALLS: dict[str | None, int] = {
+_CALLS: Final[dict[str | None, int]] = {
     name: _BEGINNINGS[CALLS.name] + at * len(CLASSES)
     for at, name in enumerate((*(provider.name for provider in PROVIDERS), OTHER, None))
 }
-_ERRORS = {error: _BEGINNINGS[CALL_ERRORS.name] + at for at, error in enumerate(ERRORS)}
-_WEBHOOKS = {outcome: _BEGINNINGS[WEBHOOKS.name] + at for at, outcome in enumerate(WEBHOOK_OUTCOMES)}
-_OUTCOMES = {completeness: _BEGINNINGS[OUTCOMES.name] + at for at, completeness in enumerate(Completeness)}
+_ERRORS: Final = {error: _BEGINNINGS[CALL_ERRORS.name] + at for at, error in enumerate(ERRORS)}
+_WEBHOOKS: Final = {outcome: _BEGINNINGS[WEBHOOKS.name] + at for at, outcome in enumerate(WEBHOOK_OUTCOMES)}
+_OUTCOMES: Final = {completeness: _BEGINNINGS[OUTCOMES.name] + at for at, completeness in enumerate(Completeness)}
 _BUCKETS, _GATEWAY_US, _UPSTREAM_US, _INTENTS, _CLOSED, _UNKNOWN_FIELDS = (
     _BEGINNINGS[metric.name] for metric in (BUCKETS, GATEWAY_US, UPSTREAM_US, INTENTS, CLOSED, UNKNOWN_FIELDS)
 )
 
-_HEAD = struct.Struct("<II")
+_HEAD: Final = struct.Struct("<II")
 """Which layout it is, and the checksum of the words: a file that is read while it is written is read again."""
-_BODY = struct.Struct(f"<{_WORDS}q")
-_KIND = zlib.crc32(repr([(metric.name, metric.series) for metric in LAYOUT]).encode())
+_BODY: Final = struct.Struct(f"<{_WORDS}q")
+_KIND: Final = zlib.crc32(repr([(metric.name, metric.series) for metric in LAYOUT]).encode())
 
-_READS_MAX = 5
+_READS_MAX: Final = 5
 
 
 class Counters:

@@ -16,6 +16,7 @@ from asyncio import StreamReader, StreamWriter
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Final
 
 import msgspec
 
@@ -23,29 +24,29 @@ from gateway.estimator_process import LENGTH, Question
 from gateway.providers.api import Estimate, Exchanged
 from gateway.telemetry import log
 
-QUESTIONS_MAX = 256
-QUESTIONS_BYTES_MAX = 64 << 20
+QUESTIONS_MAX: Final = 256
+QUESTIONS_BYTES_MAX: Final = 64 << 20
 """So many calls, and so much of them, may wait for their estimates; of more, the use is unknown."""
 
-QUESTION_S = 20
+QUESTION_S: Final = 20
 """What one question may take: to start the process a second or two, to count the largest one three. Then it is stuck."""
 
-RESTART_S = 1
+RESTART_S: Final = 1
 """After the process has failed, the next is started no sooner."""
 
-IDLE_S = 300
+IDLE_S: Final = 300
 """With no question for so long, the process is ended and its memory given back."""
 
-REQUEST_BYTES_MAX = 1 << 20
+REQUEST_BYTES_MAX: Final = 1 << 20
 """A request body up to this size is kept while its answer is under way; a larger one can not be counted."""
-ANSWER_BYTES_MAX = 1 << 20
+ANSWER_BYTES_MAX: Final = 1 << 20
 """Of an answer, no more than this is kept; what follows is taken to be like it."""
 
-FREE_BYTES = 16 << 10
+FREE_BYTES: Final = 16 << 10
 """So much each call keeps as it likes: about what else there is of a call."""
-SHARED_BYTES = 64 << 20
+SHARED_BYTES: Final = 64 << 20
 """So much all calls of a worker may keep beyond that."""
-STEP_BYTES = 16 << 10
+STEP_BYTES: Final = 16 << 10
 """What is beyond is asked for in steps, so that few chunks need to."""
 
 Estimating = Callable[[Exchanged], Estimate | None]

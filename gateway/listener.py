@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Coroutine
 from contextlib import suppress
 from dataclasses import replace
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from gateway.http1 import (
     BODILESS,
@@ -36,33 +36,33 @@ from gateway.limits import NEVER, ClientLimits
 from gateway.strand import PARK, Strand
 from gateway.telemetry import log
 
-READ_AHEAD_BYTES = 64 << 10
+READ_AHEAD_BYTES: Final = 64 << 10
 """So much of a body, or of the requests behind one, is kept that nobody has asked for; then the client is not read from."""
 
-CUT_S = 2
+CUT_S: Final = 2
 """After calls were cut at the end, so long is waited for them to record what they had."""
 
-ACCEPTED_S = 0.05
+ACCEPTED_S: Final = 0.05
 """So long after the last connection was accepted it may not have begun yet; under TLS it may still be shaking hands."""
 
-LINGER_BYTES_MAX = 16 << 20
+LINGER_BYTES_MAX: Final = 16 << 20
 
 NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
-UNSENT_BYTES = 128 << 10
+UNSENT_BYTES: Final = 128 << 10
 """So much of an answer waits in the system's buffer besides what is on its way to the client (tcp(7))."""
 
-TURN_REQUESTS_MAX = 16
+TURN_REQUESTS_MAX: Final = 16
 """So many requests of one connection are answered before others get their turn: one read can hold thousands."""
 
-BLANK_LINES_MAX = 4
+BLANK_LINES_MAX: Final = 4
 """So many empty lines before a request are overlooked at a time (RFC 9112 section 2.2 speaks of one)."""
 
-SWEEP_S = 1.0
-LAG_TICK_S = 0.05
+SWEEP_S: Final = 1.0
+LAG_TICK_S: Final = 0.05
 
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-SWITCHING = b"HTTP/1.1 101 Switching Protocols"
+SWITCHING: Final = b"HTTP/1.1 101 Switching Protocols"
 
 
 def _refusal(status: int, message: str) -> bytes:
@@ -74,7 +74,7 @@ def _refusal(status: int, message: str) -> bytes:
     )
 
 
-REFUSALS = {
+REFUSALS: Final = {
     400: _refusal(400, "The request is not well-formed HTTP/1.1."),
     417: _refusal(417, "Of expectations, 100-continue is the only one that can be met."),
     501: _refusal(501, "Of transfer codings, chunked is the only one that is known here, and in HTTP/1.1 alone."),
@@ -617,7 +617,7 @@ class Connection(asyncio.Protocol):
             self.deadline = min(self.deadline, deadline)
 
 
-BACKLOG_MAX = 1024
+BACKLOG_MAX: Final = 1024
 """Connections that the system has accepted and we have not; beyond them it lets clients try again."""
 
 
@@ -703,7 +703,7 @@ class Listener:
         try:
             if next_within_s:
                 await self._last_requests(grace_s, next_within_s)
-                grace_s = 0
+                grace_s = 0.0
             self.draining = True
             for connection in tuple(self.connections):
                 connection.close_if_idle()

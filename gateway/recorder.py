@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -17,19 +17,19 @@ from gateway.telemetry import log
 from metering.claims import made_key
 from metering.intents import Closed, Intent
 from metering.late import late_fact
-from metering.spool import Spool, SpoolFailed, SpoolFull
+from metering.spool import SpoolFailed, SpoolFull
 from metering.spool_records import PAYLOAD_BYTES_MAX, RecordKind
 from metering.usage import EVENT_TYPES, OTHER, Kind, UsageEvent, event_id_of
 
-_encode = msgspec.json.Encoder().encode
+_encode: Final = msgspec.json.Encoder().encode
 
-UNSEEN_FIELDS_MAX = 256
+UNSEEN_FIELDS_MAX: Final = 256
 """So many unknown fields of providers' usage are said once each; of any further one only the counter tells."""
 
 TOO_LARGE: dict[str, object] = {"dropped": "larger than a record"}
 """Stands for metadata that no record takes."""
 
-_OUTCOME = RecordKind.OUTCOME  # Looking it up in the enumeration is a call.
+_OUTCOME: Final = RecordKind.OUTCOME  # Looking it up in the enumeration is a call.
 
 
 class Recording(NamedTuple):
@@ -42,12 +42,34 @@ class Recording(NamedTuple):
     prepared: Prepared
 
 
+class Records(Protocol):
+    """What takes records: a :class:`metering.spool.Spool`, whose words these are."""
+
+    fsync: bool
+
+    def admit(self, payload: bytes) -> int: ...
+
+    def settle(self, intent: int, kind: RecordKind, payload: bytes) -> None: ...
+
+    def note(self, payload: bytes) -> None: ...
+
+    def keep_room(self) -> None: ...
+
+    def note_kept(self, payload: bytes) -> None: ...
+
+    def give_back_room(self) -> None: ...
+
+    def ensure_room(self) -> None: ...
+
+    async def durable(self) -> None: ...
+
+
 class Recorder:
     """Writes records. Each billable call that began is ended exactly once, by `outcome`, `nothing` or `lost`."""
 
     def __init__(
         self,
-        spool: Spool,
+        spool: Records,
         objects: Objects,
         now_ms: Callable[[], int],
         reference: Callable[[str], str],
@@ -290,7 +312,7 @@ class Sitting:
     __slots__ = ("_began_ms", "_call", "_now_ms", "_recorder", "_rooms", "_spool", "_status")
 
     def __init__(
-        self, recorder: Recorder, spool: Spool, now_ms: Callable[[], int], call: Recording, status: int
+        self, recorder: Recorder, spool: Records, now_ms: Callable[[], int], call: Recording, status: int
     ) -> None:
         self._recorder = recorder
         self._spool = spool
@@ -353,7 +375,7 @@ def late_event(tenant_id: str, source: str, late: Late) -> UsageEvent:
     return event if len(_encode(event)) <= PAYLOAD_BYTES_MAX else msgspec.structs.replace(event, metadata=TOO_LARGE)
 
 
-FOUND = "found in the provider's list"
+FOUND: Final = "found in the provider's list"
 
 
 def made_event(

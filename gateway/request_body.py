@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from typing import Final
 
 from gateway.errors import EncodedBody
 from gateway.listener import Exchange
@@ -17,11 +18,11 @@ from gateway.providers import decoding
 from gateway.providers.api import Prepared, Watch
 from gateway.sharing import References
 
-LOOK_BYTES = 16 << 10
+LOOK_BYTES: Final = 16 << 10
 """So much is looked at before other calls get their turn."""
 
-PLAIN_BYTES_MAX = 4 << 20
-RATIO_MAX = 32
+PLAIN_BYTES_MAX: Final = 4 << 20
+RATIO_MAX: Final = 32
 """So much of one body is decompressed, and so many times what came of it; more is looked at no further. Looking through
 what was made for that costs up to 0.5 s for each MiB, and gzip can hold a thousand times its size: whoever wants us to
 look at much must send it. A mail to a thousand recipients that all get the same has 20 times its compressed size."""
@@ -34,11 +35,6 @@ def codings_of(headers: Headers) -> tuple[str, ...]:
 
 class RequestBody:
     """Reads a body from the client."""
-
-    # Most bodies leave these as they are, which then costs them nothing.
-    _plain_bytes_left = PLAIN_BYTES_MAX
-    _readable = True
-    _gunzip: Callable[[bytes], Iterator[bytes]] | None = None
 
     def __init__(
         self,
@@ -53,6 +49,9 @@ class RequestBody:
         self._references = references
         self._own = own
         self._watch = watch
+        self._plain_bytes_left = PLAIN_BYTES_MAX
+        self._readable = True
+        self._gunzip: Callable[[bytes], Iterator[bytes]] | None = None
         if codings:
             if codings == ("gzip",):
                 self._gunzip = decoding.gunzip(LOOK_BYTES)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from itertools import zip_longest
+from typing import Final
 from urllib.parse import unquote
 
 from gateway.errors import NotOnSharedAccount
@@ -18,13 +19,13 @@ from gateway.messages import RequestHead
 from gateway.providers.api import Provider
 from gateway.routing import Route
 
-_PLAIN_PATH = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~!$&'()*+,=:@-]+)*/?")
+_PLAIN_PATH: Final = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~!$&'()*+,=:@-]+)*/?")
 """A path that can be read in one way only: no escapes, no empty or dot segments, no parameters."""
 
-_HIDDEN_CHARACTER = re.compile(rb"\\u00(2[bBdDfF]|3[0-9dD]|4[1-9a-fA-F]|5[0-9aAfF]|6[1-9a-fA-F]|7[0-9aA])")
+_HIDDEN_CHARACTER: Final = re.compile(rb"\\u00(2[bBdDfF]|3[0-9dD]|4[1-9a-fA-F]|5[0-9aAfF]|6[1-9a-fA-F]|7[0-9aA])")
 """A letter, digit or another character of ids, written as a JSON escape, which no encoder does, and which would hide it."""
 
-_HIDDEN_IN_FORM = re.compile(
+_HIDDEN_IN_FORM: Final = re.compile(
     rb"%(0[0-9a-fA-F]|1[0-9a-fA-F]|2[0dD]|3[0-9]|4[1-9a-fA-F]|5[0-9aAfF]|6[1-9a-fA-F]|7[0-9aA])"
 )
 """The same, percent-encoded: a form means the character itself. Here also space and the controls before it, which some
@@ -33,12 +34,12 @@ servers take off a value."""
 _PERCENT, _BACKSLASH = b"%\\"
 """As numbers, for which bytes are looked through four times as fast."""
 
-_PADDING = re.compile(rb"[\x00-\x20+]{16,}")
+_PADDING: Final = re.compile(rb"[\x00-\x20+]{16,}")
 """So much space, as JSON and forms write it, is there to part an object from what it is called."""
 
-_NO_OBJECTS = frozenset({"{part}", "{value}"})
+_NO_OBJECTS: Final = frozenset({"{part}", "{value}"})
 
-_OVERRIDES = ("X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override")
+_OVERRIDES: Final = ("X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override")
 """Headers by which servers of several makes let a POST be another method; others read `_method` in the query."""
 
 
@@ -58,7 +59,7 @@ def is_within(route: Route, account: str) -> bool:
     )
 
 
-ANY_ACCOUNT = "*"
+ANY_ACCOUNT: Final = "*"
 """Among the accounts that a tenant may speak for: whichever there is."""
 
 
@@ -138,5 +139,5 @@ class References:
         return [name.decode("latin-1") for name in dict.fromkeys(found)] if found else ()
 
 
-REFERENCE_BYTES_MAX = 2048
+REFERENCE_BYTES_MAX: Final = 2048
 """Longer than any escaped name of an object; so much is looked at again with the next piece."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any
+from typing import Any, Final
 
 
 class _Park:
@@ -20,7 +20,7 @@ class _Park:
         yield self
 
 
-PARK = _Park()
+PARK: Final = _Park()
 
 
 class Strand:

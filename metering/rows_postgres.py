@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import BigInteger, Column, CursorResult, Table
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -22,7 +22,7 @@ from metering.facts import Fact
 from metering.tables import usage_events
 from metering.usage import UNCATEGORISED, Kind
 
-LEFT_OUT = {
+LEFT_OUT: Final = {
     "quantities": "{}",
     "kind": Kind.USAGE.value,
     "category": UNCATEGORISED,

@@ -21,19 +21,20 @@ import time
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from metering.spool_records import HEADER_BYTES, RECORD_BYTES_MAX, RecordKind, encode, seed_of
 
-SEGMENT_BYTES = 64 << 20
-SUFFIX = ".spool"
-LOCK_SUFFIX = ".lock"
-UNFINISHED_SUFFIX = ".new"
+SEGMENT_BYTES: Final = 64 << 20
+SUFFIX: Final = ".spool"
+LOCK_SUFFIX: Final = ".lock"
+UNFINISHED_SUFFIX: Final = ".new"
 """Ends the name of a segment while it is made: readers see it once it is whole."""
 
-AGAIN_S = 1.0
+AGAIN_S: Final = 1.0
 """A disk that has no room for a segment is asked again after so long: asking costs, and takes what room is left."""
 
-_INTENT = RecordKind.INTENT  # Looking it up in the enumeration is a call.
+_INTENT: Final = RecordKind.INTENT  # Looking it up in the enumeration is a call.
 
 
 class SpoolFull(Exception):

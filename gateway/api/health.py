@@ -11,6 +11,7 @@ from aiohttp import web
 from gateway.api.answers import json_answer
 from gateway.api.parts import HEALTH, MONITOR, VERSION
 from gateway.counters import SPOOL_FAILED
+from gateway.release import DISTRIBUTION, is_compiled
 from gateway.schema import HEAD
 
 
@@ -51,5 +52,12 @@ async def metrics(request: web.Request) -> web.Response:
 
 
 async def version(request: web.Request) -> web.Response:
-    python = platform.python_version()
-    return json_answer({"product": "tollkeeper", "version": request.app[VERSION], "python": python, "schema": HEAD})
+    return json_answer(
+        {
+            "product": DISTRIBUTION,
+            "version": request.app[VERSION],
+            "python": platform.python_version(),
+            "compiled": is_compiled(),
+            "schema": HEAD,
+        }
+    )

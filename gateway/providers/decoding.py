@@ -6,7 +6,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import brotli
 
@@ -18,14 +18,14 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-PLAIN_BYTES_MAX = 16 << 20
+PLAIN_BYTES_MAX: Final = 16 << 20
 """So much is decompressed of one answer for the meter; more is passed on unread, and the usage is then not known.
 A gzip body can hold a thousand times its size: the bound is what such a body may cost."""
 
-RATIO_MAX = 16
+RATIO_MAX: Final = 16
 """So many times its size a body may have beyond the bound: numbers and base64 stay far below, and a bomb far above."""
 
-STEP_BYTES_MAX = 1 << 20
+STEP_BYTES_MAX: Final = 1 << 20
 """So much comes out of one decompression step, so that a small chunk can not become a large one in memory."""
 
 
@@ -144,7 +144,7 @@ class _Decoder(NamedTuple):
     """What came after the end."""
 
 
-PARTS_MAX = 1024
+PARTS_MAX: Final = 1024
 """So many parts of one body are read: each costs a decoder, however small it is."""
 
 
@@ -267,4 +267,4 @@ def plain_for(meter: Meter, head: ResponseHead) -> Meter:
     return Decoded(meter, head.encoding) if head.encoding in _DECODERS else meter
 
 
-ENCODINGS = frozenset(_DECODERS)
+ENCODINGS: Final = frozenset(_DECODERS)

@@ -16,7 +16,7 @@ CHAT, STREAM, RATE = "chat", "stream", "rate"
 """Chat completions as fast as they are answered; streamed ones; chat completions at a fixed rate."""
 
 DIRECT, NGINX, ENVOY, AIOHTTP = "direct", "nginx", "envoy", "aiohttp"
-SQLITE, POSTGRES, TWO_WORKERS = "tollkeeper-sqlite", "tollkeeper", "tollkeeper-2"
+SQLITE, POSTGRES, TWO_WORKERS, SOURCE = "tollkeeper-sqlite", "tollkeeper", "tollkeeper-2", "tollkeeper-source"
 NGINX_HTTPS, HTTPS = "nginx-https", "tollkeeper-https"
 INGEST = "ingest"
 """No candidate: how fast the ledger is written, with nobody calling."""
@@ -47,6 +47,12 @@ CANDIDATES = {
         partial(tollkeeper, workers=1), "1 worker, ledger on Postgres", (CHAT, STREAM, RATE), ours=True
     ),
     TWO_WORKERS: Candidate(partial(tollkeeper, workers=2), "2 workers, ledger on Postgres", ours=True),
+    SOURCE: Candidate(
+        partial(tollkeeper, workers=1, source=True),
+        "the same as tollkeeper, from its sources",
+        (CHAT, STREAM),
+        ours=True,
+    ),
     NGINX_HTTPS: Candidate(partial(peers.nginx, tls=True), "plain `proxy_pass https`, 1 worker", (CHAT,)),
     HTTPS: Candidate(
         partial(tollkeeper, workers=1, tls=True), "1 worker, ledger on Postgres, TLS upstream", (CHAT,), ours=True

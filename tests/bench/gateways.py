@@ -19,8 +19,9 @@ from typing import Any
 import psutil
 
 from tests.bench.processes import PYTHON, REPOSITORY, START_S, Failed, eventually, free_port, started, told
-from tests.bench.recipes import PATH, PROVIDER_KEY, Recipe
+from tests.bench.recipes import PATH, PROVIDER_KEY, Missing, Recipe
 from tests.bench.world import World
+from tests.builds import has_compiled
 from tests.postgres import OWNER
 
 ADMIN_KEY = "admin-key-of-the-bench"
@@ -49,9 +50,10 @@ def tollkeeper(
     tls: bool = False,
     serve: Sequence[str] = SERVE,
     database_port: int | None = None,
+    source: bool = False,
 ) -> Recipe:
     """An installation with a tenant and a key; without `workers`, on SQLite in one process. `database_port` leads to the
-    Postgres of the world where that is not reached at its own."""
+    Postgres of the world where that is not reached at its own. `source`: not compiled."""
     data_dir, output = directory / "data", directory / "output"
     proxy_port, control_port = free_port(), free_port()
     settings = {
@@ -73,6 +75,10 @@ def tollkeeper(
         settings["DATABASE_MIGRATE_URL"] = world.postgres.url(database, OWNER)
         settings["WORKERS"] = str(workers)
     environment = {f"TOLLKEEPER_{name}": value for name, value in settings.items()}
+    if source:
+        if not has_compiled():
+            raise Missing("`make compiled` builds another one to compare it with")
+        environment["PYTHONPATH"] = str(REPOSITORY)
     if tls:
         environment["SSL_CERT_FILE"] = str(world.certificate)
     control = _Control(f"http://127.0.0.1:{control_port}")

@@ -18,6 +18,8 @@ from typing import Any
 
 import psutil
 
+from tests.builds import environment_of
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 PYTHON = (sys.executable, "-m")
 
@@ -61,7 +63,7 @@ def started(
         process = subprocess.Popen(
             command,
             cwd=output.parent,
-            env=environment(**(more_environment or {})),
+            env=environment(**{**environment_of(command), **(more_environment or {})}),
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,

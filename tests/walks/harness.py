@@ -25,6 +25,7 @@ import pytest
 
 from gateway.simulator.truth import Exchange, read_truth
 from tests import canaries
+from tests.builds import environment_of
 from tests.postgres import OWNER, Server
 
 ADMIN_KEY = "admin-key-of-the-walks"
@@ -77,7 +78,7 @@ class Process:
         canaries.watch(self.environment, self.lines, shows_keys="sandbox" in self.command)
         self.popen = subprocess.Popen(
             self.command,
-            env={**os.environ, **self.environment, "PYTHONPATH": str(REPOSITORY)},
+            env={**os.environ, **self.environment, **environment_of(self.command)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
