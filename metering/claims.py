@@ -13,13 +13,20 @@ from __future__ import annotations
 
 import msgspec
 
-from metering.usage import Completeness, Kind, UsageEvent
+from metering.usage import EVENT_TYPES, Completeness, Kind, UsageEvent
 
 MADE = "made"
 """The phase of a dedupe key that claims an object."""
 
 CHANNELS = frozenset({"sms", "whatsapp", "voice", "email"})
 """Their objects stand in lists of their providers, one by one."""
+
+LISTED = frozenset(
+    name
+    for name, one in EVENT_TYPES.items()
+    if one.channel in CHANNELS or name in ("message_outbound", "message_inbound")
+)
+"""The types of event that are of such objects; messages of whatever channel are."""
 
 
 def made_key(source: str, external_id: str) -> str:
@@ -31,7 +38,7 @@ def claim_of(event: UsageEvent) -> str | None:
     """The key that this event takes, if it takes any: its own, or that of the object that its call made."""
     if event.dedupe_key is not None:
         return event.dedupe_key
-    if event.kind is Kind.USAGE and event.external_id and event.channel in CHANNELS:
+    if event.kind is Kind.USAGE and event.external_id and event.event_type in LISTED:
         return made_key(event.source, event.external_id)
     return None
 

@@ -355,6 +355,43 @@ async def test_what_costs_money_and_nobody_used_is_booked_so_that_the_totals_mee
     assert (await total(database))["events"] == 1
 
 
+@pytest.mark.parametrize("early", [True, False])
+async def test_what_it_costs_is_booked_once_though_no_category_that_is_known_has_it(
+    database, reconcile, provider, booked, early
+):
+    """Guards money: the price of a message is on the message, whatever the provider calls its category by now."""
+    provider.sends(1)
+    provider.fees[DAY, "carrier-pigeons"] = Decimal("0.5")
+    provider.fees[DAY, "channels-messenger-outbound"] = Decimal("0.25")
+    whole = 10**9 * sum((provider.cost(sid) for sid in provider.objects), sum(provider.fees.values()))
+    if early:
+        # Its price is told after the totals were booked.
+        await reconcile()
+        assert (await total(database))["cost_nano"] == whole - 250_000_000
+    for number, event_type, cost in ((7, "pigeon", "0.5"), (8, "message_outbound", "0.25")):
+        sid = f"SM{number:032x}"
+        told = {"provider_cost": cost, "currency": "USD"}
+        price = Usage(quantities={}, completeness=Completeness.REPORTED, metadata=told)
+        call = usage_event(
+            event_id=call_id(number),
+            source="twilio",
+            event_type=event_type,
+            external_id=sid,
+            completeness=Completeness.PENDING,
+            quantities={"messages": 1},
+            occurred_at_ms=NOON_MS,
+        )
+        late = Late(external_id=sid, phase=PRICE, usage=price)
+        await booked([fact(call), fact(late_event("acme", "twilio", late))])
+
+    report = await reconcile()
+
+    assert (await total(database))["cost_nano"] == whole
+    assert report.matched
+    assert (await reconcile()).matched
+    assert (await total(database))["cost_nano"] == whole
+
+
 def _differences(report, category):
     return [one for found in report.comparisons if found.subject.category == category for one in found.differences]
 

@@ -69,6 +69,10 @@ async def booked(database):
     [
         (sent(), "twilio:SM1:made"),
         (sent(external_id=None), None),
+        (sent(event_type="message_outbound"), "twilio:SM1:made"),
+        (sent(event_type="message_inbound"), "twilio:SM1:made"),
+        (sent(event_type="verification"), None),
+        (sent(event_type="api_call"), None),
         (sent(kind=Kind.CORRECTION), None),
         (usage_event(event_id=call_id(1), external_id="resp_1"), None),
         (listed(), "twilio:SM1:made"),
@@ -96,9 +100,13 @@ def test_what_comes_second_says_whose_it_was_and_adds_nothing():
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 @pytest.mark.parametrize("together", [True, False])
-async def test_a_message_counts_once_whether_its_call_or_the_list_is_read_first(database, added, order, together):
+@pytest.mark.parametrize("event_type", ["sms_outbound", "message_outbound"])
+async def test_a_message_counts_once_whether_its_call_or_the_list_is_read_first(
+    database, added, order, together, event_type
+):
     """Guards money: without the claim, what a collector finds before the spool is read is billed twice."""
-    events = [(sent(key_id="k1"), listed())[place] for place in order]
+    both = sent(key_id="k1", event_type=event_type), listed(event_type=event_type)
+    events = [both[place] for place in order]
     if together:
         await added(*events)
     else:

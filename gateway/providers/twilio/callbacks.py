@@ -91,14 +91,12 @@ def read_message(form: Form) -> Told | None:
         if count:
             quantities[dimension] = count
     told = _ours(fields)
-    event_type = message_type(told).replace("outbound", "inbound")
-    billed = event_type != "api_call"
     usage = Usage(
-        quantities=quantities if billed else {},
-        completeness=Completeness.PENDING if billed else Completeness.UNKNOWN,
+        quantities=quantities,
+        completeness=Completeness.PENDING,
         resource=resource_of(told),
         external_id=message,
-        event_type=event_type,
+        event_type=message_type(told).replace("outbound", "inbound"),
         parties=_parties(fields),
         metadata=fields.told(
             num_segments="NumSegments", num_media="NumMedia", messaging_service_sid="MessagingServiceSid"

@@ -173,7 +173,12 @@ def test_pictures_and_channels_are_told_by_the_form():
     whatsapp = message(To=f"whatsapp:{TOLL}", From=f"whatsapp:{ADA}").usage
     assert (whatsapp.event_type, whatsapp.resource) == ("whatsapp_inbound", "US:whatsapp")
     other = message(To="messenger:107", From="messenger:42").usage
-    assert (other.event_type, other.quantities, other.completeness) == ("api_call", {}, Completeness.UNKNOWN)
+    assert (other.event_type, other.resource, other.completeness) == (
+        "message_inbound",
+        "messenger",
+        Completeness.PENDING,
+    )
+    assert other.quantities == {"messages": 1, "segments": 2}
 
 
 def test_a_message_says_at_what_it_came_in():
