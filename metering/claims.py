@@ -3,7 +3,7 @@
 A message that was sent through the gateway is an event of its call, and stands in the provider's own list as well; one that
 came in is told by a webhook, and stands there too. Each of them claims the object by the same key, and who comes first has
 it. What comes second is no second message: another report of the same is dropped, and a call whose message was found in the
-list before its own record came is booked as a correction of nothing, which says whose call it was.
+list, or told by a webhook, before its own record came is booked as a correction of nothing, which says whose call it was.
 
 A provider may repeat its names by mistake. A call is then still a call: only what was not recorded by the gateway itself
 gives way.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import msgspec
 
-from metering.usage import EVENT_TYPES, Completeness, Kind, UsageEvent
+from metering.usage import EVENT_TYPES, Completeness, Kind, UsageEvent, event_id_of
 
 MADE = "made"
 """The phase of a dedupe key that claims an object."""
@@ -48,8 +48,17 @@ def is_report(event: UsageEvent) -> bool:
     return event.dedupe_key == made_key(event.source, event.external_id or "")
 
 
+def gives_way(kind: str, event_id: str, key: str) -> bool:
+    """True for an event that has claimed an object without being the event of its call, which says of it what it would.
+
+    It was listed; or a call of unknown outcome was found to have made it; or it was told by a webhook, whose id is made of
+    the key.
+    """
+    return kind in (Kind.BACKFILL, Kind.CORRECTION) or event_id == event_id_of(key)
+
+
 def seconded(event: UsageEvent, counted: str) -> UsageEvent:
-    """What is booked of an event whose object is counted already, by the backfilled event with this id."""
+    """What is booked of an event whose object is counted already, by the event with this id, which was no call's."""
     return msgspec.structs.replace(
         event,
         kind=Kind.CORRECTION,

@@ -172,6 +172,27 @@ async def test_what_comes_in_counts_once_whether_it_is_told_or_listed_first(data
     assert sum(amount for _, amount, _ in await booked(database)) == 1
 
 
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+async def test_what_a_call_began_counts_once_though_a_webhook_tells_of_it_first(database, added, order, together):
+    """Guards money: the callback of a short recording may be booked before the call that began it."""
+    recording = {"event_type": "recording", "quantities": {}}
+    both = sent(key_id="k1", **recording), told(**recording)
+    events = [both[place] for place in order]
+    if together:
+        await added(*events)
+    else:
+        for event in events:
+            await added(event)
+    for event in events * 2:
+        again = await added(event)
+        assert (again.new, again.conflicting) == ([], [])
+
+    found = await booked(database)
+    assert sum(kind in ("usage", "backfill") for kind, _, _ in found) == 1
+    assert any(key_id == "k1" for _, _, key_id in found)
+
+
 async def test_another_content_under_one_key_is_still_set_aside(added):
     await added(step())
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.providers.api import Late, Made, Usage
 from gateway.providers.twilio.callbacks import FIELDS_MAX, form_of, read_message, read_status, read_voice
+from gateway.providers.twilio.late import recording
 from metering.usage import Completeness
 
 ACCOUNT, MESSAGE, CALL, LEG, RECORDING = (
@@ -124,7 +125,17 @@ def test_a_recording_is_seconds():
     (made,) = told.made
     assert made.key == f"{RECORDING}:made"
     assert (made.usage.event_type, made.usage.quantities) == ("recording", {"seconds": 7})
-    assert (told.order_key, told.late) == (CALL, ())
+    assert made.usage.completeness is Completeness.PENDING
+    assert told.order_key == CALL
+
+
+def test_what_a_recording_came_to_is_the_same_fact_as_the_recording_itself_says():
+    told = status(CallSid=CALL, RecordingSid=RECORDING, RecordingStatus="completed", RecordingDuration="7")
+
+    itself = recording(b'{"sid": "%b", "status": "completed", "duration": "7"}' % RECORDING.encode())
+
+    assert told.late == itself
+    assert [one.phase for one in told.late] == ["final", "open"]
 
 
 @pytest.mark.parametrize(
