@@ -622,7 +622,7 @@ async def _collecting(office: Office, shipper: Shipper, *, plans: bool = True) -
         _lists(office, office.settings),
         owned,
         partial(reference, office.secrets.reference),
-        lambda: shipper.last_shipped,
+        shipper.booked_until,
         now,
         office.settings.collect,
     )
