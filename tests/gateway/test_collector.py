@@ -463,6 +463,19 @@ async def test_a_tenant_with_an_account_of_its_own_has_all_that_is_in_it(world, 
     assert {asked[1] for asked in lists.asked if SUB in asked[0]} == {"Basic platform"}
 
 
+async def test_what_was_made_before_an_account_changed_hands_stays_whose_it_was(world, lists):
+    """Guards the bill of both: read for its new tenant, the list has all that the one before was billed for."""
+    world.owned = {"acme": {"twilio_subaccount": SUB}, "globex": {}}
+    lists.items["Messages"] = [message(1, account_sid=SUB), message(2, account_sid=SUB, status="queued", price=None)]
+    await world.collected("acme")
+    world.owned = {"acme": {}, "globex": {"twilio_subaccount": SUB}}
+    lists.items["Messages"] = [message(1, account_sid=SUB), message(2, account_sid=SUB), message(3, account_sid=SUB)]
+
+    await world.collected("globex")
+
+    assert await world.used() == [("acme", "sms_outbound", 2, 2, 4), ("globex", "sms_outbound", 1, 1, 2)]
+
+
 async def test_an_account_that_two_tenants_bring_is_told_apart_like_the_platforms(world, lists):
     world.credentials["acme"] = world.credentials["globex"] = Credential({"Authorization": "Basic own"}, OWN)
     lists.items["Messages"] = [message(1, account_sid=OWN), message(2, account_sid=OWN, **{"from": "+15005550001"})]

@@ -6,6 +6,7 @@ import datetime as dt
 from decimal import Decimal
 from fractions import Fraction
 
+import msgspec
 import pytest
 from sqlalchemy import select
 
@@ -467,6 +468,32 @@ async def test_what_another_call_has_made_is_not_looked_at(database, reconcile, 
         found = await connection.execute(select(at.external_id).where(at.corrects == call_id(1)).distinct())
         assert found.scalars().all() == [lost_one]
         assert (await connection.execute(select(quarantine))).all() == []
+
+
+async def test_on_a_shared_account_one_tenants_calls_are_not_told_apart_by_themselves(
+    database, provider, lists, booked, clock
+):
+    """Guards both tenants: another's killed call can have made the message just as well, and is not looked at here."""
+    provider.sends(1, at_ms=NOON_MS + 700)
+    other = lost(2)
+    await booked([lost(1), fact(msgspec.structs.replace(other.event, tenant_id="globex"))])
+    reconciler = Reconciler(database, booked, lists, {}, hashed, clock)
+
+    alone = await reconciler.resolve_unknown(Account("twilio", "acme", shared=True), DAY, DAY)
+    together = await reconciler.resolve_unknown(Account("twilio", None), DAY, DAY)
+
+    assert (alone, together) == (0, 0)
+
+
+@pytest.mark.parametrize("account", [Account("twilio", None), Account("twilio", "acme")])
+async def test_what_another_tenants_call_has_made_is_not_looked_at(database, provider, lists, booked, clock, account):
+    """Guards both tenants: what one has sent would be found to be what the other's killed call has made."""
+    sid = provider.sends(1, at_ms=NOON_MS + 700)
+    await booked([sent(provider, sid, 2, tenant_id="globex"), lost(1)])
+    reconciler = Reconciler(database, booked, lists, {}, hashed, clock)
+
+    assert await reconciler.resolve_unknown(account, DAY, DAY) == 0
+    assert (await total(database, tenant_id="acme"))["messages"] == 0
 
 
 async def test_a_call_that_never_reached_the_provider_stays_unknown(database, reconcile, provider, booked):
