@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 from gateway.providers.api import Late, Made, Told, Usage
 from gateway.providers.twilio.late import open_still
 from gateway.providers.twilio.paths import SID
-from gateway.providers.twilio.resources import COUNT, PLAIN, Resource, matching, message_type, resource_of
+from gateway.providers.twilio.resources import COUNT, PLAIN, Resource, come_in, matching, message_type, resource_of
 from metering.usage import Completeness
 
 FIELDS_MAX = 1_000
@@ -144,12 +144,20 @@ def read_voice(form: Form, *, step: str = "", carried: bool = False) -> Told | N
     if leg is not None and fields.text("DialCallStatus") == "completed":
         usage = Usage(
             quantities={"requests": 1},
-            completeness=Completeness.PENDING,
-            external_id=leg,
+            completeness=Completeness.REPORTED,
             event_type="call_forwarded",
-            metadata={"parent_call_sid": call},
+            metadata={"call_sid": leg, "parent_call_sid": call},
         )
         made.append(Made(f"{call}:forwarded:{leg}", CALLS, usage))
+        # The leg is a call of its own, which is listed as well, and asked for.
+        placed = Usage(
+            quantities={"requests": 1},
+            completeness=Completeness.PENDING,
+            external_id=leg,
+            event_type="call_outbound",
+            metadata={"parent_call_sid": call},
+        )
+        made.append(Made(f"{leg}:made", CALLS, placed))
     late = _ended(fields, call)
     recording = fields.sid("RecordingSid")
     if recording is not None:
@@ -230,9 +238,8 @@ def _recording(fields: Fields, recording: str) -> tuple[tuple[Made, ...], tuple[
 
 
 def _ours(fields: Fields) -> Resource:
-    """What comes in is priced by the number that it comes to: its country and its kind."""
-    number = fields.text("To", "Called")
-    return Resource(to=number, from_=number, num_media=fields.text("NumMedia") or "0")
+    """What comes in is priced by the number that it comes to."""
+    return come_in(Resource(to=fields.text("To", "Called"), num_media=fields.text("NumMedia") or "0"))
 
 
 def _parties(fields: Fields) -> dict[str, str]:

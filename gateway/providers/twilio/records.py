@@ -23,6 +23,7 @@ from gateway.providers.twilio.late import SENT_DAYS_MAX, of_call, of_message
 from gateway.providers.twilio.paths import OLD_VERSION, SID
 from gateway.providers.twilio.resources import (
     Resource,
+    come_in,
     matching,
     message_type,
     parties_of,
@@ -114,7 +115,7 @@ def _message(found: Listed) -> Record | None:
         made=Usage(
             quantities={"messages": 1},
             completeness=Completeness.PENDING,
-            resource=resource_of(found),
+            resource=resource_of(come_in(found) if inbound else found),
             event_type=event_type,
             parties=parties_of(found),
         ),
@@ -138,7 +139,7 @@ def _call(found: Listed) -> Record | None:
         made=Usage(
             quantities={"requests": 1},
             completeness=Completeness.PENDING,
-            resource=resource_of(found),
+            resource=resource_of(come_in(found) if inbound else found),
             event_type="call_inbound" if inbound else "call_outbound",
             parties=parties_of(found),
         ),

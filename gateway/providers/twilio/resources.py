@@ -138,6 +138,11 @@ def resource_of(message: Resource) -> str | None:
     return where if kind is None else f"{where}:{kind}"
 
 
+def come_in(found: Resource) -> Resource:
+    """What came in, as it is priced: by the country and the kind of the number that it came to."""
+    return Resource(to=found.to, from_=found.to, num_media=found.num_media)
+
+
 _NO_CHANNELS = frozenset({"", "unknown", "client", "sip", "sips"})
 """What stands before the colon of who is called, or what does not look like a channel."""
 

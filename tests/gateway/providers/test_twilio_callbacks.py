@@ -244,13 +244,15 @@ def test_a_step_is_known_by_what_tells_it_from_others():
 def test_a_dial_that_was_answered_is_a_call_that_was_forwarded():
     told = voice(TALKING | {"DialCallSid": LEG, "DialCallStatus": "completed", "DialCallDuration": "30"}, carried=True)
 
-    assert [one.key.rpartition(":")[0] for one in told.made] == [f"{CALL}:ivr", f"{CALL}:forwarded"]
-    forwarded = told.made[1].usage
+    assert [one.key.rpartition(":")[0] for one in told.made] == [f"{CALL}:ivr", f"{CALL}:forwarded", LEG]
+    forwarded, leg = (one.usage for one in told.made[1:])
     assert (forwarded.event_type, forwarded.external_id, forwarded.quantities) == (
         "call_forwarded",
-        LEG,
+        None,
         {"requests": 1},
     )
+    # Which is listed as well, and asked for: by its own name, so that it is counted once.
+    assert (leg.event_type, leg.external_id, leg.completeness) == ("call_outbound", LEG, Completeness.PENDING)
 
 
 @pytest.mark.parametrize("state", ["busy", "no-answer", "failed", "canceled"])
