@@ -168,7 +168,7 @@ async def collecting(office: Office, shipper: Shipper, *, plans: bool = True) ->
         listed(office, office.settings),
         owned,
         partial(reference, office.secrets.reference),
-        lambda: shipper.last_shipped,
+        shipper.booked_until,
         office.now,
         office.settings.collect,
     )

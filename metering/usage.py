@@ -79,6 +79,8 @@ EVENT_TYPES: Mapping[str, EventType] = {
     "mms_inbound": EventType("sms", ("messages",), "inbound"),
     "whatsapp_outbound": EventType("whatsapp", ("messages",), "outbound"),
     "whatsapp_inbound": EventType("whatsapp", ("messages",), "inbound"),
+    "message_outbound": EventType("other", ("messages",), "outbound"),
+    "message_inbound": EventType("other", ("messages",), "inbound"),
     "call_outbound": EventType("voice", ("requests",), "outbound"),
     "call_inbound": EventType("voice", ("requests",), "inbound"),
     "call_minutes": EventType("voice", ("seconds",)),

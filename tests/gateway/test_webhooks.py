@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, parse_qsl, quote, urlencode, urlsplit
@@ -99,6 +100,7 @@ class Running:
     objects: Remembered
     addresses: CallbackAddresses
     counters: Counters
+    webhooks: Webhooks | None = None
     port: int = 0
 
     @property
@@ -161,6 +163,7 @@ async def listening(directory, *, public_url=PUBLIC_URL, shared_reads=False, cre
         counters,
         shared_reads=shared_reads,
     )
+    running.webhooks = webhooks
     listener = Listener(webhooks, UNHURRIED)
     socket = bound("127.0.0.1", 0)
     running.port = socket.getsockname()[1]
@@ -176,6 +179,24 @@ async def listening(directory, *, public_url=PUBLIC_URL, shared_reads=False, cre
 async def running(tmp_path):
     async with listening(tmp_path) as found:
         yield found
+
+
+class Now:
+    """The time, which goes on when the test says so."""
+
+    perf_counter, time, time_ns = (staticmethod(one) for one in (time.perf_counter, time.time, time.time_ns))
+
+    def __init__(self):
+        self.later_s = 0.0
+
+    def monotonic(self):
+        return 1000 + self.later_s
+
+
+async def until(true):
+    async with asyncio.timeout(30):
+        while not true():  # noqa: ASYNC110 - whoever looks from outside can only look again
+            await asyncio.sleep(0.01)
 
 
 def answered(body=TWIML, status=200, media_type="text/xml; charset=utf-8", *, whole=True, **headers):
@@ -358,6 +379,28 @@ async def test_a_body_that_does_not_say_how_large_it_is_is_read_no_further_than_
             peer.writer.write(b"2000\r\n" + b"x" * 0x2000 + b"\r\n")
 
         assert (await peer.message()).status == 413
+
+
+async def test_of_what_nobody_has_verified_yet_no_more_is_held_than_a_worker_may(running, monkeypatch):
+    """Guards memory: anybody can begin to send a body, and need no signature to have it held."""
+    monkeypatch.setattr("gateway.webhooks.HELD_BYTES_MAX", 100_000)
+
+    def begins(peer, size, *, whole=False):
+        head = f"POST {SMS} HTTP/1.1\r\nHost: x\r\nContent-Length: {size if whole else size + 1}\r\n\r\n"
+        peer.writer.write(head.encode() + b"x" * size)
+
+    async with client(running.port) as slow, client(running.port) as second:
+        begins(slow, 80_000)
+        await until(lambda: running.webhooks._held_bytes >= 80_000)
+        begins(second, 40_000, whole=True)
+        refused = await second.message()
+    await until(lambda: running.webhooks._held_bytes == 0)
+    async with client(running.port) as third:
+        begins(third, 40_000, whole=True)
+        taken = await third.message()
+
+    assert (refused.status, b"overloaded" in refused.body) == (503, True)
+    assert (taken.status, b"forged" in taken.body) == (403, True)
 
 
 async def test_two_signatures_are_none(running):
@@ -619,6 +662,30 @@ async def test_a_call_is_not_answered_later_than_the_provider_waits(tmp_path, mo
 
         assert b"<Response><Say>" in answer.body
         assert [timeout_s <= 0.2 for *_, timeout_s in slow.asked] == [True]
+
+
+@pytest.mark.parametrize(("took_s", "waits_s"), [(1, [10, 3.5, 3.5]), (12, [1.5] * 3), (13.45, [])])
+async def test_the_time_to_answer_a_call_counts_from_its_arrival(running, monkeypatch, took_s, waits_s):
+    """Guards the call: what was spent on its body and its record is not left of what the provider waits."""
+    clock = Now()
+    monkeypatch.setattr("gateway.webhooks.time", clock)
+    note, send = running.proxied.spool.note, running.applications.send
+
+    def slowly_noted(payload):
+        clock.later_s += took_s
+        note(payload)
+
+    async def sent(url, method, headers, body, timeout_s):
+        clock.later_s += 9 if timeout_s == 10 else 0
+        return await send(url, method, headers, body, timeout_s)
+
+    running.proxied.spool.note, running.applications.send = slowly_noted, sent
+    answer = await running.ask(VOICE, RINGING)
+
+    assert b"<Response><Say>" in answer.body
+    waited_s = [timeout_s for *_, timeout_s in running.applications.asked]
+    assert waited_s == pytest.approx(waits_s[: len(waited_s)])
+    assert bool(waited_s) == bool(waits_s)
 
 
 async def test_what_can_not_be_recorded_is_not_relayed(running):
