@@ -680,11 +680,15 @@ class Change:
         """Give a tenant its own credential with a provider, in the place of one it has. Raises NoSuchTenant,
         TenantClosed and NotAcceptable."""
         await self._open_tenant(tenant_id)
-        fields = next((known.credential_fields for known in self._providers if known.name == provider), None)
-        if fields is None:
+        of = next((known for known in self._providers if known.name == provider), None)
+        if of is None:
             raise NotAcceptable("provider", f"must be one of {', '.join(known.name for known in self._providers)}")
-        if set(values) != set(fields):
-            raise NotAcceptable("provider", f"{provider} takes exactly these fields: {', '.join(fields)}")
+        if not set(of.credential_fields) <= set(values) <= set(of.every_credential_field):
+            besides = "" if of.lists_field is None else f", and if you like {of.lists_field}"
+            raise NotAcceptable(
+                "provider", f"{provider} takes exactly these fields: {', '.join(of.credential_fields)}{besides}"
+            )
+        fields = tuple(name for name in of.every_credential_field if name in values)
         for name, value in values.items():
             if not CREDENTIAL_VALUE.fullmatch(value):
                 raise NotAcceptable(name, "must be 1 to 4096 printable ASCII characters without spaces")

@@ -29,6 +29,7 @@ from gateway.asking import Asker, NotAnswered
 from gateway.providers.api import Listing, NotAPage, Page, Record, Total
 from gateway.recorder import late_event, made_event
 from gateway.settings import Collect as Schedules
+from gateway.settings import environment_name
 from gateway.tables import collections, unattributed
 from gateway.telemetry import log
 from metering.columns import iso, iso_ms
@@ -121,6 +122,21 @@ class Source(NamedTuple):
     account_of: str | None
     credential: Callable[[str | None], Credential | None]
     """A tenant's own, or for None the platform's; None where there is none."""
+    calls_as_itself: Callable[[str], bool] | None = None
+    """Whether a tenant's calls go out with a credential of its own, where its account is the one that this is of: what else
+    is done for it is in somebody else's. None where its account does not depend on that."""
+    needs: str | None = None
+    """The field of a credential that opens the lists, where calls go out with another."""
+
+    def without(self, whose: str, name: str, cure: str) -> str:
+        """What is said where there is no credential, or none that opens the lists."""
+        if self.needs is None:
+            return f"{whose} credential with {name}: {cure}."
+        setting = environment_name(f"providers.{name}.{self.needs}")
+        return (
+            f"{whose} credential with {name} that holds its {self.needs}, which alone opens what was used there: set "
+            f"{setting}, or a tenant's own with `tollkeeper credential set TENANT {name} --field {self.needs}=@FILE`."
+        )
 
 
 class Scope(NamedTuple):
@@ -199,6 +215,11 @@ class Collector:
         Raises NoScope and DatabaseUnavailable.
         """
         self.scope(wanted.source, wanted.tenant_id, await self.owned())
+        if not self.sources[wanted.source].records:
+            raise NoScope(
+                f"{wanted.source} lists no single calls. What went around the gateway is booked by its totals of whole days: "
+                f"run `tollkeeper reconcile --source {wanted.source}`."
+            )
         at, now = collections.c, self._now()
         async with self._database.transaction() as connection:
             same = select(at.collection_id).where(
@@ -233,17 +254,17 @@ class Collector:
         platform = asked.credential(None)
         if tenant_id is None:
             if platform is None:
-                raise NoScope(f"The platform has no credential with {source}: set one, or name a tenant that has.")
+                raise NoScope(asked.without("The platform has no", source, "set one, or name a tenant that has"))
             return Scope(source, None, platform.account, platform.headers)
-        own = asked.credential(tenant_id)
-        if own is not None:
+        own, itself = asked.credential(tenant_id), asked.calls_as_itself
+        account = _names(owned.get(tenant_id, {}).get(asked.account_of or ""))
+        if own is not None and not (account and itself is not None):
             shared = [one for one in owned if one != tenant_id and asked.credential(one) == own]
             whole = not shared and own != platform
             return Scope(source, tenant_id if whole else None, own.account, own.headers, None if whole else tenant_id)
-        if platform is None:
-            raise NoScope(f"Neither the tenant nor the platform has a credential with {source}: set one.")
-        fields = owned.get(tenant_id, {})
-        account = _names(fields.get(asked.account_of or ""))
+        opens = own or platform
+        if opens is None or (not account and itself is not None and itself(tenant_id)):
+            raise NoScope(asked.without("Neither the tenant nor the platform has a", source, "set one"))
         if account:
             if [
                 one
@@ -251,8 +272,9 @@ class Collector:
                 if one != tenant_id and account[0] in _names(owned[one].get(asked.account_of or ""))
             ]:
                 raise NoScope(f"{asked.account_of} of this tenant is another tenant's as well: give each its own.")
-            return Scope(source, tenant_id, account[0], platform.headers)
-        return Scope(source, None, platform.account, platform.headers, tenant_id)
+            if itself is None or itself(tenant_id):
+                return Scope(source, tenant_id, account[0], opens.headers)
+        return Scope(source, None, opens.account, opens.headers, tenant_id)
 
     # -- running
 
@@ -374,10 +396,67 @@ class Collector:
     ) -> Page[Item]:
         """A page of a list; `asked` is called for each request. Raises NotAnswered and NotAPage."""
         base_url = self.sources[scope.source].base_url.replace("{product}", listing.product).rstrip("/")
-        headers = scope.headers
-        if listing.account_header is not None and scope.account:
-            headers = {**headers, listing.account_header: scope.account}
+        headers = _headers(scope, listing)
         return listing.read(path, await self.asker(scope.source).ask(base_url + path, headers, asked))
+
+    async def looked_closer(
+        self,
+        scope: Scope,
+        listing: Listing[Record],
+        records: Sequence[Record],
+        asked: Callable[[], object] = lambda: None,
+        *,
+        again: bool,
+    ) -> Sequence[Record]:
+        """The same things with what only their own descriptions say, as far as those are needed: of what the ledger does not
+        have, where it can be told whose it is; of what was nobody's before only `again`. One that is not described, or
+        makes no sense, is as the list has it. Raises NotAnswered and DatabaseUnavailable."""
+        closer = listing.closer
+        if closer is None or not records:
+            return records
+        owned = await self.owned()
+        there: set[str] = set(await self._in_ledger(scope, records, owned))
+        if scope.tenant_id is None:
+            if not any(_names(fields.get(closer.owner)) for fields in owned.values()):
+                return records
+            there |= {record.external_id for record in records if record.occurred_at_ms > self._young_ms()}
+            if not again:
+                there |= await self._nobodys(scope.source, records)
+        described: dict[str, Record] = {}
+        base_url = self.sources[scope.source].base_url.replace("{product}", listing.product).rstrip("/")
+        for record in records:
+            if record.external_id in there or record.external_id in described:
+                continue
+            with suppress(NotAPage):
+                try:
+                    body = await self.asker(scope.source).ask(
+                        base_url + closer.path(record), _headers(scope, listing), asked
+                    )
+                except NotAnswered as error:
+                    if error.again:
+                        raise
+                    described[record.external_id] = record
+                else:
+                    described[record.external_id] = closer.read(record, body)
+        return [
+            record
+            if (one := described.get(record.external_id)) is None
+            else msgspec.structs.replace(record, occurred_at_ms=one.occurred_at_ms, owners=one.owners)
+            for record in records
+        ]
+
+    def _young_ms(self) -> int:
+        """What was made since this moment may be a call's whose record is on its way."""
+        return (self._booked_until() - EPOCH) // dt.timedelta(milliseconds=1) - YOUNG_S * 1000
+
+    async def _nobodys(self, source: str, records: Sequence[Record]) -> set[str]:
+        """Those of which nobody was found before."""
+        at = unattributed.c
+        question = select(at.external_id).where(
+            at.source == source, at.external_id.in_(sorted({record.external_id for record in records}))
+        )
+        async with self._database.reading() as connection:
+            return set((await connection.execute(question)).scalars())
 
     async def keep(self, row: Any, position: Mapping[str, object], pages: int, counts: Mapping[str, int]) -> bool:
         """Keep how far a collection is; False where it is not ours any more, or cancelled. Raises DatabaseUnavailable.
@@ -398,7 +477,7 @@ class Collector:
         owned = await self.owned()
         there = await self._in_ledger(scope, records, owned)
         names = _names_of(owned)
-        young_ms = (self._booked_until() - EPOCH) // dt.timedelta(milliseconds=1) - YOUNG_S * 1000
+        young_ms = self._young_ms()
         facts: list[Fact] = []
         booked, nobodys = 0, []
         put_off_before = len(put_off or ())
@@ -543,6 +622,8 @@ class Collector:
     def _scheduled(self, source: str, owned: Owned) -> list[str | None]:
         """Whose lists of a source are read without being asked for."""
         found: list[str | None] = []
+        if not self.sources[source].records:
+            return found
         for tenant_id in owned:
             with suppress(NoScope):
                 if self.scope(source, tenant_id, owned).tenant_id is not None:
@@ -591,21 +672,24 @@ class _Walk:
             while path is not None:
                 page = await collector.page(scope, listing, path, self._asked)
                 self._counts["unreadable"] += page.unreadable
-                await self._book(page.items, put_off)
+                await self._book(page.items, put_off, listing)
                 if put_off and again_from is None:
                     again_from = path
                 path, self._pages = page.next_path, self._pages + 1
                 at: dict[str, object] = {"step": step, "path": again_from or path}
                 if path is None:
-                    await self._book(put_off, None)
+                    await self._book(put_off, None, listing)
                     at = {"step": step + 1, "path": None}
                 if not await collector.keep(self._row, at, self._pages, self._counts):
                     return False
         return True
 
-    async def _book(self, records: Sequence[Record], put_off: list[Record] | None) -> None:
+    async def _book(self, records: Sequence[Record], put_off: list[Record] | None, listing: Listing[Record]) -> None:
         for start in range(0, len(records), RECORDS_AT_ONCE):
             part = records[start : start + RECORDS_AT_ONCE]
+            part = await self._collector.looked_closer(
+                self._scope, listing, part, self._asked, again=self._row.kind == ASKED
+            )
             await self._collector.book_records(self._scope, part, self._counts, put_off)
 
     def _asked(self) -> None:
@@ -618,6 +702,13 @@ def steps(row: Any, listings: Sequence[Listing[Record]]) -> Iterator[tuple[dt.da
     for number in range((last - first).days + 1):
         for listing in listings:
             yield first + dt.timedelta(days=number), listing
+
+
+def _headers(scope: Scope, listing: Listing[Any]) -> Mapping[str, str]:
+    """What a question carries: a credential, and the account where nothing else names it."""
+    if listing.account_header is None or not scope.account:
+        return scope.headers
+    return {**scope.headers, listing.account_header: scope.account}
 
 
 def _names(value: object) -> list[str]:

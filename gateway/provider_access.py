@@ -35,9 +35,14 @@ def origins(settings: Settings) -> dict[tuple[str, str], Origin]:
 
 
 def platform_credentials(settings: Settings) -> dict[str, dict[str, str]]:
-    """The platform's own, by provider."""
+    """The platform's own, by provider: what calls go out with, and no key that opens lists alone."""
+    lists_only = {provider.name: provider.lists_field for provider in PROVIDERS}
     return {
-        name: {field: secret.get_secret_value() for field, secret in provider.credential.items()}
+        name: {
+            field: secret.get_secret_value()
+            for field, secret in provider.credential.items()
+            if field != lists_only.get(name)
+        }
         for name, provider in settings.providers.items()
         if provider.credential is not None
     }
@@ -77,6 +82,8 @@ def listed(office: Office, settings: Settings) -> dict[str, Listed]:
             provider.totals,
             provider.account_of,
             partial(_credential_for_lists, office, provider, settings.providers[provider.name]),
+            None if provider.lists_field is None else partial(_calls_as_itself, office, provider),
+            provider.lists_field,
         )
         for provider in PROVIDERS
         if provider.records or provider.totals
@@ -99,11 +106,19 @@ def numbered(office: Office, settings: Settings) -> dict[str, Numbered]:
 def _credential_for_lists(
     office: Office, provider: Provider, configured: ProviderSettings, tenant_id: str | None
 ) -> Credential | None:
-    """The tenant's own, or for None the platform's."""
+    """The tenant's own, or for None the platform's; None also for one that does not open the lists."""
     credential = _credential(office, provider, configured, tenant_id)
-    if credential is None:
+    headers = None if credential is None else provider.authorize_lists(credential)
+    if credential is None or headers is None:
         return None
-    return Credential(_carrying(provider, credential), credential.get(provider.account_field or "", ""))
+    carrying = {name.decode(): value.decode() for name, value in headers}
+    return Credential(carrying, credential.get(provider.account_field or "", ""))
+
+
+def _calls_as_itself(office: Office, provider: Provider, tenant_id: str) -> bool:
+    """True where a tenant's calls go out with a credential of its own."""
+    tenant = office.snapshot.current.tenants.get(tenant_id)
+    return tenant is not None and provider.name in tenant.credentials
 
 
 def _credential(

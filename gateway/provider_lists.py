@@ -41,27 +41,40 @@ class ProviderLists:
                 scope = self._collector.scope(source, tenant_id, owned)
             except NoScope as error:
                 raise NotReconciled(str(error)) from error
-            return [Account(source, tenant_id, shared=scope.tenant_id is None, opaque=scope)]
+            shared, asked = scope.tenant_id is None, self._collector.sources[source]
+            if shared and asked.calls_as_itself is not None:
+                field = asked.account_of
+                raise NotReconciled(
+                    f"{source} says what an account used, and not for whom: what {tenant_id} used can not be told apart. "
+                    f"Give it a key of its own there, and name its account in {field} of its integration."
+                )
+            return [Account(source, tenant_id, shared=shared, opaque=scope)]
         try:
             platform = self._collector.scope(source, None, owned)
         except NoScope:
             platform = None
-        found = []
+        asked = self._collector.sources[source]
+        found, elsewhere = [], set()
         for one in sorted(owned):
+            if asked.calls_as_itself is not None and asked.calls_as_itself(one):
+                # Whether its account can be read or not, it is not the platform's.
+                elsewhere.add(one)
             try:
                 scope = self._collector.scope(source, one, owned)
             except NoScope:
                 continue
             if scope.tenant_id is not None:
                 found.append(Account(source, one, opaque=scope))
+            elif asked.calls_as_itself is not None:
+                continue
             elif platform is None or scope.headers != platform.headers:
                 found.append(Account(source, one, shared=True, opaque=scope))
         if platform is not None:
-            apart = frozenset(one.tenant_id for one in found if one.tenant_id is not None)
+            apart = elsewhere.union(one.tenant_id for one in found if one.tenant_id is not None)
             accounts = frozenset(one.opaque.account for one in found if not one.shared)
-            found.append(Account(source, None, apart, opaque=platform._replace(only=None), others=accounts))
+            found.append(Account(source, None, frozenset(apart), opaque=platform._replace(only=None), others=accounts))
         if not found:
-            raise NotReconciled(f"Nobody has a credential with {source}: set the platform's, or a tenant's.")
+            raise NotReconciled(asked.without("Nobody has a", source, "set the platform's, or a tenant's"))
         return found
 
     async def account_of(self, scope: Scope) -> Account | None:

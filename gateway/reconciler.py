@@ -21,11 +21,15 @@ import msgspec
 
 from gateway.providers.api import Record, Total, nanos
 from gateway.unknown_outcomes import resolve
+from metering.around import ByName, around, over_midnight
+from metering.claims import made_key
 from metering.database import Database
 from metering.facts import Fact, fact
-from metering.late import PRICE
+from metering.late import PRICE, late_fact
+from metering.ledger import Appended
 from metering.reconciliation import (
     COST,
+    COUNT,
     PLATFORM,
     Amounts,
     Beyond,
@@ -42,9 +46,11 @@ from metering.reconciliation import (
     minutes_up_s,
 )
 from metering.usage import (
+    CONTEXT_TOKENS,
     DAY_MS,
     EPOCH_DAY,
     EVENT_TYPES,
+    INPUT_TOKENS,
     OTHER,
     TOLD_COST,
     Completeness,
@@ -68,8 +74,14 @@ IDS_MAX = 2_000_000
 
 PAGE_ROWS = 2000
 
+BOOKINGS_MAX = 3
+"""So often a cost is tried to be booked where somebody else books the same one; what is then missing stays open."""
+
 FINAL = "final"
 """The phase that says what was used in all."""
+
+LUMP = "sum"
+"""How the phases are called that say once more what a sum comes to, with a number behind."""
 
 
 class NotReconciled(Exception):
@@ -146,7 +158,7 @@ class Reconciler:
     def __init__(
         self,
         database: Database,
-        book: Callable[[Sequence[Fact]], Awaitable[object]],
+        book: Callable[[Sequence[Fact]], Awaitable[Sequence[Appended]]],
         lists: Lists,
         figures: Mapping[str, Callable[[Sequence[Total]], list[Figure]]],
         reference: Callable[[str], str],
@@ -220,7 +232,7 @@ class Reconciler:
             for figure in figures
             if figure.costs_here and not figure.event_types and COST in figure.amounts
         }
-        ledger = await self._ledger(account, first, last, since)
+        ledger, late = await self._with_what_went_around(account, figures, first, last, since)
         nobodys = await self._lists.nobodys(account, first, last)
         found = []
         for figure in figures:
@@ -231,6 +243,8 @@ class Reconciler:
                 found.append(compared(subject, told, fees[key]))
                 continue
             holds = ledger.held(figure, nobodys)
+            if key in late:
+                holds = msgspec.structs.replace(holds, elsewhere=late[key])
             one = compared(subject, told, holds)
             if figure.costs_here:
                 one = await self._with_cost(account.source, figure, subject, told, holds)
@@ -238,6 +252,41 @@ class Reconciler:
         if listed and not account.shared:
             found = await self._looked_through(account, figures, found, ledger, nobodys)
         return found, {figure.currency for figure in figures if figure.currency}
+
+    # -- what went around the gateway, where the provider tells no single calls
+
+    async def _with_what_went_around(
+        self, account: Account, figures: Sequence[Figure], first: dt.date, last: dt.date, since: dt.datetime
+    ) -> tuple[_Ledger, dict[tuple[str, str], Amounts]]:
+        """The ledger with what it lacked of days that are over booked, and by day and category what is dated a day apart.
+
+        On an account that tenants share nobody could say whose it is: there it is named, and stays open.
+        """
+        if account.tenant_id is None or account.shared or not any(figure.booked_as for figure in figures):
+            return await self._ledger(account, first, last, since), {}
+        before = first - dt.timedelta(days=1)
+        told = [*self.figures[account.source](await self._lists.totals(account, before)), *figures]
+        sums = _Sums([figure for figure in told if figure.booked_as])
+        async with self._database.reading() as connection:
+            there = await held.lumps(connection, account.source, account.tenant_id, sums.names)
+        ledger = await self._ledger(account, before, last, since)
+        events = []
+        for figure, wanted in sums.wanted(ledger, there, first):
+            lump = there.get(_name_of(figure), held.Lump(0, {}, 0))
+            booked = {name: amount for name, amount in lump.quantities.items() if amount}
+            if not self._settled(figure.day) or ledger.held(figure, ()).pending:
+                # What the ledger is still to be told of is not booked besides; what was booked may have been told by now.
+                wanted = {name: min(amount, booked.get(name, 0)) for name, amount in wanted.items()}  # noqa: PLW2901
+                wanted = {name: amount for name, amount in wanted.items() if amount}  # noqa: PLW2901
+            if wanted != booked:
+                events.append(lump_event(account.source, account.tenant_id, figure, wanted, lump))
+        for start in range(0, len(events), PAGE_ROWS):
+            some = events[start : start + PAGE_ROWS]
+            # Where somebody has booked another figure at the same time, the ledger says what it holds, and the next run mends.
+            await self._book([fact(validated(event), msgspec.json.encode(event)) for event in some])
+        if events:
+            ledger = await self._ledger(account, before, last, since)
+        return ledger, sums.over_midnight(ledger, first)
 
     async def _listed(self, account: Account, first: dt.date, last: dt.date) -> list[Figure]:
         """What the objects of one tenant come to, on an account that others are on as well: whose an object is, the ledger
@@ -357,13 +406,25 @@ class Reconciler:
         name = f"{figure.category}:{figure.day}"
         async with self._database.reading() as connection:
             there = await held.costs(connection, source, tenant_id, name)
-        lacks = cost_nano - there.cost_nano
         steps: tuple[Step, ...] = (Step(cause, {COST: there.cost_nano}),) if there.cost_nano else ()
-        if lacks:
+        for _ in range(BOOKINGS_MAX):
+            lacks = cost_nano - there.cost_nano
+            if not lacks:
+                break
             event = cost_event(source, tenant_id, figure, lacks, there.events)
-            await self._book([fact(validated(event), msgspec.json.encode(event))])
-            steps += (Step(cause, {COST: lacks}, event.event_id),)
-        return Held(amounts={COST: cost_nano}, steps=steps)
+            appended = await self._book([fact(validated(event), msgspec.json.encode(event))])
+            if any(one.event.event_id == event.event_id for part in appended for one in part.new):
+                steps += (Step(cause, {COST: lacks}, event.event_id),)
+            # Somebody may have booked one under this name at the same time: what counts is what the ledger has now.
+            before = there
+            async with self._database.reading() as connection:
+                there = await held.costs(connection, source, tenant_id, name)
+            if there == before:
+                break
+        told = sum(step.amounts[COST] for step in steps)
+        if there.cost_nano != told:
+            steps += (Step(cause, {COST: there.cost_nano - told}),)
+        return Held(amounts={COST: there.cost_nano}, steps=steps)
 
     # -- the ledger
 
@@ -377,6 +438,77 @@ class Reconciler:
                 await held.pending(connection, whose),
                 await held.unknown(connection, whose),
             )
+
+
+class _Sums:
+    """What a provider tells in sums of one day, one kind of use and one resource each."""
+
+    def __init__(self, figures: Sequence[Figure]) -> None:
+        self._groups: dict[tuple[str, str], list[Figure]] = {}
+        """By what all of it is booked as, and day."""
+        for figure in figures:
+            self._groups.setdefault((figure.booked_as or "", figure.day), []).append(figure)
+        self.names = [_name_of(figure) for figure in figures]
+
+    def wanted(
+        self, ledger: _Ledger, there: Mapping[str, held.Lump], first: dt.date
+    ) -> Iterator[tuple[Figure, dict[str, int]]]:
+        """Each sum since a day, with what went around the gateway of it."""
+        for key, group in self._since(first):
+            found = around(self._told(key), self._calls(key, ledger, there), *self._before(key, ledger, there))
+            for figure in group:
+                yield figure, found.get(figure.resource or "", {})
+
+    def over_midnight(self, ledger: _Ledger, first: dt.date) -> dict[tuple[str, str], Amounts]:
+        """By day and category, what the provider counts on this day and the ledger on the one before, less what it is the
+        other way round."""
+        found: dict[tuple[str, str], Amounts] = {}
+        for key, group in self._since(first):
+            late = over_midnight(self._told(key), self._calls(key, ledger, {}), *self._before(key, ledger, {}))
+            for figure in group:
+                amounts = late.get(figure.resource or "")
+                if amounts:
+                    before = _day_before(figure.day), figure.category
+                    found[figure.day, figure.category] = added([found.get((figure.day, figure.category), {}), amounts])
+                    found[before] = added([found.get(before, {}), _less(amounts)])
+        return found
+
+    def _since(self, first: dt.date) -> Iterator[tuple[tuple[str, str], list[Figure]]]:
+        return ((key, group) for key, group in sorted(self._groups.items()) if key[1] >= first.isoformat())
+
+    def _before(self, key: tuple[str, str], ledger: _Ledger, there: Mapping[str, held.Lump]) -> tuple[ByName, ByName]:
+        before = key[0], _day_before(key[1])
+        return self._told(before), self._calls(before, ledger, there, like=self._groups[key][0])
+
+    def _told(self, key: tuple[str, str]) -> ByName:
+        return {figure.resource or "": figure.amounts for figure in self._groups.get(key, ())}
+
+    def _calls(
+        self, key: tuple[str, str], ledger: _Ledger, there: Mapping[str, held.Lump], like: Figure | None = None
+    ) -> ByName:
+        """What the ledger has of calls, by resource: all but what was booked of these sums."""
+        figures = self._groups.get(key, [])
+        whole = figures[0] if like is None else like
+        of_all = msgspec.structs.replace(whole, day=key[1], resource=None)
+        calls: dict[str, Amounts] = {}
+        for part in ledger.sums:
+            if _about(of_all, part):
+                calls[part.resource] = added([calls.get(part.resource, {}), _in_its_terms(of_all, part)])
+        for figure in figures:
+            lump = there.get(_name_of(figure))
+            if lump is not None:
+                name = figure.resource or ""
+                calls[name] = added([calls.get(name, {}), _less({**lump.quantities, COUNT: 1})])
+        return calls
+
+
+def _name_of(figure: Figure) -> str:
+    """What is booked of a sum is known by."""
+    return f"{figure.category}:{figure.day}"
+
+
+def _day_before(day: str) -> str:
+    return (dt.date.fromisoformat(day) - dt.timedelta(days=1)).isoformat()
 
 
 class _Listed:
@@ -512,6 +644,43 @@ def cost_event(source: str, tenant_id: str, figure: Figure, cost_nano: int, numb
         description="provider cost without use",
         metadata=metadata | ({"currency": figure.currency} if figure.currency else {}),
         dedupe_key=key,
+    )
+
+
+def lump_event(source: str, tenant_id: str, figure: Figure, wanted: Mapping[str, int], there: held.Lump) -> UsageEvent:
+    """What is to be booked of a sum, so that the ledger comes to this much of it: the first time an event, then a late fact
+    about that, which takes back what is too much. It is not `reported`, since it is what calls leave of a whole."""
+    name, quantities = _name_of(figure), dict(sorted(wanted.items()))
+    if there.events:
+        return late_fact(
+            tenant_id,
+            source,
+            name,
+            f"{LUMP}{there.events}",
+            Completeness.REPORTED,
+            quantities,
+            metadata={CONTEXT_TOKENS: there.context_tokens},
+        )
+    key = made_key(source, name)
+    inputs = sum(amount for measure, amount in figure.amounts.items() if measure in INPUT_TOKENS)
+    event = UsageEvent(
+        event_id=event_id_of(key),
+        tenant_id=tenant_id,
+        source=source,
+        event_type=figure.booked_as or OTHER.channel,
+        endpoint="reconciliation",
+        occurred_at_ms=(dt.date.fromisoformat(figure.day).toordinal() - EPOCH_DAY) * DAY_MS,
+        completeness=Completeness.ESTIMATED,
+        quantities=quantities,
+        resource=figure.resource,
+        external_id=name,
+        kind=Kind.BACKFILL,
+        dedupe_key=key,
+    )
+    # Of how many calls it is the sum nobody says; that each was as long as all are on the average decides its price.
+    context = inputs // figure.calls if figure.calls else 0
+    return msgspec.structs.replace(
+        event, description="went around the gateway", metadata={CONTEXT_TOKENS: context, "calls_in_all": figure.calls}
     )
 
 

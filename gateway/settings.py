@@ -322,8 +322,8 @@ class ProviderSettings:
     base_url: str
     """Without a slash at its end."""
     credential: Mapping[str, Secret] | None = None
-    """Every one of the provider's credential fields; none where it takes calls without; or None where the platform has no
-    account of its own there."""
+    """Every one of the provider's credential fields, and the one that it may have besides; none where it takes calls without;
+    or None where the platform has no account of its own there."""
     kind: str | None = None
     """Of a further provider, what it is compatible with; None for those that are built in."""
     stream_usage: StreamUsage = StreamUsage.INJECT
@@ -624,6 +624,18 @@ def _known(providers: Iterable[Provider], further: Iterable[str] = ()) -> dict[s
             )
             for credential_field in provider.credential_fields
         )
+        if provider.lists_field is not None:
+            found.append(
+                _Known(
+                    name=prefix + provider.lists_field,
+                    default=None,
+                    read=values_of.secret(1),
+                    describes=f"The platform's own {provider.lists_field} at {provider.name}, which reads what was used and "
+                    "what that cost, and is sent for nothing else.",
+                    unset="none: what was used there can not be read",
+                    secret=True,
+                )
+            )
     for name in further:
         found.extend(_known_of_further(name))
     return {known.name: known for known in found}
@@ -730,9 +742,10 @@ def _built(section: type[T], values: Mapping[str, Any], prefix: str = "", **othe
 def _provider_settings(provider: Provider, values: Mapping[str, Any]) -> ProviderSettings:
     prefix = f"providers.{provider.name}."
     credential = {name: values[prefix + name] for name in provider.credential_fields}
-    return ProviderSettings(
-        base_url=values[prefix + "base_url"], credential=None if None in credential.values() else credential
-    )
+    whole = None not in credential.values()
+    if provider.lists_field is not None and values[prefix + provider.lists_field] is not None:
+        credential[provider.lists_field] = values[prefix + provider.lists_field]
+    return ProviderSettings(base_url=values[prefix + "base_url"], credential=credential if whole else None)
 
 
 def _further_settings(name: str, values: Mapping[str, Any]) -> ProviderSettings:
@@ -915,6 +928,13 @@ def _contradictions(
                 f"cannot be used without {' and '.join(missing)}",
                 "give them together, or not at all",
             )
+
+    for provider in providers:
+        name = f"providers.{provider.name}.{provider.lists_field}"
+        missing = [field for field in provider.credential_fields if f"providers.{provider.name}.{field}" not in given]
+        if provider.lists_field is not None and name in given and missing:
+            other = environment_name(f"providers.{provider.name}.{missing[0]}")
+            yield Problem(given[name].label, f"cannot be used without {other}", "give them together, or not at all")
 
     for name in sorted(set(further) - {provider.name for provider in providers}):
         base_url = f"providers.{name}.base_url"

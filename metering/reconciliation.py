@@ -114,6 +114,11 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     """True where the provider says the cost here and nowhere else: what the ledger lacks of it is then booked."""
     settled: bool = True
     """False where the provider says that the figure still moves."""
+    booked_as: str | None = None
+    """The type of event that is booked of what the ledger lacks of it, once the day is over: where the provider lists no
+    single objects, and this alone tells what went around the gateway."""
+    calls: int = 0
+    """How many calls it is the sum of; 0 where the provider does not say."""
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):

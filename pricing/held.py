@@ -30,7 +30,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from metering.columns import BigInt, Moment, Text, from_json
 from metering.reconciliation import COST, COUNT, Amounts, Cause
 from metering.tables import pending_events, usage_events
-from metering.usage import DIMENSIONS, EVENT_TYPES, Completeness, Kind
+from metering.usage import CONTEXT_TOKENS, DIMENSIONS, EVENT_TYPES, Completeness, Kind
 from pricing.tables import charges, rollups
 
 PROVIDER_COST = "provider_cost"
@@ -334,6 +334,38 @@ def _of_object(row: Any) -> OfObject:
         row.event_day, row.event_type, row.direction or "", row.resource or "", row.cost_currency or "", amounts
     )
     return OfObject(row.occurred_at, row.event_id, row.tenant_id, row.external_id, part)
+
+
+class Lump(NamedTuple):
+    """What is booked of use that a provider tells in one sum."""
+
+    events: int
+    quantities: Mapping[str, int]
+    context_tokens: int
+    """What decides its price, as its first event says."""
+
+
+async def lumps(
+    connection: AsyncConnection, source: str, tenant_id: str, external_ids: Collection[str]
+) -> dict[str, Lump]:
+    """What is booked of some sums of use, by their names."""
+    at = usage_events.c
+    found: dict[str, Lump] = {}
+    ids = sorted(external_ids)
+    for start in range(0, len(ids), IDS_MAX):
+        statement = select(at.external_id, at.kind, at.quantities, at.metadata).where(
+            at.tenant_id == tenant_id,
+            at.external_id.in_(ids[start : start + IDS_MAX]),
+            at.source == source,
+            at.kind.in_((Kind.BACKFILL, Kind.CORRECTION)),
+        )
+        for row in await connection.execute(statement):
+            before = found.get(row.external_id, Lump(0, {}, 0))
+            names = {**before.quantities, **row.quantities}
+            summed = {name: before.quantities.get(name, 0) + row.quantities.get(name, 0) for name in names}
+            context = row.metadata.get(CONTEXT_TOKENS, 0) if row.kind == Kind.BACKFILL else before.context_tokens
+            found[row.external_id] = Lump(before.events + 1, summed, context)
+    return found
 
 
 class Booked(NamedTuple):

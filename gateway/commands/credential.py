@@ -17,6 +17,7 @@ from gateway.commands.invocation import Command, Invocation, Refused, at, told
 from gateway.setting_values import Wrong, secret, secret_in_file
 
 if TYPE_CHECKING:
+    from gateway.providers import Provider
     from gateway.settings import Settings
 
 
@@ -29,7 +30,7 @@ class CredentialCommand(Command):
         with formatter.section("Providers"):
             formatter.write_dl(
                 [
-                    *((provider.name, ", ".join(provider.credential_fields)) for provider in PROVIDERS),
+                    *((provider.name, _told_fields(provider)) for provider in PROVIDERS),
                     ("any further one", "api_key"),
                 ]
             )
@@ -54,7 +55,7 @@ def credential() -> None:
 @told
 def set_(invocation: Invocation, tenant_id: str, provider: str, fields: tuple[str, ...]) -> None:
     """Store a tenant's credential at a provider, sealed, in place of an earlier one."""
-    values = _values(_fields_of(provider, invocation.settings()), fields)
+    values = _values(*_fields_of(provider, invocation.settings()), fields)
     stored = invocation.ask(
         lambda api: api.post(at("v1", "tenants", tenant_id, "credentials"), {"provider": provider, **values})
     )
@@ -95,21 +96,27 @@ def remove(invocation: Invocation, tenant_id: str, provider: str) -> None:
         )
 
 
-def _fields_of(provider: str, settings: Settings) -> tuple[str, ...]:
-    known = {one.name: one.credential_fields for one in settings.known_providers}
+def _told_fields(provider: Provider) -> str:
+    needed = ", ".join(provider.credential_fields)
+    return needed if provider.lists_field is None else f"{needed}; {provider.lists_field} if given with --field"
+
+
+def _fields_of(provider: str, settings: Settings) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Those that a credential must have, and those that it may have."""
+    known = {one.name: one for one in settings.known_providers}
     if provider not in known:
         raise Refused("Unknown provider", f"There is no provider {provider}; those there are: {', '.join(known)}.")
-    return known[provider]
+    return known[provider].credential_fields, known[provider].every_credential_field
 
 
-def _values(names: Sequence[str], fields: Sequence[str]) -> dict[str, str]:
-    """The value of every field: out of its file, or typed."""
+def _values(names: Sequence[str], allowed: Sequence[str], fields: Sequence[str]) -> dict[str, str]:
+    """The value of every field: out of its file, or typed; of those that need not be there, what was given."""
     values: dict[str, str] = {}
     for field in fields:
         name, _, place = field.partition("=")
-        if name not in names:
+        if name not in allowed:
             # What was given instead is not repeated: it may be the secret itself.
-            raise click.UsageError(f"Each --field is NAME=@FILE, and NAME one of: {', '.join(names)}.")
+            raise click.UsageError(f"Each --field is NAME=@FILE, and NAME one of: {', '.join(allowed)}.")
         if not place.startswith("@"):
             raise click.UsageError(
                 f"Every process of this machine can read a command line: write the secret into a file and give "

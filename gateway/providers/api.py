@@ -415,6 +415,16 @@ class NotAPage(ValueError):
     """An answer that is no page of the list that was asked for. The message says what is wrong, and quotes nothing."""
 
 
+class Closer(NamedTuple):
+    """How a provider is asked for one thing of a list by itself, before it is booked: when it was made, and whose it is."""
+
+    path: Callable[[Record], str]
+    read: Callable[[Record, bytes], Record]
+    """The same thing, with what the answer says of it besides. Raises NotAPage."""
+    owner: str
+    """The field of an integration that holds what the answer may know a tenant by, and the list does not say."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing(Generic[Item]):
     """How a provider is asked, page by page, for all that it did on one UTC day."""
@@ -429,6 +439,8 @@ class Listing(Generic[Item]):
     """On which of the provider's hosts, where there are several."""
     account_header: str | None = None
     """The request header that names the account, where neither credential nor path does."""
+    closer: Closer | None = None
+    """Where a list does not say of a thing what its own description does."""
 
 
 class Way(msgspec.Struct, frozen=True):
@@ -574,6 +586,9 @@ class Provider:
     """Reads what follows the provider's name in a target; None where it names a host that is not the provider's."""
     credential_fields: tuple[str, ...]
     """What one credential consists of, by the names of the settings and of the control API."""
+    lists_field: str | None = None
+    """The one field more that a credential may have: a key that opens the lists of what was used, where the key of calls
+    does not. It is sent for them and for nothing else, as the first field is for calls."""
     credential_optional: bool = False
     """True where calls go out without a credential if nobody gave one."""
     endpoints: tuple[Endpoint, ...]
@@ -627,6 +642,18 @@ class Provider:
     account_of: str | None = None
     """The field of a tenant's integration that names an account of its own below the platform's, whose lists are all its."""
     first_steps: FirstSteps
+
+    @property
+    def every_credential_field(self) -> tuple[str, ...]:
+        """What a credential consists of, and the field that it may have besides, last."""
+        return self.credential_fields if self.lists_field is None else (*self.credential_fields, self.lists_field)
+
+    def authorize_lists(self, credential: Mapping[str, str]) -> tuple[tuple[bytes, bytes], ...] | None:
+        """The headers that carry a credential to the lists of what was used; None where it does not open them."""
+        if self.lists_field is None:
+            return self.authorize(credential)
+        key = credential.get(self.lists_field)
+        return None if key is None else self.authorize({self.credential_fields[0]: key})
 
     def subaccount_of(self, integration: Integration | None) -> str | None:
         """The account that is a tenant's own within the platform's, if it has one."""

@@ -87,6 +87,9 @@ SENDER = {
     "locked": False,
 }
 
+ONLY_LISTED = ("last_event_time", "opens_count", "clicks_count")
+"""What the list says of a message, and its own description does not."""
+
 Metrics = Callable[[date], Mapping[str, int]]
 """What was sent on a day."""
 
@@ -236,7 +239,7 @@ class SendGrid:
             # Any id of the right form is taken on; that there is no such template is found out when the mail is made.
             course = course._replace(outcome="dropped")
         message_id = self._token(16)
-        account.send(mail, message_id, now, course)
+        account.send(mail, message_id, now, course, self._now())
         webhook = account.open_webhook()
 
         def event_id() -> str:
@@ -610,7 +613,8 @@ class SendGrid:
     def message(self, call: Call, msg_id: str) -> Answer:
         call.account.settle(self._now())
         sent = known(call.account.messages.get(msg_id))
-        return answered({**sent.fields, "categories": list(sent.categories)}, msg_id)
+        fields = {name: value for name, value in sent.fields.items() if name not in ONLY_LISTED}
+        return answered({**fields, "categories": list(sent.categories), "events": list(sent.events)}, msg_id)
 
     def validate(self, call: Call) -> Answer:
         body = json_object(call.asked)

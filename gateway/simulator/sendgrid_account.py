@@ -29,6 +29,9 @@ EVENTS = (
 )  # fmt: skip
 """The event webhook's settings that are on or off, besides `enabled`."""
 
+NAMES: Mapping[str, str] = {"open": "opened", "click": "clicked", "bounce": "bounced"}
+"""What the activity calls an event, where the webhook has another name for it."""
+
 METRIC_NAMES = (
     "blocks", "bounce_drops", "bounces", "clicks", "deferred", "delivered", "invalid_emails", "opens", "processed",
     "requests", "spam_report_drops", "spam_reports", "unique_clicks", "unique_opens", "unsubscribe_drops",
@@ -88,12 +91,13 @@ class Account:
         self.validated: Counter[str] = Counter()
         """Addresses, by day."""
 
-    def send(self, mail: Mail, message_id: str, now: float, course: Course) -> None:
-        """Send a mail, or keep what of it is to be sent later."""
+    def send(self, mail: Mail, message_id: str, now: float, course: Course, known_until: float | None = None) -> None:
+        """Send a mail, or keep what of it is to be sent later. What becomes of it is known up to a moment: now, unless it is
+        sent as of a time that has passed."""
         for number, part in enumerate(mail.parts):
             key, at = f"{message_id}.{number}", due(part, now)
             waiting = Waiting(key, at, mail.batch_id, part, course, message_id, number, mail.categories)
-            if not self._over(waiting, now):
+            if not self._over(waiting, now, known_until):
                 self._waiting.put(waiting.key, waiting)
 
     def settle(self, now: float) -> None:
@@ -102,13 +106,13 @@ class Account:
             if self._over(waiting, now):
                 self._waiting.pop(waiting.key)
 
-    def _over(self, waiting: Waiting, now: float) -> bool:
+    def _over(self, waiting: Waiting, now: float, known_until: float | None = None) -> bool:
         """Send it if it is due, unless its batch was cancelled. False where it has to wait, as in a paused batch."""
         status = self.status(waiting.batch_id)
         if waiting.at > now or (status == "pause" and waiting.at + SCHEDULED_S_MAX > now):
             return False
         if status is None:
-            self._sent(waiting)
+            self._sent(waiting, now if known_until is None else known_until)
         return True
 
     def status(self, batch_id: str | None) -> str | None:
@@ -116,7 +120,7 @@ class Account:
         batch = self.batches.get(batch_id) if batch_id is not None else None
         return None if batch is None else batch.status
 
-    def _sent(self, waiting: Waiting) -> None:
+    def _sent(self, waiting: Waiting, now: float) -> None:
         moment = datetime.fromtimestamp(waiting.at, UTC)
         counts = Counter[str](requests=len(waiting.part.recipients))
         for index, email in enumerate(waiting.part.recipients):
@@ -126,6 +130,12 @@ class Account:
             if course[-1] == "bounce":
                 told = {"created": int(waiting.at), "email": email, "reason": "550 5.1.1 no such mailbox"}
                 self.bounces.put(email, encode({**told, "status": "5.1.1"}))
+            step_s = waiting.course.step_ms / 1000
+            moments = [min(max(now, waiting.at), waiting.at + number * step_s) for number in range(len(course))]
+            events = tuple(
+                {"event_name": NAMES.get(event, event), "processed": stamp_of(at)}
+                for event, at in zip(course, moments, strict=True)
+            )
             fields = {
                 "from_email": waiting.part.sender,
                 "msg_id": sg_message_id(waiting.message_id, waiting.number, index, waiting.at),
@@ -134,9 +144,9 @@ class Account:
                 "status": "delivered" if "delivered" in course else "not_delivered",
                 "opens_count": course.count("open"),
                 "clicks_count": course.count("click"),
-                "last_event_time": moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
+                "last_event_time": stamp_of(moments[-1]),
             }
-            self.messages.put(str(fields["msg_id"]), Sent(int(waiting.at), fields, waiting.categories))
+            self.messages.put(str(fields["msg_id"]), Sent(int(moments[-1]), fields, waiting.categories, events))
         day = moment.date().isoformat()
         self._days.put(day, (self._days.get(day) or Counter[str]()) + counts)
         for category in dict.fromkeys(waiting.categories):
@@ -154,6 +164,10 @@ class Account:
         if not self.webhook["enabled"] or not self.webhook["url"]:
             return None
         return Webhook(self.webhook["url"], dict(self.webhook), self.signer)
+
+
+def stamp_of(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def read(stored: bytes | None) -> Any:

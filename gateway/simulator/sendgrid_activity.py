@@ -30,9 +30,11 @@ class Sent(NamedTuple):
     """What became of a mail to one recipient."""
 
     at: int
-    """Seconds since 1970-01-01T00:00Z."""
+    """When something has last become of it, in seconds since 1970-01-01T00:00Z."""
     fields: Mapping[str, Any]
     categories: tuple[str, ...]
+    events: tuple[Mapping[str, Any], ...] = ()
+    """What became of it, in order."""
 
 
 class Wanted(NamedTuple):

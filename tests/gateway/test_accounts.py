@@ -494,6 +494,14 @@ async def test_a_second_credential_takes_the_place_of_the_first(accounts, acme, 
     assert [(one.provider, one.fields) for one in await accounts.credentials("acme")] == [("openai", ("api_key",))]
 
 
+async def test_a_credential_may_hold_the_key_that_opens_lists_alone(accounts, acme, snapshot):
+    await set_credential(accounts, admin_key="sk-admin-1", api_key="sk-own-1")
+
+    assert [one.fields for one in await accounts.credentials("acme")] == [("api_key", "admin_key")]
+    with pytest.raises(NotAcceptable, match="api_key, and if you like admin_key"):
+        await set_credential(accounts, admin_key="sk-admin-1")
+
+
 async def test_a_removed_credential_is_gone(accounts, acme, database, snapshot):
     await set_credential(accounts)
 

@@ -587,6 +587,20 @@ def test_a_credential_comes_out_of_a_file_or_from_stdin(tollkeeper, server):
     assert "hunter" not in from_file.output + from_stdin.output
 
 
+def test_a_field_that_a_credential_may_have_is_stored_where_it_is_given_and_not_asked_for(tollkeeper, server):
+    server.answers["POST", "/v1/tenants/acme/credentials"] = (201, {"provider": "openai", "fields": []})
+    Path("key.txt").write_text("hunter2")
+    Path("admin.txt").write_text("hunter3")
+    fields = ("--field", "api_key=@key.txt")
+
+    tollkeeper("credential", "set", "acme", "openai", *fields)
+    tollkeeper("credential", "set", "acme", "openai", *fields, "--field", "admin_key=@admin.txt")
+
+    key = {"provider": "openai", "api_key": "hunter2"}
+    assert [asked[2] for asked in server.asked] == [key, key | {"admin_key": "hunter3"}]
+    assert "admin_key if given" in tollkeeper("credential", "set", "--help").output
+
+
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "said"),
     [

@@ -17,7 +17,7 @@ from aiohttp import web
 from sqlalchemy import func, select
 
 from gateway import asking
-from gateway.asking import Asker
+from gateway.asking import Asker, NotAnswered
 from gateway.collector import (
     ASKED,
     HELD_S,
@@ -349,6 +349,69 @@ async def test_the_recipients_of_a_mail_are_parts_of_it_and_said_already_where_i
     assert tuple(map(int, total[0])) == (3, 9)
     assert [row.external_id for row in await world.rows(select(pending_events).order_by("external_id"))] == ["mail2"]
     assert await world.rows(select(quarantine)) == []
+
+
+class Described:
+    """Answers questions about single messages, and remembers them."""
+
+    def __init__(self, answers):
+        self.answers, self.asked = answers, []
+
+    async def ask(self, url, headers, asked):
+        asked()
+        name = url.rpartition("/")[2].partition(".")[0]
+        self.asked.append(name)
+        if name not in self.answers:
+            raise NotAnswered("the provider answered 404", again=False)
+        return msgspec.json.encode(self.answers[name])
+
+
+def described(category, at="2026-11-18T08:00:00Z"):
+    return {"categories": [category], "events": [{"event_name": "processed", "processed": at}]}
+
+
+async def closely(world, owned, answers, numbers, *, tenant_id=None, again=False):
+    """Books mails as a collection does; which of them were asked about."""
+    world.owned, listing = owned, sendgrid.PROVIDER.records[0]
+    collector, scope = world.collector(), Scope("sendgrid", tenant_id, "", {})
+    collector.sources = {"sendgrid": Source("http://127.0.0.1:1", (), (), None, world.credentials.get)}
+    asker = collector._askers["sendgrid"] = Described(answers)
+    body = msgspec.json.encode({"messages": [mail(number, who) for number in numbers for who in range(2)]})
+    page = listing.read(listing.first("", DAY), body)
+    records = await collector.looked_closer(scope, listing, page.items, again=again)
+    await collector.book_records(scope, records, Counter())
+    return asker.asked
+
+
+async def test_a_mail_is_of_the_day_on_which_it_was_processed_and_asked_about_once(world):
+    answers = {"mail1": described("x"), "mail2": described("x", "2026-11-20T07:59:00Z")}
+
+    asked = await closely(world, {"acme": {}}, answers, [1, 2, 3], tenant_id="acme")
+    again = await closely(world, {"acme": {}}, answers, [1, 2, 3], tenant_id="acme")
+
+    assert (asked, again) == (["mail1", "mail2", "mail3"], [])
+    rows = await world.rows(
+        select(rollups.c.day, func.sum(rollups.c.recipients)).group_by(rollups.c.day).order_by("day")
+    )
+    assert [(row[0], int(row[1])) for row in rows] == [("2026-11-18", 2), ("2026-11-20", 4)]
+
+
+async def test_on_a_shared_account_a_category_says_whose_a_mail_is(world):
+    owned = {"acme": {"sendgrid_categories": ["acme-news"]}, "globex": {"sendgrid_categories": ["globex"]}}
+    answers = {"mail1": described("acme-news"), "mail2": described("globex"), "mail3": described("nobody's")}
+
+    await closely(world, owned, answers, [1, 2, 3])
+    by_itself = await closely(world, owned, answers, [1, 2, 3])
+    when_asked = await closely(world, owned, answers, [1, 2, 3], again=True)
+
+    used = await world.rows(select(rollups.c.tenant_id, func.sum(rollups.c.recipients)).group_by(rollups.c.tenant_id))
+    assert {row[0]: int(row[1]) for row in used} == {"acme": 2, "globex": 2}
+    assert [row.external_id for row in await world.rows(select(unattributed))] == ["mail3"]
+    assert (by_itself, when_asked) == ([], ["mail3"])
+
+
+async def test_where_no_tenant_has_a_category_nobody_is_asked_for_any(world):
+    assert await closely(world, {"acme": {}}, {}, [1]) == []
 
 
 # ---------------------------------------------------------------------------------------------------------------------

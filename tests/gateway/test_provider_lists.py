@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 from sqlalchemy import insert
 
-from gateway.collector import Collector, Credential, Source
+from gateway.collector import Collector, Credential, NoScope, Source, Wanted
 from gateway.provider_lists import ProviderLists
 from gateway.providers.api import Listing, Page, Total
 from gateway.reconciler import NotReconciled
@@ -117,3 +117,57 @@ async def test_a_source_that_lists_no_objects_has_nothing_to_collect(database):
     [shared] = await lists.accounts("twilio", None)
 
     assert await lists.collect(shared, DAY, DAY, "test") is False
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A provider whose totals are read with another key than calls go out with
+
+ADMIN = Credential({"Authorization": "admin"}, "")
+
+
+def by_project(database, credentials, owned, with_own_calls):
+    lists = Lists(database, credentials, owned)
+    source = lists._collector.sources["twilio"]._replace(
+        account_of="openai_project", calls_as_itself=with_own_calls.__contains__, needs="admin_key"
+    )
+    lists._collector.sources = {"openai": source}
+    return lists
+
+
+async def test_a_tenant_whose_calls_go_to_its_project_is_compared_with_that_by_the_platforms_key(database):
+    owned = {"acme": {"openai_project": "proj_1"}, "keyless": {"openai_project": "proj_2"}, "own": {}}
+    lists = by_project(database, {None: ADMIN}, owned, {"acme", "own"})
+
+    accounts = await lists.accounts("openai", None)
+
+    assert told(accounts) == [("acme", False, "proj_1"), (None, False, "")]
+    # Those whose calls go elsewhere are not on the platform's account; those whose calls go out with its key are.
+    assert accounts[-1].apart == {"acme", "own"}
+    assert accounts[-1].others == {"proj_1"}
+
+
+async def test_an_admin_key_of_a_tenants_own_opens_its_project_or_all_of_its_organization(database):
+    own = Credential({"Authorization": "own"}, "")
+    owned = {"acme": {"openai_project": "proj_1"}, "globex": {}}
+    lists = by_project(database, {"acme": own, "globex": own._replace(headers={"Authorization": "g"})}, owned, owned)
+
+    assert told(await lists.accounts("openai", None)) == [("acme", False, "proj_1"), ("globex", False, "")]
+
+
+async def test_what_can_not_be_told_apart_is_said_with_the_cure(database):
+    lists = by_project(database, {None: ADMIN}, {"keyless": {"openai_project": "proj_2"}}, set())
+    with pytest.raises(NotReconciled, match="openai_project of its integration"):
+        await lists.accounts("openai", "keyless")
+
+    lists = by_project(database, {}, {"acme": {"openai_project": "proj_1"}}, {"acme"})
+    for tenant_id in (None, "acme"):
+        with pytest.raises(NotReconciled, match=r"TOLLKEEPER_PROVIDERS__OPENAI__ADMIN_KEY.*admin_key=@FILE"):
+            await lists.accounts("openai", tenant_id)
+
+
+async def test_single_calls_that_are_not_listed_are_not_collected(database):
+    lists = by_project(database, {None: ADMIN}, {}, set())
+
+    with pytest.raises(NoScope, match="tollkeeper reconcile --source openai"):
+        await lists._collector.ask(Wanted("asked", "openai", None, DAY, DAY, "test"))
+    assert lists._collector._scheduled("openai", {}) == []

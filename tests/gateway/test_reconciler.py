@@ -6,16 +6,18 @@ import datetime as dt
 from decimal import Decimal
 from fractions import Fraction
 
+import msgspec
 import pytest
 from sqlalchemy import select
 
-from gateway.providers import twilio
+from gateway.providers import openai, twilio
 from gateway.providers.api import Late, Record, Total, Usage
 from gateway.reconciler import Account, NotReconciled, Reconciler, Wanted
 from gateway.recorder import late_event
 from metering.claims import made_key
 from metering.intents import Intent
 from metering.late import PRICE
+from metering.ledger import Appended
 from metering.reconciliation import PLATFORM, Cause, Resolution
 from metering.tables import quarantine, usage_events
 from metering.usage import Completeness, Kind, UsageEvent, event_id_of
@@ -190,7 +192,7 @@ def clock():
 def booked(database, books, clock):
     async def booked(facts):
         async with database.transaction() as connection:
-            return await book(connection, facts, books, clock())
+            return [await book(connection, facts, books, clock())]
 
     return booked
 
@@ -541,3 +543,263 @@ async def test_an_account_that_is_not_over_is_late_and_not_alarming(reconcile, p
 
     assert (Cause.LATE, EXPLAINED, {"messages": -1, "segments": -1}) in causes(report)
     assert report.matched
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A provider that lists no single calls
+
+
+DAY_BEFORE = DAY - dt.timedelta(days=1)
+
+
+class Totals:
+    """A provider that says how much was used of which model on which day, and not by whom."""
+
+    def __init__(self):
+        self.used = {}
+        self.account = Account("openai", "acme")
+
+    def say(self, model="gpt-4o", day=DAY, kind="completions", calls=1, **amounts):
+        self.used[day, f"{kind}:{model}"] = (calls, amounts)
+
+    async def accounts(self, source, tenant_id):
+        return [self.account]
+
+    async def collect(self, account, first, last, asked_by):
+        return False
+
+    async def totals(self, account, day):
+        return [
+            Total(day=on, account="proj_1", category=category, count=calls, usage=Decimal(amount), usage_unit=unit)
+            for (on, category), (calls, amounts) in self.used.items()
+            for unit, amount in amounts.items()
+            if on == day
+        ]
+
+    async def nobodys(self, account, first, last):
+        return []
+
+
+@pytest.fixture
+def totals():
+    return Totals()
+
+
+@pytest.fixture
+def meet(database, booked, totals, clock):
+    reconciler = Reconciler(database, booked, totals, {"openai": openai.PROVIDER.figures}, hashed, clock)
+
+    async def meet(first=DAY, last=DAY, tenant_id="acme"):
+        return await reconciler.reconcile(Wanted("openai", tenant_id, first, last, Fraction(0), "test"))
+
+    return meet
+
+
+def chat(number, model="gpt-4o", day=DAY, **quantities):
+    """The event of a call through the gateway."""
+    at_ms = NOON_MS + (day - DAY).days * 86_400_000
+    values = {"source": "openai", "event_type": "llm_call", "endpoint": "chat.completions", "resource": model}
+    return fact(usage_event(event_id=call_id(number), occurred_at_ms=at_ms, quantities=quantities, **values))
+
+
+async def used(database, **wanted):
+    async with database.reading() as connection:
+        found = await summary(connection, EventFilter(**wanted), ())
+    names = ("events", "input_tokens", "output_tokens", "charge_nano", "cost_nano")
+    return {name: sum(getattr(row, name) or 0 for row in found) for name in names}
+
+
+async def of_kind(database, kind):
+    async with database.reading() as connection:
+        at = usage_events.c
+        return (await connection.execute(select(usage_events).where(at.kind == kind).order_by(at.event_id))).all()
+
+
+async def test_use_of_a_model_around_the_gateway_is_booked_as_what_calls_leave_of_the_whole(
+    database, meet, totals, booked
+):
+    await booked([chat(1, input_tokens=600, output_tokens=50)])
+    totals.say(calls=4, input_tokens=1600, output_tokens=80)
+
+    report = await meet()
+
+    [event] = await of_kind(database, Kind.BACKFILL)
+    assert (event.tenant_id, event.event_type, event.resource, event.event_day) == (
+        "acme",
+        "llm_call",
+        "gpt-4o",
+        DAY.isoformat(),
+    )
+    assert event.quantities == {"input_tokens": 1000, "output_tokens": 30}
+    # The list price, which is 2.50 USD and 10 USD for a million.
+    assert (await used(database))["cost_nano"] == 1600 * 2500 + 80 * 10_000
+    assert (await used(database))["charge_nano"] > 0
+    assert causes(report) == [(Cause.NOT_PROXIED, CORRECTED, {"input_tokens": 1000, "output_tokens": 30})]
+    assert report.matched
+
+
+async def test_a_second_run_books_nothing_and_one_that_sees_more_books_the_rest(meet, totals, booked, rows, database):
+    totals.say(input_tokens=1000)
+    await meet()
+    once = await rows()
+    assert (await meet()).matched
+    assert await rows() == once
+
+    totals.say(input_tokens=1200, output_tokens=5)
+    report = await meet()
+    twice = await rows()
+    await meet()
+
+    assert len(twice) == len(once) + 1
+    assert await rows() == twice
+    assert {name: (await used(database))[name] for name in ("events", "input_tokens", "output_tokens")} == {
+        "events": 1,
+        "input_tokens": 1200,
+        "output_tokens": 5,
+    }
+    assert report.matched
+
+
+async def test_calls_that_are_booked_later_take_back_what_was_booked_in_their_place(
+    database, meet, totals, booked, rows
+):
+    totals.say(calls=2, input_tokens=1000, output_tokens=70)
+    await meet()
+    await booked([chat(1, input_tokens=400, output_tokens=70)])
+    before = await used(database)
+    assert before["input_tokens"] == 1400
+
+    report = await meet()
+
+    whole = 1000 * 2500 + 70 * 10_000
+    assert {**await used(database), "events": 0, "charge_nano": 0} == {
+        "events": 0,
+        "input_tokens": 1000,
+        "output_tokens": 70,
+        "charge_nano": 0,
+        "cost_nano": whole,
+    }
+    assert report.matched
+
+    await booked([chat(2, input_tokens=600)])
+    assert (await meet()).matched
+    nothing_around = await used(database)
+    assert (nothing_around["input_tokens"], nothing_around["cost_nano"]) == (1000, whole)
+    after = await rows()
+    await meet()
+    assert await rows() == after
+
+
+async def test_a_day_that_is_not_over_is_left_alone(database, meet, totals, clock):
+    clock.now = NOON + dt.timedelta(hours=13)
+    totals.say(input_tokens=1000)
+
+    report = await meet()
+
+    assert await of_kind(database, Kind.BACKFILL) == []
+    assert causes(report) == [(Cause.LATE, EXPLAINED, {"input_tokens": 1000})]
+
+
+async def test_on_an_account_that_tenants_share_it_is_nobodys_and_stays_open(database, meet, totals):
+    totals.account = Account("openai", None)
+    totals.say(input_tokens=1000)
+
+    report = await meet(tenant_id=None)
+
+    assert await of_kind(database, Kind.BACKFILL) == []
+    assert causes(report) == [(Cause.NOT_PROXIED, OPEN, {"input_tokens": 1000})]
+
+
+async def test_a_call_that_began_before_midnight_is_not_booked_again(database, meet, totals, booked):
+    await booked([chat(1, day=DAY_BEFORE, input_tokens=100)])
+    totals.say(input_tokens=130)
+
+    report = await meet()
+
+    [event] = await of_kind(database, Kind.BACKFILL)
+    assert event.quantities == {"input_tokens": 30}
+    assert (Cause.LATE, EXPLAINED, {"input_tokens": 100}) in causes(report)
+    assert report.matched
+
+
+async def test_what_the_ledger_is_still_to_be_told_is_not_booked(database, meet, totals, booked):
+    await booked([
+        fact(
+            usage_event(
+                event_id=call_id(1),
+                source="openai",
+                event_type="llm_call",
+                endpoint="responses.create",
+                resource="gpt-4o",
+                occurred_at_ms=NOON_MS,
+                completeness=Completeness.PENDING,
+                quantities={},
+                external_id="resp_1",
+            )
+        )
+    ])  # fmt: skip
+    totals.say(input_tokens=100)
+
+    await meet()
+
+    assert await of_kind(database, Kind.BACKFILL) == []
+
+
+async def test_batches_are_booked_at_the_price_of_batches(database, meet, totals):
+    totals.say(kind="completions.batch", input_tokens=1000)
+
+    await meet()
+
+    [event] = await of_kind(database, Kind.BACKFILL)
+    assert event.event_type == "batch"
+    assert (await used(database))["cost_nano"] == 1000 * 1250
+
+
+async def test_many_small_calls_are_not_priced_as_one_large_one(database, meet, totals):
+    totals.say(model="gpt-6.1-sol", calls=1000, input_tokens=1_000_000)
+
+    await meet()
+
+    assert (await used(database))["cost_nano"] == 1_000_000 * 2000
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Two at once
+
+
+async def test_a_cost_that_somebody_else_books_at_the_same_time_is_in_the_report_as_the_ledger_has_it(
+    database, provider, lists, booked, clock
+):
+    """Another run reads the same, finds another figure, and books it first."""
+    provider.fees[DAY, "phonenumbers"] = Decimal("1.15")
+    others = []
+
+    async def second(facts):
+        [one] = facts
+        if one.event.kind is Kind.COST and not others:
+            others.append(one)
+            metadata = {**one.event.metadata, "provider_cost": "1.00"}
+            await booked([fact(msgspec.structs.replace(one.event, metadata=metadata))])
+        return await booked(facts)
+
+    reconciler = Reconciler(database, second, lists, {"twilio": twilio.PROVIDER.figures}, hashed, clock)
+    report = await reconciler.reconcile(Wanted("twilio", "acme", DAY, DAY, Fraction(0), "test"))
+
+    [fees] = [one for one in report.comparisons if one.subject.category == "phonenumbers"]
+    assert fees.held == fees.told == {"cost_nano": 1_150_000_000}
+    assert sum(one.amounts["cost_nano"] for one in fees.differences) == 1_150_000_000
+    assert (await total(database))["cost_nano"] == 1_150_000_000
+
+
+async def test_a_cost_that_can_not_be_booked_is_open(database, provider, lists, booked, clock):
+    provider.fees[DAY, "phonenumbers"] = Decimal("1.15")
+
+    async def refused(facts):
+        return [Appended([], 0, list(facts))] if facts[0].event.kind is Kind.COST else await booked(facts)
+
+    reconciler = Reconciler(database, refused, lists, {"twilio": twilio.PROVIDER.figures}, hashed, clock)
+    report = await reconciler.reconcile(Wanted("twilio", "acme", DAY, DAY, Fraction(0), "test"))
+
+    [fees] = [one for one in report.comparisons if one.subject.category == "phonenumbers"]
+    assert (fees.held, fees.told) == ({"cost_nano": 0}, {"cost_nano": 1_150_000_000})
+    assert not any(one.resolution is CORRECTED for one in fees.differences)

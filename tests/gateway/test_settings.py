@@ -486,6 +486,22 @@ def test_a_certificate_and_its_key_come_together(tmp_path):
     ]
 
 
+LISTED = replace(FIRST, name="listed", base_url="https://listed.test", credential_fields=("key",), lists_field="admin")
+
+
+def test_a_key_that_opens_lists_alone_need_not_be_there_and_is_not_there_alone():
+    key, admin = "TOLLKEEPER_PROVIDERS__LISTED__KEY", "TOLLKEEPER_PROVIDERS__LISTED__ADMIN"
+
+    def credential(**given):
+        return load_settings(given, {}, None, [LISTED]).providers["listed"].credential
+
+    assert credential(**{key: "k1"}) == {"key": Secret("k1")}
+    assert credential(**{key: "k1", admin: "a1"}) == {"key": Secret("k1"), "admin": Secret("a1")}
+    assert problems_of({admin: "a1"}, providers=[LISTED]) == [
+        (f"{admin} cannot be used without {key}; give them together, or not at all.")
+    ]
+
+
 def test_a_credential_is_whole_or_not_there():
     whole = load_settings(
         {"TOLLKEEPER_PROVIDERS__TWOFOLD__ACCOUNT": "a1", "TOLLKEEPER_PROVIDERS__TWOFOLD__TOKEN": "t1"},

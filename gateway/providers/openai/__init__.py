@@ -67,6 +67,7 @@ PROVIDER = Provider(
     name="openai",
     base_url="https://api.openai.com",
     credential_fields=("api_key",),
+    lists_field="admin_key",
     endpoints=ENDPOINTS,
     unlisted=unlisted,
     presented_key=presented_key_or(KEY_SUBPROTOCOL),

@@ -9,17 +9,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from gateway.providers.api import Total, nanos
+from gateway.providers.openai.records import BATCHED
 from metering.reconciliation import COST, Figure
 from metering.usage import EVENT_TYPES
 
 EVENT_TYPES_OF: Mapping[str, tuple[str, ...]] = {
-    "completions": ("llm_call", "realtime", "batch"),
+    # Whatever a model made of tokens: which of them OpenAI counts as completions, it does not say.
+    "completions": ("llm_call", "realtime", "image", "audio_speech", "audio_transcription"),
+    BATCHED: ("batch",),
     "embeddings": ("embedding", "batch"),
     "images": ("image",),
     "audio_speeches": ("audio_speech",),
     "audio_transcriptions": ("audio_transcription",),
 }
-"""By kind of usage. Moderations cost nothing, and what tools use is not told by model."""
+"""By kind of usage; what went around the gateway is booked as the first. Moderations cost nothing, and what tools use is not
+told by model."""
 
 WITHIN: Mapping[str, tuple[str, ...]] = {
     "input_tokens": ("input_tokens_image", "input_tokens_cache_write"),
@@ -33,6 +37,7 @@ COSTS = "costs"
 def figures(totals: Sequence[Total]) -> list[Figure]:
     """The figures of one account, of any number of days."""
     used: dict[tuple[str, str], dict[str, int]] = {}
+    calls: dict[tuple[str, str], dict[str, int]] = {}
     costs: dict[tuple[str, str], int] = {}
     for one in totals:
         day, kind = one.day.isoformat(), one.category.partition(":")[0]
@@ -41,6 +46,9 @@ def figures(totals: Sequence[Total]) -> list[Figure]:
         elif kind in EVENT_TYPES_OF and one.usage is not None:
             amounts = used.setdefault((day, one.category), {})
             amounts[one.usage_unit] = amounts.get(one.usage_unit, 0) + int(one.usage)
+            # Each of a project's dimensions tells the same number of calls.
+            of_units = calls.setdefault((day, one.category), {})
+            of_units[one.usage_unit] = of_units.get(one.usage_unit, 0) + (one.count or 0)
     found = [
         Figure(
             day=day,
@@ -49,6 +57,8 @@ def figures(totals: Sequence[Total]) -> list[Figure]:
             event_types=EVENT_TYPES_OF[category.partition(":")[0]],
             resource=category.partition(":")[2] or None,
             within=WITHIN,
+            booked_as=EVENT_TYPES_OF[category.partition(":")[0]][0] if category.partition(":")[2] else None,
+            calls=max(calls[day, category].values()),
         )
         for (day, category), amounts in used.items()
     ]

@@ -42,7 +42,16 @@ _WITHIN = {
     "output_tokens": ("output_audio_tokens",),
 }
 
-_NO_MODELS = frozenset({"code_interpreter_sessions", "file_search_calls", "web_search_calls"})
+BATCHED = "completions.batch"
+"""The kind of completions that were made by batches, which cost less."""
+
+_BY: Mapping[str, tuple[str, ...]] = {
+    "completions": ("project_id", "model", "batch"),
+    "code_interpreter_sessions": ("project_id",),
+    "file_search_calls": ("project_id",),
+    "web_search_calls": ("project_id",),
+}
+"""What kinds of usage are told by, where that is not project and model."""
 
 
 class _Bucket(msgspec.Struct):
@@ -98,6 +107,7 @@ def _next(path: str, token: str | None) -> str | None:
 def _used(kind: str, day: dt.date, result: Mapping[str, object]) -> Iterator[Total]:
     project, model = _text(result.get("project_id")), _text(result.get("model"))
     count = result.get("num_model_requests", result.get("num_requests"))
+    named = BATCHED if kind == "completions" and result.get("batch") is True else kind
     for field, dimension in USAGES[kind].items():
         amount = _count(result.get(field))
         if amount is None:
@@ -106,7 +116,7 @@ def _used(kind: str, day: dt.date, result: Mapping[str, object]) -> Iterator[Tot
         yield Total(
             day=day,
             account=project,
-            category=f"{kind}:{model}" if model else kind,
+            category=f"{named}:{model}" if model else named,
             count=_count(count),
             usage=Decimal(amount),
             usage_unit=dimension,
@@ -139,7 +149,7 @@ TOTALS: tuple[Listing[Total], ...] = (
     *(
         Listing(
             name=f"usage.{kind}",
-            first=partial(first, f"usage/{kind}", ("project_id",) if kind in _NO_MODELS else ("project_id", "model")),
+            first=partial(first, f"usage/{kind}", _BY.get(kind, ("project_id", "model"))),
             read=partial(_read, partial(_used, kind)),
         )
         for kind in USAGES

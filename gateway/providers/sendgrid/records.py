@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlencode
 
 import msgspec
 
-from gateway.providers.api import Late, Listing, NotAPage, Page, Record, Total, Usage
+from gateway.providers.api import Closer, Late, Listing, NotAPage, Page, Record, Total, Usage
 from gateway.providers.json_scan import UNREADABLE
 from gateway.providers.sendgrid.mail import TRANSACTIONAL
 from metering.usage import Completeness
@@ -22,6 +22,12 @@ PAGE_ITEMS = 1000
 """The most that an answer may hold."""
 
 ON_BEHALF_OF = "On-Behalf-Of"
+
+PROCESSED = "processed"
+"""The event that says when a message was taken on."""
+
+CATEGORIES = "sendgrid_categories"
+"""The field of an integration that holds a tenant's."""
 
 
 class _Sent(msgspec.Struct):
@@ -36,6 +42,18 @@ class _Activity(msgspec.Struct):
     messages: list[_Sent]
 
 
+class _Event(msgspec.Struct):
+    event_name: str
+    processed: str = ""
+
+
+class _Described(msgspec.Struct):
+    """A message by itself. Nothing else of it is read."""
+
+    events: list[_Event] = []
+    categories: list[str] = []
+
+
 class _Metrics(msgspec.Struct):
     metrics: dict[str, int]
 
@@ -46,6 +64,7 @@ class _Day(msgspec.Struct):
 
 
 _read_activity = msgspec.json.Decoder(_Activity).decode
+_read_described = msgspec.json.Decoder(_Described).decode
 _read_days = msgspec.json.Decoder(list[_Day]).decode
 
 _MSG_ID = re.compile(r"([A-Za-z0-9_=-]{1,200})\.([A-Za-z0-9_.=-]{1,300})")
@@ -110,6 +129,27 @@ def _record(sent: _Sent) -> Record | None:
     )
 
 
+def _described_at(record: Record) -> str:
+    """Where a message is described by itself."""
+    return f"/v3/messages/{record.external_id}.{record.late[0].phase.partition(':')[2]}"
+
+
+def _described(record: Record, body: bytes) -> Record:
+    """The same message, of the moment at which it was processed, and with its categories. The list tells only when something
+    has last become of it, which may be that it was opened, days later. Raises NotAPage."""
+    try:
+        found = _read_described(body)
+    except UNREADABLE as error:
+        raise NotAPage("the answer describes no message") from error
+    moments = [_moment_ms(event.processed) for event in found.events if event.event_name == PROCESSED]
+    known = [moment for moment in moments if moment is not None and 0 < moment <= record.occurred_at_ms]
+    return msgspec.structs.replace(
+        record,
+        occurred_at_ms=min(known, default=record.occurred_at_ms),
+        owners=tuple((CATEGORIES, name) for name in found.categories),
+    )
+
+
 def _moment_ms(text: str) -> int | None:
     try:
         found = dt.datetime.fromisoformat(text)
@@ -139,7 +179,13 @@ def read_stats(path: str, body: bytes) -> Page[Total]:
 
 
 RECORDS: tuple[Listing[Record], ...] = (
-    Listing(name="messages", first=first_activity, read=read_activity, account_header=ON_BEHALF_OF),
+    Listing(
+        name="messages",
+        first=first_activity,
+        read=read_activity,
+        account_header=ON_BEHALF_OF,
+        closer=Closer(_described_at, _described, CATEGORIES),
+    ),
 )
 TOTALS: tuple[Listing[Total], ...] = (
     Listing(name="stats", first=first_stats, read=read_stats, account_header=ON_BEHALF_OF),

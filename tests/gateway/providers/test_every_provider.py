@@ -295,6 +295,20 @@ def test_its_credential_becomes_headers_that_the_application_s_own_give_way_to(p
 
 
 @providers
+def test_what_opens_its_lists_is_not_what_calls_go_out_with(provider):
+    credential = {field: f"secret-of-{field}" for field in provider.every_credential_field}
+    of_calls, of_lists = provider.authorize(credential), provider.authorize_lists(credential)
+
+    if provider.lists_field is None:
+        assert of_lists == of_calls
+        return
+    lists_key = credential.pop(provider.lists_field).encode()
+    assert not any(lists_key in value for _, value in of_calls)
+    assert any(lists_key in value for _, value in of_lists)
+    assert provider.authorize_lists(credential) is None
+
+
+@providers
 @given(value=st.text(st.characters(max_codepoint=0xFF, exclude_characters="\r\n\0"), max_size=100))
 def test_no_header_makes_looking_for_its_key_raise(provider, value):
     for name in ("Authorization", *(header.decode() for header in provider.credential_headers)):

@@ -127,6 +127,33 @@ def test_use_is_told_by_model_and_costs_are_told_whole():
     assert found["costs"].amounts == {"cost_nano": 10_000_176}
 
 
+def test_a_sum_of_a_model_says_what_is_booked_of_it_and_how_many_calls_it_is():
+    found = by_category(
+        openai.PROVIDER.figures(
+            [
+                total("completions:m", usage=Decimal(70), usage_unit="input_tokens", count=3),
+                total("completions:m", usage=Decimal(9), usage_unit="output_tokens", count=3),
+                # Another project's.
+                total("completions:m", usage=Decimal(30), usage_unit="input_tokens", count=2),
+                total("completions.batch:m", usage=Decimal(1), usage_unit="input_tokens"),
+                total("embeddings:m", usage=Decimal(1), usage_unit="input_tokens"),
+                total("images", usage=Decimal(1), usage_unit="images"),
+                total("costs:m", cost=Decimal(1)),
+            ]
+        )
+    )
+
+    assert (found["completions:m"].calls, found["completions:m"].amounts["input_tokens"]) == (5, 100)
+    assert {name: one.booked_as for name, one in found.items()} == {
+        "completions:m": "llm_call",
+        "completions.batch:m": "batch",
+        "embeddings:m": "embedding",
+        # Without a model there is no price.
+        "images": None,
+        "costs": None,
+    }
+
+
 def test_figures_are_of_types_and_dimensions_that_there_are():
     said = [
         *(total(name, count=1, usage=Decimal(1), cost=Decimal(1)) for name in twilio.figures.__globals__["USED"]),

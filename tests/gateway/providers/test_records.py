@@ -174,6 +174,25 @@ def test_a_span_that_is_full_is_asked_for_up_to_where_it_got():
         one.read(page.next_path, msgspec.json.encode({"messages": stuck}))
 
 
+def test_a_message_by_itself_says_when_it_was_processed_and_its_categories():
+    one = listing(sendgrid.PROVIDER, "messages")
+    [record] = one.read(one.first("", DAY), msgspec.json.encode({"messages": [sent(1, "2026-11-20T12:00:00Z")]})).items
+    events = [
+        {"event_name": "processed", "processed": "2026-11-17T09:00:00Z"},
+        {"event_name": "opened", "processed": "2026-11-20T12:00:00Z"},
+    ]
+
+    found = one.closer.read(record, msgspec.json.encode({"events": events, "categories": ["news"]}))
+    unsaid = one.closer.read(record, b"{}")
+
+    assert one.closer.path(record) == "/v3/messages/mail1.filter-1-0.0"
+    assert dt.datetime.fromtimestamp(found.occurred_at_ms / 1000, dt.UTC).isoformat() == "2026-11-17T09:00:00+00:00"
+    assert found.owners == (("sendgrid_categories", "news"),)
+    assert unsaid == record
+    with pytest.raises(NotAPage):
+        one.closer.read(record, b"[]")
+
+
 def test_sendgrids_statistics_are_totals_by_metric():
     one = listing(sendgrid.PROVIDER, "stats")
     body = [{"date": "2026-11-20", "stats": [{"metrics": {"requests": 3, "delivered": 2}}]}]
@@ -217,6 +236,15 @@ def test_openais_tokens_are_told_in_dimensions_that_do_not_overlap():
     assert page.next_path == f"{path}&page=t2"
     with pytest.raises(NotAPage):
         one.read(page.next_path, buckets(next_page="t2"))
+
+
+def test_what_batches_used_is_told_apart():
+    one = listing(openai.PROVIDER, "usage.completions")
+    result = {"input_tokens": 100, "num_model_requests": 7, "project_id": "proj_1", "model": "gpt-4o"}
+    page = one.read(one.first("", DAY), buckets(result | {"batch": True}, result | {"batch": False}, result))
+
+    assert [total.category for total in page.items] == ["completions.batch:gpt-4o", *["completions:gpt-4o"] * 2]
+    assert ("group_by[]", "batch") in query(one.first("", DAY))
 
 
 def test_openais_costs_are_exact():

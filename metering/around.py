@@ -1,0 +1,67 @@
+"""What went around the gateway, where a provider tells how much was used and not by which calls. Pure.
+
+It is what the provider says in all of a whole day, of one kind of use and one resource, less what the ledger has of calls. Of
+that, less is taken for use that went around than the plain difference, since use counted twice is worse than use that is
+named and left open:
+
+- A call is dated when it arrives, and the provider's use when it is done. What the ledger has too much of on the day before
+  may be what it lacks on this one.
+- A provider may call a model by another name than its answers do. What the ledger has under a name that the provider does
+  not know is taken to be what it lacks under one that is like it: an edition of it, or a size.
+- Where all that the ledger has of a resource is counted in other terms than the provider's (a transcription in tokens that
+  is told in seconds), the two can not be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from metering.reconciliation import COUNT, Amounts
+
+ByName = Mapping[str, Amounts]
+"""Resource → what was used of it."""
+
+
+def around(told: ByName, calls: ByName, told_before: ByName, calls_before: ByName) -> dict[str, dict[str, int]]:
+    """By resource, what the provider says of one kind of use on one day and no call of the ledger accounts for: nothing
+    below zero, and nothing without an amount. `calls` are what the ledger has, less what was booked of this before, with the
+    number of events as COUNT; the others are those of the day before."""
+    late = over_midnight(told, calls, told_before, calls_before)
+    found: dict[str, dict[str, int]] = {}
+    for name in sorted(told):
+        has = calls.get(name, {})
+        if any(has.get(measure) for measure in has.keys() - {COUNT}) and not any(map(has.get, told[name])):
+            continue
+        found[name] = {
+            measure: max(0, amount - has.get(measure, 0) - late.get(name, {}).get(measure, 0))
+            for measure, amount in told[name].items()
+        }
+    for other in sorted(calls.keys() - told.keys()):
+        for measure, amount in calls[other].items():
+            left = max(0, amount)
+            for name in sorted(one for one in found if is_alike(one, other)):
+                taken = min(left, found[name].get(measure, 0))
+                if taken:
+                    found[name][measure] -= taken
+                    left -= taken
+    without_zeros = {name: {one: amount for one, amount in lacks.items() if amount} for name, lacks in found.items()}
+    return {name: lacks for name, lacks in without_zeros.items() if lacks}
+
+
+def over_midnight(told: ByName, calls: ByName, told_before: ByName, calls_before: ByName) -> dict[str, dict[str, int]]:
+    """By resource, what the ledger lacks on one day and has too much of on the day before."""
+    found: dict[str, dict[str, int]] = {}
+    for name, amounts in told.items():
+        of_call, of_call_before = calls.get(name, {}), calls_before.get(name, {})
+        before = told_before.get(name, {})
+        for measure, amount in amounts.items():
+            too_much = of_call_before.get(measure, 0) - before.get(measure, 0)
+            late = min(amount - of_call.get(measure, 0), too_much)
+            if late > 0:
+                found.setdefault(name, {})[measure] = late
+    return found
+
+
+def is_alike(name: str, other: str) -> bool:
+    """True for a model and its dated edition, or a size of it."""
+    return bool(other) and (name.startswith(other) or other.startswith(name))
