@@ -217,6 +217,11 @@ class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
         return _CHANNELS.get(self.event_type, OTHER.channel)
 
     @property
+    def adds_to_unknown(self) -> bool:
+        """True for a correction of what nobody knew the use of: that has been charged nothing."""
+        return self.metadata.get(WAS) == Completeness.UNKNOWN
+
+    @property
     def units(self) -> int | None:
         """The headline number of the event's type, or None where it is not known."""
         counted = _COUNTED.get(self.event_type, _COUNTED_OTHERWISE)

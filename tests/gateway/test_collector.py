@@ -45,6 +45,7 @@ from metering.tables import late_facts, pending_events, quarantine, usage_events
 from metering.usage import Completeness
 from pricing.tables import rollups
 from tests.builders import NOON, call_id, fact, intent, usage_event
+from tests.gateway.served import served
 from tests.gateway.shipping import Worker, ship
 
 REAL = "AC" + "5" * 32
@@ -146,15 +147,9 @@ class Lists:
 @pytest.fixture
 async def lists():
     made = Lists()
-    application = web.Application()
-    application.router.add_get("/{path:.*}", made.answer)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    made.base_url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
-    yield made
-    await runner.cleanup()
+    async with served(made.answer) as base_url:
+        made.base_url = base_url
+        yield made
 
 
 @pytest.fixture
