@@ -8,6 +8,7 @@ from gateway.callback_addresses import CallbackAddresses
 from gateway.integrations import Integration
 from gateway.keys import Secrets
 from gateway.providers import openai, twilio
+from gateway.providers.api import Carried
 from gateway.snapshot import TenantRecord
 
 SECRETS = Secrets.derived("the secret of these tests")
@@ -23,7 +24,7 @@ def tenant(tenant_id="acme", **fields):
 
 def bound(url=URL, method="", **of):
     address = ADDRESSES.of(twilio.PROVIDER, tenant(**of))
-    return address.bound(url, method)
+    return address.bound(Carried(url, method))
 
 
 def test_a_tenants_address_names_provider_and_tenant():
@@ -34,7 +35,7 @@ def test_a_tenants_address_names_provider_and_tenant():
 def test_what_is_sealed_for_a_tenant_opens_for_it_alone(method):
     sealed = bound(method=method)
 
-    assert ADDRESSES.opened(sealed, "acme") == (URL, method)
+    assert ADDRESSES.opened(sealed, "acme") == Carried(URL, method)
     assert ADDRESSES.opened(sealed, "other") is None
     changed = "B" if sealed[-6] == "A" else "A"
     assert ADDRESSES.opened(sealed[:-6] + changed + sealed[-5:], "acme") is None

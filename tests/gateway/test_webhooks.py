@@ -19,6 +19,7 @@ from gateway.inbox import InboxFull, Kept
 from gateway.integrations import Integration
 from gateway.listener import Listener, bound
 from gateway.providers import PROVIDERS, twilio
+from gateway.providers.api import Carried
 from gateway.recorder import Recorder
 from gateway.webhooks import Webhooks
 from metering.spool import Spool
@@ -123,11 +124,11 @@ class Running:
             peer.writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
             return await peer.message()
 
-    def carrying(self, url, tenant_id="acme", name="voice", method=""):
+    def carrying(self, url, tenant_id="acme", name="voice", method="", *, begins=False):
         """The target of our webhook, carrying an application's URL."""
         tenant = self.proxied.published.current.tenants[tenant_id]
         bind = self.addresses.of(twilio.PROVIDER, tenant).bound
-        return f"/webhooks/twilio/{tenant_id}/{name}?to={quote(bind(url, method), safe='')}"
+        return f"/webhooks/twilio/{tenant_id}/{name}?to={quote(bind(Carried(url, method, begins)), safe='')}"
 
 
 def carried(url):
@@ -555,6 +556,33 @@ async def test_a_callback_that_is_wanted_by_get_is_kept_so(running):
     (kept,) = running.kept
     assert (kept.method, kept.media_type) == ("GET", "")
     assert dict(parse_qsl(kept.body.decode())) == DELIVERED | {"AccountSid": sid_of("acme")}
+
+
+ANSWERED = RINGING | {"Direction": "outbound-api", "CallStatus": "in-progress", "From": TOLL, "To": ADA}
+
+
+async def test_a_call_that_goes_out_is_answered_by_the_application_that_made_it_and_that_is_no_step(running):
+    running.applications.answers = {"https://app.example/made": answered()}
+
+    answer = await running.ask(running.carrying("https://app.example/made?of=1", begins=True), ANSWERED)
+
+    assert (answer.status, running.events) == (200, [])
+    action = answer.body.partition(b'action="')[2].partition(b'"')[0].decode()
+    assert carried(action) == "https://app.example/menu"
+    ((url, _, headers, body, _),) = running.applications.asked
+    fields = dict(parse_qsl(body.decode()))
+    assert fields == ANSWERED | {"AccountSid": sid_of("acme")}
+    assert RequestValidator(SIGNING).validate(url, fields, headers["X-Twilio-Signature"])
+
+
+@pytest.mark.parametrize("begins", [True, False])
+async def test_where_nobody_answers_a_call_that_goes_out_the_provider_asks_whom_it_was_told_to(running, begins):
+    """Guards `FallbackUrl`: an answer of ours would be taken for the application's. The integration's is for calls that
+    come in."""
+    answer = await running.ask(running.carrying("https://app.example/made", begins=begins), ANSWERED)
+
+    assert answer.status == 502
+    assert [url for url, *_ in running.applications.asked] == ["https://app.example/made"]
 
 
 async def test_an_application_is_asked_by_get_where_the_provider_asks_by_get(tmp_path):

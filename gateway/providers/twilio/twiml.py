@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping
 from typing import NamedTuple
 from urllib.parse import urljoin, urlsplit
 
-from gateway.providers.api import CallbackAddress
+from gateway.providers.api import CallbackAddress, Carried
 from gateway.providers.twilio.callback_requests import STATUS, VOICE, wrapped
 
 DOCUMENT_BYTES_MAX = 256 << 10
@@ -82,7 +82,7 @@ class _Leading(NamedTuple):
             return url, False
         if not own:
             return url, False
-        ours = None if webhook is None else wrapped(whole, self.address, webhook, method)
+        ours = None if webhook is None else wrapped(Carried(whole, method), self.address, webhook)
         return ours or whole, ours is not None
 
 
