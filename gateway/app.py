@@ -76,6 +76,7 @@ from gateway.settings import (
 )
 from gateway.shipper import APART, BESIDE_CALLS, Pace, Shipper
 from gateway.snapshot import EMPTY, SigningSecrets, SnapshotFile
+from gateway.subaccounts import Subaccounts
 from gateway.supervisor import Life, Plan, ReloadRefused, Role, StartRefused, Supervisor
 from gateway.telemetry import AccessLog, configure, log
 from gateway.upstream import Origin, Upstream
@@ -654,6 +655,21 @@ def _connecting(office: Office) -> Connector:
     return Connector(office.accounts, _numbered(office, office.settings), office.settings.public_url)
 
 
+@asynccontextmanager
+async def _knowing_subaccounts(office: Office, connector: Connector) -> AsyncIterator[None]:
+    """Asks for what tenants' accounts within the platform's sign with, where providers are told to come here."""
+
+    def sources() -> Mapping[str, Numbered]:
+        return {} if connector.public_url is None else connector.sources
+
+    task = asyncio.create_task(Subaccounts(office.accounts, office.secrets, office.snapshot, sources).run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
+
+
 def _numbered(office: Office, settings: Settings) -> dict[str, Numbered]:
     """The providers that have phone numbers, and how each is asked."""
     return {
@@ -888,6 +904,7 @@ async def running(settings: Settings, read: Read | None = None) -> AsyncIterator
         monitor.reconciled = reconciler.done
         health = _health(shipper, life)
         connector = _connecting(office)
+        await stack.enter_async_context(_knowing_subaccounts(office, connector))
         control = _control(
             office, shipper, collector, reconciler, connector, health, monitor, deliverer, sockets["control"]
         )
@@ -972,6 +989,7 @@ async def _backoffice(settings: Settings, control: socket.socket, proxy: socket.
         monitor.reconciled = reconciler.done
         health = _health(shipper, life)
         connector = _connecting(office)
+        await stack.enter_async_context(_knowing_subaccounts(office, connector))
         controlling = _control(office, shipper, collector, reconciler, connector, health, monitor, deliverer, control)
         await stack.enter_async_context(controlling)
         settle()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from gateway.integrations import Integration
+from gateway.integrations import SubaccountSecret
 from gateway.keys import NotSealedHere, Secrets
 from gateway.providers.api import CallbackAddress, Carried, Provider
 from gateway.snapshot import TenantRecord
@@ -32,7 +32,9 @@ class CallbackAddresses:
 
     def of(self, provider: Provider, tenant: TenantRecord) -> CallbackAddress | None:
         """The tenant's; None where what comes there could not be verified, which is then asked for instead."""
-        if not provider.webhooks or signs_with_its_own(provider, tenant):
+        if not provider.webhooks:
+            return None
+        if is_of_subaccount(provider, tenant) and secret_of_subaccount(provider, tenant) is None:
             return None
         # Without a secret of the tenant's its application could not tell what we pass on from anybody else's.
         bound = None if tenant.signing is None else partial(self._sealed, tenant.tenant_id)
@@ -51,10 +53,13 @@ class CallbackAddresses:
         return Carried(held[_URL], held.get(_METHOD, ""), _BEGINS in held) if _URL in held else None
 
 
-def signs_with_its_own(provider: Provider, tenant: TenantRecord) -> bool:
-    """True where the provider signs with the secret of an account within the platform's, which is not ours to know: what
-    is said of such an account's calls can be verified once its own credential is stored for the tenant."""
-    if provider.name in tenant.credentials:
-        return False
-    integration: Integration | None = tenant.integration
-    return provider.subaccount_of(integration) is not None
+def secret_of_subaccount(provider: Provider, tenant: TenantRecord) -> SubaccountSecret | None:
+    """What the tenant's account within the platform's signs with, where that is known."""
+    account = provider.subaccount_of(tenant.integration)
+    known = None if tenant.integration is None else tenant.integration.subaccount_secret
+    return known if known is not None and known.account == account else None
+
+
+def is_of_subaccount(provider: Provider, tenant: TenantRecord) -> bool:
+    """True where the tenant's calls go to an account within the platform's, whose own secret the provider signs with."""
+    return provider.name not in tenant.credentials and provider.subaccount_of(tenant.integration) is not None

@@ -24,7 +24,7 @@ from typing import NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
 from gateway.account_alias import AccountAlias
-from gateway.callback_addresses import CARRIED, PREFIX, CallbackAddresses, signs_with_its_own
+from gateway.callback_addresses import CARRIED, PREFIX, CallbackAddresses, is_of_subaccount, secret_of_subaccount
 from gateway.counters import Counters
 from gateway.egress import Egress, EgressError
 from gateway.inbox import Inbox, InboxFull, Kept
@@ -266,8 +266,8 @@ class Webhooks:
         """The credential of the account that a delivery is of, and whether it is shared."""
         if webhook.own is None:
             return {}, False
-        if signs_with_its_own(provider, tenant):
-            raise Refused(503, "no_credential")
+        if is_of_subaccount(provider, tenant):
+            return self._of_subaccount(provider, tenant), False
         sealed = tenant.credentials.get(provider.name)
         if sealed is not None:
             try:
@@ -278,6 +278,17 @@ class Webhooks:
         if credential is None:
             raise Refused(503, "no_credential")
         return credential, not self._shared_reads
+
+    def _of_subaccount(self, provider: Provider, tenant: TenantRecord) -> Mapping[str, str]:
+        """What would be the credential of the tenant's account within the platform's. Raises Refused."""
+        known = secret_of_subaccount(provider, tenant)
+        if known is None or provider.account_field is None or provider.account_secret is None:
+            raise Refused(503, "no_credential")
+        try:
+            secret = self._secrets.unseal(known.sealed, owner=tenant.tenant_id)[known.account]
+        except (NotSealedHere, KeyError):
+            raise Refused(503, "no_credential") from None
+        return {provider.account_field: known.account, provider.account_secret.field: secret}
 
     def _check_account(self, provider: Provider, tenant: TenantRecord, webhook: Webhook) -> None:
         """What a key of the tenant's verifies must be of an account of its own: a shared one tells of everybody's. Before

@@ -463,6 +463,17 @@ class OwnNumber(NamedTuple):
     """By the name of the webhook that such things come in by. A way that is not to be changed is not among them."""
 
 
+class AccountSecret(NamedTuple):
+    """How the platform's credential finds out what an account below it signs with."""
+
+    field: str
+    """The credential's field that would hold it."""
+    path: Callable[[str], str]
+    """Where it is asked for, for an account."""
+    read: Callable[[bytes, str], str]
+    """Reads the answer for an account. Raises NotAPage."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Numbers:
     """How an account's phone numbers are listed, and led elsewhere."""
@@ -609,6 +620,8 @@ class Provider:
     those of accounts below its own as well."""
     subaccount: Callable[[Integration], str | None] | None = None
     """The account within the platform's that is a tenant's own: its paths name that one, by the platform's credential."""
+    account_secret: AccountSecret | None = None
+    """None where accounts below another sign nothing, or do not tell."""
     speaks_for: frozenset[str] = frozenset()
     """Request headers by which a call would speak for another account: never on a shared one."""
     administration: re.Pattern[str]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from gateway.callback_addresses import CallbackAddresses
-from gateway.integrations import Integration
+from gateway.integrations import Integration, SubaccountSecret
 from gateway.keys import Secrets
 from gateway.providers import openai, twilio
 from gateway.providers.api import Carried
@@ -59,7 +60,11 @@ def test_a_provider_that_tells_nothing_by_itself_is_given_no_address():
     assert ADDRESSES.of(openai.PROVIDER, tenant()) is None
 
 
-def test_what_an_account_below_the_platforms_signs_can_be_verified_by_its_own_credential_alone():
+def test_what_an_account_below_the_platforms_signs_can_be_verified_by_its_own_secret_alone():
     """Guards callbacks: asked for and not believed, they would be lost to their application."""
     assert ADDRESSES.of(twilio.PROVIDER, tenant(integration=BELOW)) is None
+    others = msgspec.structs.replace(BELOW, subaccount_secret=SubaccountSecret("AC" + "6" * 32, "sealed"))
+    assert ADDRESSES.of(twilio.PROVIDER, tenant(integration=others)) is None
+    known = msgspec.structs.replace(BELOW, subaccount_secret=SubaccountSecret(BELOW.twilio_subaccount, "sealed"))
+    assert ADDRESSES.of(twilio.PROVIDER, tenant(integration=known)) is not None
     assert ADDRESSES.of(twilio.PROVIDER, tenant(integration=BELOW, credentials={"twilio": "sealed"})) is not None

@@ -16,7 +16,7 @@ from gateway.callback_addresses import CallbackAddresses
 from gateway.counters import Counters
 from gateway.egress import Answer, Forbidden, TooSlow
 from gateway.inbox import InboxFull, Kept
-from gateway.integrations import Integration
+from gateway.integrations import Integration, SubaccountSecret
 from gateway.listener import Listener, bound
 from gateway.providers import PROVIDERS, twilio
 from gateway.providers.api import Carried
@@ -281,6 +281,51 @@ async def test_a_tenant_with_an_account_of_its_own_is_told_under_its_token(runni
     assert (await running.ask("/webhooks/twilio/own/sms", fields)).status == 403
     assert (await running.ask("/webhooks/twilio/own/sms", fields, token="its-token")).status == 200
     assert [event.tenant_id for event in running.events] == ["own"]
+
+
+BELOW, TOKEN_BELOW = "AC" + "7" * 32, "the-token-of-an-account-below"
+
+
+def below(tenant_id="acme", account=BELOW):
+    sealed = SECRETS.seal({account: TOKEN_BELOW}, owner=tenant_id)
+    return msgspec.structs.replace(
+        INTEGRATION, twilio_subaccount=BELOW, subaccount_secret=SubaccountSecret(account, sealed)
+    )
+
+
+async def test_what_a_subaccount_signs_is_verified_by_its_own_token(tmp_path):
+    async with listening(tmp_path, integration=below()) as running:
+        told = DELIVERED | {"AccountSid": BELOW}
+
+        assert (await running.ask(STATUS, told, token=TOKEN_BELOW)).status == 204
+        assert (await running.ask(STATUS, told)).status == 403
+        # The account is the tenant's alone: whatever is said of it is for it, by whichever method.
+        assert (await running.ask(STATUS, told, token=TOKEN_BELOW, method="GET")).status == 204
+        (kept, _) = running.kept
+        assert dict(parse_qsl(kept.body.decode())) == DELIVERED | {"AccountSid": sid_of("acme")}
+
+
+async def test_a_subaccount_says_nothing_of_the_account_above_it(tmp_path):
+    async with listening(tmp_path, integration=below()) as running:
+        assert (await running.ask(STATUS, DELIVERED, token=TOKEN_BELOW)).status == 403
+        assert running.kept == []
+
+
+@pytest.mark.parametrize(
+    "integration",
+    [
+        below(account="AC" + "8" * 32),
+        below("other"),
+        msgspec.structs.replace(below(), subaccount_secret=None),
+    ],
+    ids=["of another account", "sealed for another tenant", "not known"],
+)
+async def test_what_a_subaccount_signs_can_not_be_verified_without_its_token(tmp_path, integration):
+    async with listening(tmp_path, integration=integration) as running:
+        for token in (TOKEN_BELOW, REAL_TOKEN):
+            answer = await running.ask(STATUS, DELIVERED | {"AccountSid": BELOW}, token=token)
+            assert answer.status == 503
+        assert running.kept == []
 
 
 async def test_what_is_said_of_another_account_is_refused(running):

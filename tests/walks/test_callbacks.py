@@ -9,10 +9,12 @@ from urllib.request import Request, urlopen
 
 import pytest
 from twilio.request_validator import RequestValidator
+from twilio.rest import Client
 
 from gateway.simulator.truth import read_deliveries
 from tests.walks.applications import Application, free_port
 from tests.walks.harness import eventually
+from tests.walks.sides import directly_to_twilio
 from tests.walks.told import Tenant, told_gateway
 
 ADA, TOLL = "+12025550143", "+15005550006"
@@ -131,6 +133,35 @@ def test_where_an_application_does_not_answer_its_call_the_fallback_that_it_name
     assert asked.is_signed_with(tenant.secret)
     eventually(lambda: [one for one in tenant.events() if one["event_type"] == "call_minutes"], "minutes")
     assert not [one for one in tenant.events() if one["event_type"] == "ivr_step"]
+
+
+def test_what_a_subaccount_of_the_platforms_is_told_of_reaches_its_application(reached, tenant, application):
+    """Guards tenants whose account within the platform's signs with a token that nobody has stored."""
+    platform = directly_to_twilio(reached)
+    client = Client(platform.account_sid, platform.key)
+    client.api.base_url = platform.base_url + "/api"
+    below = client.api.accounts.create(friendly_name="below")
+    path = f"/v1/tenants/{tenant.tenant_id}/integrations"
+    shown = reached.ask("PATCH", path, {"twilio_subaccount": below.sid})
+    assert below.auth_token not in str(shown)
+    url = f"{application.base_url}/told"
+
+    def told():
+        """Nobody is asked to tell us before the token is known."""
+        made = tenant.client.messages.create(to=ADA, from_=TOLL, body="Hello", status_callback=url)
+        return [one for one in application.got if one.is_signed_with(tenant.secret)] and made
+
+    made = eventually(told, "a callback that the application can verify")
+    ours = lambda: [one for one in application.got if one.fields["MessageSid"] == made.sid]  # noqa: E731
+    eventually(lambda: len(ours()) == 2, "both")
+    assert [one.fields["MessageStatus"] for one in ours()] == ["sent", "delivered"]
+    assert all(one.is_signed_with(tenant.secret) for one in ours())
+    assert {one.fields["AccountSid"] for one in ours()} == {tenant.account_sid}
+    assert below.auth_token not in str(reached.ask("GET", path)) + "".join(reached.gateway.lines)
+    forged = {"MessageSid": made.sid, "MessageStatus": "failed", "AccountSid": below.sid}
+    at = f"{reached.proxy_url}/webhooks/twilio/{tenant.tenant_id}/status"
+    signature = RequestValidator(platform.key).compute_signature(at, forged)
+    assert post(at, forged, **{"X-Twilio-Signature": signature}) == 403
 
 
 def direct(tenant, sid):
