@@ -52,6 +52,10 @@ class Field(NamedTuple):
 
 
 _CALLBACK = b"StatusCallback"
+_DOCUMENT = b"Twiml"
+
+DOCUMENT_CHARACTERS_MAX = 4_000
+"""Twilio takes no longer document in a form: where ours would be, the application's stays as it is."""
 
 
 def _tells(*names: bytes) -> dict[bytes, Field]:
@@ -77,8 +81,14 @@ PARTICIPANT: Mapping[bytes, Field] = _tells(
 RECORDING: Mapping[bytes, Field] = _tells(b"RecordingStatusCallback")
 
 
-def called_back(fields: Mapping[bytes, Field], *, added: bool = False) -> Callable[[bytes, CallbackAddress], bytes]:
-    """What has Twilio come to us for what stands in these fields, and where it is `added`, tell us though nobody asked."""
+def called_back(
+    fields: Mapping[bytes, Field],
+    *,
+    added: bool = False,
+    led: Callable[[bytes, CallbackAddress], bytes] | None = None,
+) -> Callable[[bytes, CallbackAddress], bytes]:
+    """What has Twilio come to us for what stands in these fields, and where it is `added`, tell us though nobody asked.
+    `led` does the same in the document of a form that holds one."""
 
     def changed(body: bytes, address: CallbackAddress) -> bytes:
         if not 0 < len(body) <= FORM_BYTES_MAX or _FORM.fullmatch(body) is None:
@@ -89,6 +99,11 @@ def called_back(fields: Mapping[bytes, Field], *, added: bool = False) -> Callab
             return body
         for name, one in fields.items():
             _lead(pairs, places, name, one, address)
+        if led is not None and len(places.get(_DOCUMENT, ())) == 1:
+            before = unquote_plus(_value(pairs, places, _DOCUMENT).decode("latin-1"))
+            after = led(before.encode(), address).decode()
+            if after != before and len(after) <= DOCUMENT_CHARACTERS_MAX:
+                _put(pairs, places, _DOCUMENT, after)
         unasked = not _value(pairs, places, _CALLBACK) and not _value(pairs, places, b"MessagingServiceSid")
         if (
             added

@@ -29,6 +29,7 @@ from gateway.providers.twilio.callback_requests import called_back
 from gateway.providers.twilio.late import reads_final
 from gateway.providers.twilio.paths import ACCOUNT
 from gateway.providers.twilio.requests import read_call, read_message
+from gateway.providers.twilio.twiml import led_inline
 
 
 def starts(
@@ -62,14 +63,14 @@ ENDPOINTS = (
     replace(
         starts("calls.create", CALLS, "call_outbound", "call", meter(judge_call)),
         prepare=read_call,
-        called_back=called_back(callback_requests.CALL, added=True),
+        called_back=called_back(callback_requests.CALL, added=True, led=led_inline),
         settles=late.CALL,
     ),
     reads_final("calls.list", "GET", CALLS, late.calls, lists=True),
     reads_final("calls.fetch", "GET", f"{CALLS}/{{sid}}", late.call),
     replace(
         reads_final("calls.update", "POST", f"{CALLS}/{{sid}}", late.call),
-        called_back=called_back(callback_requests.CALL_CHANGED),
+        called_back=called_back(callback_requests.CALL_CHANGED, led=led_inline),
     ),
     reads_back("calls.delete", "DELETE", f"{CALLS}/{{sid}}"),
     replace(

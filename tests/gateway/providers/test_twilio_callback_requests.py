@@ -13,6 +13,7 @@ from gateway.providers import twilio
 from gateway.providers.api import CallbackAddress
 from gateway.providers.twilio import callback_requests as forms
 from gateway.providers.twilio.callback_requests import FORM_BYTES_MAX, URL_CHARACTERS_MAX, called_back, passable
+from gateway.providers.twilio.twiml import led_inline
 
 BASE = "https://tolls.example/webhooks/twilio/acme"
 OURS = BASE + "/status"
@@ -139,6 +140,46 @@ def test_what_only_ends_as_twilios_name_does_is_an_applications():
     after = dict(parse_qsl(asked(b"To=1&Url=https%3A%2F%2Fmytwilio.com", kind="call").decode()))
 
     assert after["Url"].startswith(f"{BASE}/voice?to=sealed.")
+
+
+INLINE = (
+    '<Response><Gather action="https://app.example/menu?a=1&amp;b=2" method="GET"/>'
+    '<Dial action="/relative"><Number statusCallback="https://app.example/told">+12025550199</Number></Dial>'
+    "<Redirect>https://handler.twilio.com/twiml/EH1</Redirect><Play>https://app.example/a.mp3</Play></Response>"
+)
+
+
+def test_a_document_in_a_form_leads_back_to_us():
+    """Guards what is said of a call whose document nobody is asked for."""
+    ask = called_back(forms.CALL, added=True, led=led_inline)
+    form = urlencode({**CALLED, "Twiml": INLINE}).encode()
+
+    after = dict(parse_qsl(ask(form, ADDRESS).decode()))
+
+    sealed = [
+        f"sealed.{url.encode().hex()}" for url in ("https://app.example/menu?a=1&b=2", "https://app.example/told")
+    ]
+    wanted = INLINE.replace("https://app.example/menu?a=1&amp;b=2", f"{BASE}/voice?to={sealed[0]}.GET")
+    wanted = wanted.replace('method="GET"', 'method="POST"')
+    assert after["Twiml"] == wanted.replace("https://app.example/told", f"{BASE}/status?to={sealed[1]}")
+    assert after["StatusCallback"] == OURS
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        "<Response/>",
+        "<Response><Say>Hello",
+        '<Response><Gather action="https://app.example/"/>' + "<Say>a</Say>" * 330 + "</Response>",
+        '<Response><Dial><Conference waitUrl="https://music.example/hold.mp3">x</Conference></Dial></Response>',
+        "",
+    ],
+    ids=["without a URL", "not well-formed", "too long afterwards", "music of anybody's", "none"],
+)
+def test_a_document_that_can_not_lead_back_stays_as_it_is(document):
+    form = urlencode({**CALLED, "StatusCallback": "https://twilio.com/", "Twiml": document}).encode()
+
+    assert called_back(forms.CALL, led=led_inline)(form, ADDRESS) == form
 
 
 def test_a_message_has_no_document_that_twilio_asks_for():
