@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from decimal import Decimal
 from urllib.parse import quote, urlencode, urlsplit
@@ -15,7 +16,7 @@ from gateway.simulator.truth import read_deliveries
 from tests.walks.applications import Application, free_port
 from tests.walks.harness import eventually
 from tests.walks.sides import directly_to_twilio
-from tests.walks.told import Tenant, told_gateway
+from tests.walks.told import IN_FORCE_S, Tenant, told_gateway
 
 ADA, TOLL = "+12025550143", "+15005550006"
 pytestmark = pytest.mark.parametrize("reached", ["sqlite", "postgres"], indirect=True, scope="module")
@@ -148,10 +149,12 @@ def test_what_a_subaccount_of_the_platforms_is_told_of_reaches_its_application(r
 
     def told():
         """Nobody is asked to tell us before the token is known."""
-        made = tenant.client.messages.create(to=ADA, from_=TOLL, body="Hello", status_callback=url)
-        return [one for one in application.got if one.is_signed_with(tenant.secret)] and made
+        tenant.client.messages.create(to=ADA, from_=TOLL, body="Hello", status_callback=url)
+        return [one for one in application.got if one.is_signed_with(tenant.secret)]
 
-    made = eventually(told, "a callback that the application can verify")
+    eventually(told, "a callback that the application can verify")
+    time.sleep(IN_FORCE_S)
+    made = tenant.client.messages.create(to=ADA, from_=TOLL, body="Hello", status_callback=url)
     ours = lambda: [one for one in application.got if one.fields["MessageSid"] == made.sid]  # noqa: E731
     eventually(lambda: len(ours()) == 2, "both")
     assert [one.fields["MessageStatus"] for one in ours()] == ["sent", "delivered"]
