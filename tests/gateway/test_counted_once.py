@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 
 from gateway.collector import Collector, Scope
 from gateway.counters import Counters
-from gateway.providers.api import Late, Prepared, Usage
+from gateway.providers.api import Carried, Late, Prepared, Usage
 from gateway.providers.twilio import callbacks, late, records
 from gateway.providers.twilio.answers import judge_call, judge_message, judge_recording
 from gateway.providers.twilio.resources import Resource
@@ -35,6 +35,7 @@ ACCOUNT = "AC" + "5" * 32
 OURS, THEIRS = "+18005550199", "+12025550143"
 DAY = NOON.date()
 AT_MS = round(NOON.timestamp() * 1000)
+NEXT = Carried("https://app.example/next")
 SUMS = ("messages", "segments", "media", "seconds", "requests")
 NANO = 10**9
 
@@ -258,7 +259,7 @@ class World:
         elif thing.kind == "leg":
             form = {"CallSid": f"CA{'d' * 24}{number:08x}", "Direction": "inbound", "CallStatus": "in-progress"}
             form |= {"DialCallSid": said["sid"], "DialCallStatus": "completed"}
-            told = callbacks.read_voice(list(form.items()), step=str(number), carried=True)
+            told = callbacks.read_voice(list(form.items()), step=str(number), carried=NEXT)
         else:
             form = {"CallSid": said["sid"], "Direction": "inbound", "CallStatus": "ringing"}
             form |= {"To": said["to"], "From": said["from"]}

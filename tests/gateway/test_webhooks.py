@@ -17,9 +17,10 @@ from gateway.callback_addresses import CallbackAddresses
 from gateway.counters import Counters
 from gateway.egress import Answer, Forbidden, TooSlow
 from gateway.inbox import InboxFull, Kept
-from gateway.integrations import Integration
+from gateway.integrations import Integration, SubaccountSecret
 from gateway.listener import Listener, bound
 from gateway.providers import PROVIDERS, twilio
+from gateway.providers.api import Carried
 from gateway.recorder import Recorder
 from gateway.webhooks import Webhooks
 from metering.spool import Spool
@@ -125,11 +126,11 @@ class Running:
             peer.writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
             return await peer.message()
 
-    def carrying(self, url, tenant_id="acme", name="voice", method=""):
+    def carrying(self, url, tenant_id="acme", name="voice", method="", *, begins=False):
         """The target of our webhook, carrying an application's URL."""
         tenant = self.proxied.published.current.tenants[tenant_id]
         bind = self.addresses.of(twilio.PROVIDER, tenant).bound
-        return f"/webhooks/twilio/{tenant_id}/{name}?to={quote(bind(url, method), safe='')}"
+        return f"/webhooks/twilio/{tenant_id}/{name}?to={quote(bind(Carried(url, method, begins)), safe='')}"
 
 
 def carried(url):
@@ -301,6 +302,51 @@ async def test_a_tenant_with_an_account_of_its_own_is_told_under_its_token(runni
     assert (await running.ask("/webhooks/twilio/own/sms", fields)).status == 403
     assert (await running.ask("/webhooks/twilio/own/sms", fields, token="its-token")).status == 200
     assert [event.tenant_id for event in running.events] == ["own"]
+
+
+BELOW, TOKEN_BELOW = "AC" + "7" * 32, "the-token-of-an-account-below"
+
+
+def below(tenant_id="acme", account=BELOW):
+    sealed = SECRETS.seal({account: TOKEN_BELOW}, owner=tenant_id)
+    return msgspec.structs.replace(
+        INTEGRATION, twilio_subaccount=BELOW, subaccount_secret=SubaccountSecret(account, sealed)
+    )
+
+
+async def test_what_a_subaccount_signs_is_verified_by_its_own_token(tmp_path):
+    async with listening(tmp_path, integration=below()) as running:
+        told = DELIVERED | {"AccountSid": BELOW}
+
+        assert (await running.ask(STATUS, told, token=TOKEN_BELOW)).status == 204
+        assert (await running.ask(STATUS, told)).status == 403
+        # The account is the tenant's alone: whatever is said of it is for it, by whichever method.
+        assert (await running.ask(STATUS, told, token=TOKEN_BELOW, method="GET")).status == 204
+        (kept, _) = running.kept
+        assert dict(parse_qsl(kept.body.decode())) == DELIVERED | {"AccountSid": sid_of("acme")}
+
+
+async def test_a_subaccount_says_nothing_of_the_account_above_it(tmp_path):
+    async with listening(tmp_path, integration=below()) as running:
+        assert (await running.ask(STATUS, DELIVERED, token=TOKEN_BELOW)).status == 403
+        assert running.kept == []
+
+
+@pytest.mark.parametrize(
+    "integration",
+    [
+        below(account="AC" + "8" * 32),
+        below("other"),
+        msgspec.structs.replace(below(), subaccount_secret=None),
+    ],
+    ids=["of another account", "sealed for another tenant", "not known"],
+)
+async def test_what_a_subaccount_signs_can_not_be_verified_without_its_token(tmp_path, integration):
+    async with listening(tmp_path, integration=integration) as running:
+        for token in (TOKEN_BELOW, REAL_TOKEN):
+            answer = await running.ask(STATUS, DELIVERED | {"AccountSid": BELOW}, token=token)
+            assert answer.status == 503
+        assert running.kept == []
 
 
 async def test_what_is_said_of_another_account_is_refused(running):
@@ -598,6 +644,33 @@ async def test_a_callback_that_is_wanted_by_get_is_kept_so(running):
     (kept,) = running.kept
     assert (kept.method, kept.media_type) == ("GET", "")
     assert dict(parse_qsl(kept.body.decode())) == DELIVERED | {"AccountSid": sid_of("acme")}
+
+
+ANSWERED = RINGING | {"Direction": "outbound-api", "CallStatus": "in-progress", "From": TOLL, "To": ADA}
+
+
+async def test_a_call_that_goes_out_is_answered_by_the_application_that_made_it_and_that_is_no_step(running):
+    running.applications.answers = {"https://app.example/made": answered()}
+
+    answer = await running.ask(running.carrying("https://app.example/made?of=1", begins=True), ANSWERED)
+
+    assert (answer.status, running.events) == (200, [])
+    action = answer.body.partition(b'action="')[2].partition(b'"')[0].decode()
+    assert carried(action) == "https://app.example/menu"
+    ((url, _, headers, body, _),) = running.applications.asked
+    fields = dict(parse_qsl(body.decode()))
+    assert fields == ANSWERED | {"AccountSid": sid_of("acme")}
+    assert RequestValidator(SIGNING).validate(url, fields, headers["X-Twilio-Signature"])
+
+
+@pytest.mark.parametrize("begins", [True, False])
+async def test_where_nobody_answers_a_call_that_goes_out_the_provider_asks_whom_it_was_told_to(running, begins):
+    """Guards `FallbackUrl`: an answer of ours would be taken for the application's. The integration's is for calls that
+    come in."""
+    answer = await running.ask(running.carrying("https://app.example/made", begins=begins), ANSWERED)
+
+    assert answer.status == 502
+    assert [url for url, *_ in running.applications.asked] == ["https://app.example/made"]
 
 
 async def test_an_application_is_asked_by_get_where_the_provider_asks_by_get(tmp_path):

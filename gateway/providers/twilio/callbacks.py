@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from urllib.parse import parse_qsl
 
-from gateway.providers.api import Late, Made, Told, Usage
+from gateway.providers.api import Carried, Late, Made, Reply, Told, Usage
 from gateway.providers.twilio.late import open_still
 from gateway.providers.twilio.paths import SID
 from gateway.providers.twilio.resources import COUNT, PLAIN, Resource, come_in, matching, message_type, resource_of
@@ -26,6 +26,8 @@ Form = Sequence[tuple[str, str]]
 
 FINAL_MESSAGE = frozenset({"delivered", "undelivered", "failed", "canceled", "read", "received", "partially_delivered"})
 UNANSWERED = frozenset({"busy", "no-answer", "failed", "canceled"})
+UNANSWERED_OUTBOUND = Reply(502)
+"""To a call that goes out: Twilio then asks the URL that the call was made with for this case, as it would without us."""
 FINAL_CALL = UNANSWERED | {"completed"}
 
 
@@ -112,12 +114,13 @@ def read_message(form: Form) -> Told | None:
     )
 
 
-def read_voice(form: Form, *, step: str = "", carried: bool = False) -> Told | None:
+def read_voice(form: Form, *, step: str = "", carried: Carried | None = None) -> Told | None:
     """Twilio asks what to do with a call: the first time of one that comes in, or a further one. None where it does not say
     of which.
 
     A call rings until it is answered, and is answered by the first thing that lets somebody press or say anything: what is
     asked while it still rings is the first question, unless it comes to a URL that an answer of before has named (`carried`).
+    That of a call that goes out comes to the URL that it was made with, and is no step either: the call has its own event.
     `step` tells one further question from another: a keyed hash of all that is signed.
     """
     fields = Fields(form)
@@ -125,12 +128,13 @@ def read_voice(form: Form, *, step: str = "", carried: bool = False) -> Told | N
     if call is None:
         return None
     made: list[Made] = []
-    inbound = fields.text("Direction") == "inbound"
+    direction = fields.text("Direction") or ""
+    inbound = direction == "inbound"
     ringing = fields.text("CallStatus") == "ringing"
     inputs = any(fields.text(name) is not None for name in _INPUTS)
-    if inbound and ringing and not carried:
+    if inbound and ringing and carried is None:
         made.append(Made(f"{call}:made", CALLS, _call_usage(fields, call, "call_inbound")))
-    elif carried or inputs or inbound:
+    elif not carried.begins if carried is not None else inputs or inbound:
         usage = Usage(
             quantities={"requests": 1},
             completeness=Completeness.REPORTED,
@@ -171,6 +175,7 @@ def read_voice(form: Form, *, step: str = "", carried: bool = False) -> Told | N
         addressed=_addressed(fields, "To", "Called") if inbound else (),
         made=tuple(made),
         late=late,
+        unanswered=UNANSWERED_OUTBOUND if direction.startswith("outbound") else None,
     )
 
 

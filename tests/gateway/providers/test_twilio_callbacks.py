@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.providers.api import Late, Made, Usage
+from gateway.providers.api import Carried, Late, Made, Usage
 from gateway.providers.twilio.callbacks import FIELDS_MAX, form_of, read_message, read_status, read_voice
 from gateway.providers.twilio.late import recording
 from metering.usage import Completeness
@@ -38,6 +38,7 @@ RINGING = {
     "To": TOLL,
 }
 TALKING = RINGING | {"CallStatus": "in-progress"}
+NEXT = Carried("https://app.example/next")
 NOTHING_YET = Usage(quantities={}, completeness=Completeness.PENDING)
 
 
@@ -225,8 +226,8 @@ def test_the_first_question_of_a_call_is_that_it_came_in():
     [
         (TALKING | {"Digits": "1"}, {}),
         (TALKING, {}),
-        (RINGING, {"carried": True}),
-        (TALKING | {"Direction": "outbound-api"}, {"carried": True}),
+        (RINGING, {"carried": NEXT}),
+        (TALKING | {"Direction": "outbound-api"}, {"carried": NEXT}),
     ],
 )
 def test_each_further_question_is_a_step(fields, asked):
@@ -234,7 +235,17 @@ def test_each_further_question_is_a_step(fields, asked):
 
 
 def test_the_first_question_of_a_call_that_was_made_is_no_step():
-    assert voice(TALKING | {"Direction": "outbound-api"}).made == ()
+    made = TALKING | {"Direction": "outbound-api"}
+
+    assert voice(made).made == ()
+    assert voice(made, carried=NEXT._replace(begins=True)).made == ()
+
+
+@pytest.mark.parametrize(("direction", "status"), [("inbound", None), ("outbound-api", 502), ("outbound-dial", 502)])
+def test_what_is_said_in_an_applications_place_is_for_calls_that_come_in(direction, status):
+    unanswered = voice(TALKING | {"Direction": direction}, carried=NEXT).unanswered
+
+    assert (None if unanswered is None else unanswered.status) == status
 
 
 def test_a_step_is_known_by_what_tells_it_from_others():
@@ -242,7 +253,7 @@ def test_a_step_is_known_by_what_tells_it_from_others():
 
 
 def test_a_dial_that_was_answered_is_a_call_that_was_forwarded():
-    told = voice(TALKING | {"DialCallSid": LEG, "DialCallStatus": "completed", "DialCallDuration": "30"}, carried=True)
+    told = voice(TALKING | {"DialCallSid": LEG, "DialCallStatus": "completed", "DialCallDuration": "30"}, carried=NEXT)
 
     assert [one.key.rpartition(":")[0] for one in told.made] == [f"{CALL}:ivr", f"{CALL}:forwarded", LEG]
     forwarded, leg = (one.usage for one in told.made[1:])
