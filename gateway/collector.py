@@ -309,9 +309,10 @@ class Collector:
             await asker.close()
 
     async def look(self) -> None:
-        """Begin what waits, of each source of which nothing is under way. Raises DatabaseUnavailable."""
+        """Begin what waits, of each source of which nothing is under way. Before spools were read once everything would be
+        too young, however old it is, and lists would be read for nothing. Raises DatabaseUnavailable."""
         for source in self.sources:
-            if source in self._running:
+            if source in self._running or self._booked_until(source) == EPOCH:
                 continue
             row = await self._taken(source)
             if row is not None:

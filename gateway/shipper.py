@@ -234,8 +234,8 @@ class Shipper:
         """Events that the last round booked."""
         self.last_shipped = now()
         """When the ledger last had everything that could be read."""
-        self._read_through = EPOCH
-        """When the last look at all spools began that found the ledger to have everything."""
+        self._read_through = EPOCH if spool_reader.spools(directory) else self.last_shipped
+        """When the last look at all spools began that found the ledger to have everything; the first finds none there."""
         self.failing: str | None = None
         """Why the ledger can not be written, while it can not."""
         self.shipped = Shipped()

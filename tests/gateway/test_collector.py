@@ -20,9 +20,11 @@ from gateway import asking
 from gateway.asking import Asker, NotAnswered
 from gateway.collector import (
     ASKED,
+    DONE,
     HELD_S,
     SWEEP_DAYS,
     TODAY_S,
+    WAITING,
     YOUNG_S,
     Collector,
     Credential,
@@ -42,7 +44,7 @@ from gateway.shipper import Shipper
 from gateway.tables import collections, unattributed
 from metering.database import DatabaseUnavailable
 from metering.tables import late_facts, pending_events, quarantine, usage_events
-from metering.usage import Completeness
+from metering.usage import EPOCH, Completeness
 from pricing.tables import rollups
 from tests.builders import NOON, call_id, fact, intent, usage_event
 from tests.gateway.served import served
@@ -642,6 +644,21 @@ async def test_what_was_young_when_calls_that_were_killed_were_looked_for_is_so_
     found = await world.collected("globex", collector)
 
     assert (found.counts["young"], found.counts["new"]) == (1, 0)
+
+
+async def test_before_it_is_known_which_calls_there_were_no_list_is_read(world, lists):
+    """Guards what was asked for: begun at once after a restart, all of it would be too young, and the list read to its end."""
+    lists.items["Messages"] = [message(1)]
+    collector = world.collector()
+    known, collector._booked_until = collector._booked_until, lambda source: EPOCH
+
+    waiting = await world.collected(collector=collector)
+    collector._booked_until = known
+    await world.runs(collector)
+
+    read = await world.collection(waiting.collection_id)
+    assert (waiting.status, waiting.pages, waiting.counts.get("young", 0)) == (WAITING, 0, 0)
+    assert (read.status, read.counts["new"]) == (DONE, 1)
 
 
 @pytest.mark.parametrize("order", [("listed", "shipped"), ("shipped", "listed")])

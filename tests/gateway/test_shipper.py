@@ -833,6 +833,11 @@ async def test_until_all_was_read_once_nobody_knows_what_calls_there_were(worker
     assert NOON <= shipper.booked_until("openai") <= shipper.last_shipped
 
 
+async def test_where_no_spool_is_there_is_nothing_that_nobody_knows(shipper):
+    """Guards commands that find no server running, and nothing to book: no round would say so."""
+    assert shipper.booked_until("twilio") == shipper.last_shipped
+
+
 async def test_what_is_under_way_is_not_booked_whatever_else_is(worker, shipper):
     worker.begins(1, source="twilio", occurred_at_ms=NOON_MS - 700)
     worker.begins(2, source="twilio", occurred_at_ms=NOON_MS - 900)
