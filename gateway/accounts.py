@@ -26,7 +26,7 @@ from sqlalchemy import Row, Select, delete, func, insert, literal, or_, select, 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.callers import CATEGORY, TAG, TAGS_MAX
-from gateway.integrations import EXCLUSIVE, Integration, NotAllowed, checked, values_of
+from gateway.integrations import EXCLUSIVE, Integration, NotAllowed, SubaccountSecret, checked, values_of
 from gateway.keys import (
     DEFAULT_SCOPES,
     SCOPES,
@@ -733,6 +733,9 @@ class Change:
         except NotAllowed as error:
             raise NotAcceptable(error.field, error.problem) from None
         await self._exclusive(tenant_id, integration)
+        kept = integration.subaccount_secret
+        if kept is not None and kept.account != integration.twilio_subaccount:
+            integration = msgspec.structs.replace(integration, subaccount_secret=None)
         document = msgspec.to_builtins(integration)
         secret = None
         if before is None:
@@ -774,6 +777,21 @@ class Change:
         _, secret = await self.change_integration(tenant_id, changes)
         await self._note("numbers.connect", tenant_id, source, {"numbers": count, "fields": sorted(urls)})
         return secret
+
+    async def keep_subaccount_secret(self, tenant_id: str, account: str, secret: str) -> None:
+        """Keep what a tenant's account within the platform's signs with. Raises NoSuchTenant, TenantClosed, and
+        NoSuchIntegration where it has no such account."""
+        await self._open_tenant(tenant_id)
+        before = await _integration_row(self._connection, tenant_id)
+        known = Integration() if before is None else msgspec.convert(before.document, Integration)
+        if known.twilio_subaccount != account:
+            raise NoSuchIntegration
+        kept = SubaccountSecret(account, self._secrets.seal({account: secret}, owner=tenant_id))
+        document = msgspec.to_builtins(msgspec.structs.replace(known, subaccount_secret=kept))
+        values = {"document": document, "updated_at": self._now}
+        this = integrations.c.tenant_id == tenant_id
+        await self._connection.execute(update(integrations).where(this).values(values))
+        await self._note("integration.subaccount_secret", tenant_id, account, {})
 
     async def disconnect_numbers(self, tenant_id: str, source: str, kept: Mapping[str, str], count: int) -> None:
         """Forget what those were that were led back, a closed tenant's too; `kept` is what stays. Raises NoSuchIntegration."""

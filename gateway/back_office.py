@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,7 @@ from gateway.api.parts import Health
 from gateway.api.server import ControlRunner
 from gateway.collector import Collector, Owned, Scope
 from gateway.connector import Connector
+from gateway.connector import Source as Numbered
 from gateway.deliverer import Deliverer, Destination
 from gateway.egress import Egress
 from gateway.importer import Importer
@@ -39,6 +40,7 @@ from gateway.reconciliations import Reconciliations
 from gateway.settings import Reconcile, Settings
 from gateway.shipper import BESIDE_CALLS, Pace, Shipper
 from gateway.snapshot import SigningSecrets
+from gateway.subaccounts import Subaccounts
 from gateway.supervisor import Life, StartRefused
 from gateway.telemetry import log
 from metering import spool_reader
@@ -90,6 +92,7 @@ async def open_back_office(
         monitor = await stack.enter_async_context(watching)
         monitor.reconciled = reconciler.done
         connector = connecting(office)
+        await stack.enter_async_context(_knowing_subaccounts(office, connector))
         health = _health(office, shipper, life)
         await stack.enter_async_context(
             answering(office, shipper, collector, reconciler, connector, health, monitor, deliverer, control)
@@ -168,7 +171,7 @@ async def collecting(office: Office, shipper: Shipper, *, plans: bool = True) ->
         listed(office, office.settings),
         owned,
         partial(reference, office.secrets.reference),
-        lambda: shipper.last_shipped,
+        shipper.booked_until,
         office.now,
         office.settings.collect,
     )
@@ -211,6 +214,21 @@ async def reconciling(
 def connecting(office: Office) -> Connector:
     """Leads numbers here, when it is asked to."""
     return Connector(office.accounts, numbered(office, office.settings), office.settings.public_url)
+
+
+@asynccontextmanager
+async def _knowing_subaccounts(office: Office, connector: Connector) -> AsyncIterator[None]:
+    """Asks for what tenants' accounts within the platform's sign with, where providers are told to come here."""
+
+    def sources() -> Mapping[str, Numbered]:
+        return {} if connector.public_url is None else connector.sources
+
+    task = asyncio.create_task(Subaccounts(office.accounts, office.secrets, office.snapshot, sources).run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
 
 
 @asynccontextmanager

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import NamedTuple
 
-from gateway.integrations import Integration
+from gateway.integrations import SubaccountSecret
 from gateway.keys import NotSealedHere, Secrets
-from gateway.providers.api import CallbackAddress, Provider
+from gateway.providers.api import CallbackAddress, Carried, Provider
 from gateway.snapshot import TenantRecord
 
 PREFIX = "/webhooks/"
@@ -21,16 +20,7 @@ PREFIX = "/webhooks/"
 CARRIED = "to"
 """The parameter of our URLs that holds an application's."""
 
-_URL, _METHOD = "callback", "method"
-
-
-class Carried(NamedTuple):
-    """What one of our URLs holds."""
-
-    url: str
-    """The application's."""
-    method: str
-    """By which it is to be asked; empty for that by which we are."""
+_URL, _METHOD, _BEGINS = "callback", "method", "begins"
 
 
 class CallbackAddresses:
@@ -42,14 +32,17 @@ class CallbackAddresses:
 
     def of(self, provider: Provider, tenant: TenantRecord) -> CallbackAddress | None:
         """The tenant's; None where what comes there could not be verified, which is then asked for instead."""
-        if not provider.webhooks or signs_with_its_own(provider, tenant):
+        if not provider.webhooks:
+            return None
+        if is_of_subaccount(provider, tenant) and secret_of_subaccount(provider, tenant) is None:
             return None
         # Without a secret of the tenant's its application could not tell what we pass on from anybody else's.
         bound = None if tenant.signing is None else partial(self._sealed, tenant.tenant_id)
         return CallbackAddress(f"{self.public_url}{PREFIX}{provider.name}/{tenant.tenant_id}", bound)
 
-    def _sealed(self, tenant_id: str, url: str, method: str) -> str:
-        return self._secrets.seal({_URL: url} | ({_METHOD: method} if method else {}), owner=tenant_id)
+    def _sealed(self, tenant_id: str, carried: Carried) -> str:
+        held = {_URL: carried.url, _METHOD: carried.method, _BEGINS: "1" if carried.begins else ""}
+        return self._secrets.seal({name: value for name, value in held.items() if value}, owner=tenant_id)
 
     def opened(self, sealed: str, tenant_id: str) -> Carried | None:
         """The application's URL that one of ours holds; None for what was not sealed here, as that, for this tenant."""
@@ -57,13 +50,16 @@ class CallbackAddresses:
             held: Mapping[str, str] = self._secrets.unseal(sealed, owner=tenant_id)
         except NotSealedHere:
             return None
-        return Carried(held[_URL], held.get(_METHOD, "")) if _URL in held else None
+        return Carried(held[_URL], held.get(_METHOD, ""), _BEGINS in held) if _URL in held else None
 
 
-def signs_with_its_own(provider: Provider, tenant: TenantRecord) -> bool:
-    """True where the provider signs with the secret of an account within the platform's, which is not ours to know: what
-    is said of such an account's calls can be verified once its own credential is stored for the tenant."""
-    if provider.name in tenant.credentials:
-        return False
-    integration: Integration | None = tenant.integration
-    return provider.subaccount_of(integration) is not None
+def secret_of_subaccount(provider: Provider, tenant: TenantRecord) -> SubaccountSecret | None:
+    """What the tenant's account within the platform's signs with, where that is known."""
+    account = provider.subaccount_of(tenant.integration)
+    known = None if tenant.integration is None else tenant.integration.subaccount_secret
+    return known if known is not None and known.account == account else None
+
+
+def is_of_subaccount(provider: Provider, tenant: TenantRecord) -> bool:
+    """True where the tenant's calls go to an account within the platform's, whose own secret the provider signs with."""
+    return provider.name not in tenant.credentials and provider.subaccount_of(tenant.integration) is not None

@@ -69,8 +69,8 @@ PUT_OFF_MAX = 2000
 """Legs whose calls come later in the list, as its order is, wait for them; of more than these, their numbers tell."""
 
 YOUNG_S = 120
-"""On an account that several share, what is younger is left for the next time: the record of its call may be on its way,
-and it says more surely whose it is than a number does."""
+"""What is younger is left for the next time: the record of its call may be on its way, which alone says whose it is on an
+account that several share, and whether it is metered at all; and a call that was killed is not known to be one yet."""
 
 SWEEP_HOUR = 3
 """From this hour on, UTC, the days before are read once more."""
@@ -183,12 +183,12 @@ class Collector:
         sources: Mapping[str, Source],
         owned: Callable[[], Awaitable[Owned]],
         reference: Callable[[str], str],
-        booked_until: Callable[[], dt.datetime],
+        booked_until: Callable[[str], dt.datetime],
         now: Callable[[], dt.datetime],
         schedules: Schedules = Schedules.OFF,
     ) -> None:
         """`book` books facts in one transaction and raises DatabaseUnavailable. `reference` makes the keyed hash that stands
-        for a number. `booked_until` is the moment before which every call's record is in the ledger."""
+        for a number. `booked_until` is the moment before which the record of every call to a source is in the ledger."""
         self._database = database
         self._book = book
         self.sources = sources
@@ -309,9 +309,10 @@ class Collector:
             await asker.close()
 
     async def look(self) -> None:
-        """Begin what waits, of each source of which nothing is under way. Raises DatabaseUnavailable."""
+        """Begin what waits, of each source of which nothing is under way. Before spools were read once everything would be
+        too young, however old it is, and lists would be read for nothing. Raises DatabaseUnavailable."""
         for source in self.sources:
-            if source in self._running:
+            if source in self._running or self._booked_until(source) == EPOCH:
                 continue
             row = await self._taken(source)
             if row is not None:
@@ -404,22 +405,23 @@ class Collector:
         scope: Scope,
         listing: Listing[Record],
         records: Sequence[Record],
+        young_ms: int,
         asked: Callable[[], object] = lambda: None,
         *,
         again: bool,
     ) -> Sequence[Record]:
         """The same things with what only their own descriptions say, as far as those are needed: of what the ledger does not
-        have, where it can be told whose it is; of what was nobody's before only `again`. One that is not described, or
-        makes no sense, is as the list has it. Raises NotAnswered and DatabaseUnavailable."""
+        have and is not of `young_ms` or later, where it can be told whose it is; of what was nobody's before only `again`.
+        One that is not described, or makes no sense, is as the list has it. Raises NotAnswered and DatabaseUnavailable."""
         closer = listing.closer
         if closer is None or not records:
             return records
         owned = await self.owned()
         there: set[str] = set(await self._in_ledger(scope, records, owned))
+        there |= {record.external_id for record in records if record.occurred_at_ms >= young_ms}
         if scope.tenant_id is None:
             if not any(_names(fields.get(closer.owner)) for fields in owned.values()):
                 return records
-            there |= {record.external_id for record in records if record.occurred_at_ms > self._young_ms()}
             if not again:
                 there |= await self._nobodys(scope.source, records)
         described: dict[str, Record] = {}
@@ -445,10 +447,6 @@ class Collector:
             for record in records
         ]
 
-    def _young_ms(self) -> int:
-        """What was made since this moment may be a call's whose record is on its way."""
-        return (self._booked_until() - EPOCH) // dt.timedelta(milliseconds=1) - YOUNG_S * 1000
-
     async def _nobodys(self, source: str, records: Sequence[Record]) -> set[str]:
         """Those of which nobody was found before."""
         at = unattributed.c
@@ -470,24 +468,29 @@ class Collector:
     # -- booking
 
     async def book_records(
-        self, scope: Scope, records: Sequence[Record], counts: Counter[str], put_off: list[Record] | None = None
+        self,
+        scope: Scope,
+        records: Sequence[Record],
+        counts: Counter[str],
+        young_ms: int,
+        put_off: list[Record] | None = None,
     ) -> None:
         """Book what can be told whose it is, and note what can not; what may be told once more of the list was read is
-        `put_off`, if it may be. Raises DatabaseUnavailable."""
+        `put_off`, if it may be. What the ledger has no event of and is of `young_ms` or later is left. Raises
+        DatabaseUnavailable."""
         owned = await self.owned()
         there = await self._in_ledger(scope, records, owned)
         names = _names_of(owned)
-        young_ms = self._young_ms()
         facts: list[Fact] = []
         booked, nobodys = 0, []
         put_off_before = len(put_off or ())
         for record in records:
             known = there.get(record.external_id)
             tenant_id = scope.tenant_id if known is None else known.tenant_id
+            if known is None and record.occurred_at_ms >= young_ms:
+                counts["young"] += 1
+                continue
             if known is None and tenant_id is None:
-                if record.occurred_at_ms > young_ms:
-                    counts["young"] += 1
-                    continue
                 if put_off is not None and record.parent not in (None, *there) and len(put_off) < PUT_OFF_MAX:
                     put_off.append(record)
                     continue
@@ -526,6 +529,10 @@ class Collector:
         if not counted:
             events.insert(0, made_event(tenant_id, source, record, self._reference))
         return [fact(validated(event), msgspec.json.encode(event)) for event in events]
+
+    def young_ms(self, source: str) -> int:
+        """From when on things of a source are too young to be booked by a list that is read from now on."""
+        return (self._booked_until(source) - EPOCH) // dt.timedelta(milliseconds=1) - YOUNG_S * 1000
 
     def _now_ms(self) -> int:
         return (self._now() - EPOCH) // dt.timedelta(milliseconds=1)
@@ -658,6 +665,8 @@ class _Walk:
         and DatabaseUnavailable."""
         collector, scope = self._collector, self._scope
         position = self._row.position or {"step": 0, "path": None}
+        # Calls that are killed from now on are not among those that are looked for beforehand.
+        young_ms = collector.young_ms(scope.source)
         if collector.before is not None:
             first, last = dt.date.fromisoformat(self._row.first_day), dt.date.fromisoformat(self._row.last_day)
             await collector.before(scope, first, last)
@@ -672,25 +681,27 @@ class _Walk:
             while path is not None:
                 page = await collector.page(scope, listing, path, self._asked)
                 self._counts["unreadable"] += page.unreadable
-                await self._book(page.items, put_off, listing)
+                await self._book(page.items, young_ms, put_off, listing)
                 if put_off and again_from is None:
                     again_from = path
                 path, self._pages = page.next_path, self._pages + 1
                 at: dict[str, object] = {"step": step, "path": again_from or path}
                 if path is None:
-                    await self._book(put_off, None, listing)
+                    await self._book(put_off, young_ms, None, listing)
                     at = {"step": step + 1, "path": None}
                 if not await collector.keep(self._row, at, self._pages, self._counts):
                     return False
         return True
 
-    async def _book(self, records: Sequence[Record], put_off: list[Record] | None, listing: Listing[Record]) -> None:
+    async def _book(
+        self, records: Sequence[Record], young_ms: int, put_off: list[Record] | None, listing: Listing[Record]
+    ) -> None:
         for start in range(0, len(records), RECORDS_AT_ONCE):
             part = records[start : start + RECORDS_AT_ONCE]
             part = await self._collector.looked_closer(
-                self._scope, listing, part, self._asked, again=self._row.kind == ASKED
+                self._scope, listing, part, young_ms, self._asked, again=self._row.kind == ASKED
             )
-            await self._collector.book_records(self._scope, part, self._counts, put_off)
+            await self._collector.book_records(self._scope, part, self._counts, young_ms, put_off)
 
     def _asked(self) -> None:
         self._counts["requests"] += 1

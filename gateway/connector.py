@@ -325,10 +325,12 @@ class Connector:
         account, only = credential.account, None
         subaccount = provider.subaccount_of(integration)
         if own is None and subaccount is not None:
-            if not undo:
+            secret = integration.subaccount_secret
+            if not undo and (secret is None or secret.account != subaccount):
                 raise NotConnected(
-                    "What comes in at the tenant's subaccount is signed with that account's own token, and could not be "
-                    f"verified: store it first, with `tollkeeper credential set {tenant_id} {source}`."
+                    "What comes in at the tenant's subaccount is signed with that account's own token, which the provider "
+                    "has not told yet, so that it could not be verified: try again in a moment, or store it, with "
+                    f"`tollkeeper credential set {tenant_id} {source}`."
                 )
             account = subaccount
         elif platform is not None and account == platform.account:

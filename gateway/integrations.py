@@ -16,6 +16,13 @@ ITEMS_MAX = 1000
 ANYBODY = "*"
 
 
+class SubaccountSecret(msgspec.Struct, frozen=True):
+    """What an account of a tenant's within the platform's signs with."""
+
+    account: str
+    sealed: str
+
+
 class Integration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a tenant's integration says; everything is optional. Raises NotAllowed from :func:`checked`."""
 
@@ -45,6 +52,12 @@ class Integration(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """The subusers that its calls may speak for; `*` for any."""
     connected: str | None = None
     """What its numbers were before they were led here, sealed: URLs may hold secrets. Nobody sets it, and nobody is shown it."""
+    subaccount_secret: SubaccountSecret | None = None
+    """The gateway asks the provider for it. Nobody sets it, and nobody is shown it."""
+
+
+OURS = frozenset({"connected", "subaccount_secret"})
+"""The fields that the gateway keeps for itself."""
 
 
 class NotAllowed(ValueError):

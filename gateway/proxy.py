@@ -254,7 +254,8 @@ class Proxy:
         body = b""
         caller = plan.caller
         labelled = caller.tenant.request_tags is not RequestTags.OFF and endpoint.billable
-        if endpoint.prepare is not None or plan.shared or plan.claim_key is not None or labelled:
+        told = endpoint.called_back is not None and self._addresses is not None
+        if endpoint.prepare is not None or told or plan.shared or plan.claim_key is not None or labelled:
             body = await (incoming.read() if exchange.whole else incoming.held(BODY_BYTES_MAX))
         whole = exchange.body_read
         if plan.claim_key is not None:

@@ -226,13 +226,14 @@ class Reconciler:
         else:
             totals = [one for day in _days(first, last) for one in await self._lists.totals(account, day)]
             figures = self.figures[account.source](totals)
+        ledger, late = await self._with_what_went_around(account, figures, first, last, since)
+        figures = [ledger.less_elsewhere(one, figures) if one.rest else one for one in figures]
         tenant_id = account.tenant_id or PLATFORM
         fees = {
             (figure.day, figure.category): await self._booked_fee(account.source, tenant_id, figure)
             for figure in figures
             if figure.costs_here and not figure.event_types and COST in figure.amounts
         }
-        ledger, late = await self._with_what_went_around(account, figures, first, last, since)
         nobodys = await self._lists.nobodys(account, first, last)
         found = []
         for figure in figures:
@@ -600,6 +601,19 @@ class _Ledger(NamedTuple):
             rounded_up_s=sum(one.rounded_up_s for one in self.legs if _about(figure, one)) if figure.minutes else 0,
             not_attributed=added(_in_its_terms(figure, one) for one in apart),
         )
+
+    def less_elsewhere(self, rest: Figure, figures: Sequence[Figure]) -> Figure:
+        """The rest of a total without what is booked already as the cost of what no figure speaks of. Less than nothing is
+        no cost."""
+        known = sum(
+            one.amounts.get(COST, 0)
+            for one in self.sums
+            if one.day == rest.day
+            and one.event_type != PROVIDER_COST
+            and one.currency == rest.currency
+            and not any(_about(figure, one) for figure in figures)
+        )
+        return msgspec.structs.replace(rest, amounts={COST: max(0, rest.amounts[COST] - known)})
 
 
 def _about(figure: Figure, one: Part | held.Legs | held.Waiting) -> bool:

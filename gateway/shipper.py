@@ -33,7 +33,7 @@ from metering.spool import SEGMENT_BYTES
 from metering.spool_reader import BEGINNING, Position
 from metering.spool_records import Record, RecordKind
 from metering.tables import spool_positions
-from metering.usage import UsageEvent, validated
+from metering.usage import EPOCH, UsageEvent, validated
 from pricing.catalogue import Books
 from pricing.ledger import book
 
@@ -93,7 +93,16 @@ NO_BOOKING = "an event that can not be booked"
 NOT_BOOKABLE = (ArithmeticError, LookupError, TypeError, ValueError, SQLAlchemyError)
 """What booking raises on account of an event: a number no column holds, a plan no book is for."""
 
+
+class _Began(msgspec.Struct):
+    """What is read of an intent to know what may be under way; one that can not be read is set aside in the end."""
+
+    source: str = ""
+    occurred_at_ms: int = 0
+
+
 _intent = msgspec.json.Decoder(Intent).decode
+_read_began = msgspec.json.Decoder(_Began).decode
 _outcome = msgspec.json.Decoder(UsageEvent).decode
 
 
@@ -225,6 +234,8 @@ class Shipper:
         """Events that the last round booked."""
         self.last_shipped = now()
         """When the ledger last had everything that could be read."""
+        self._read_through = EPOCH if spool_reader.spools(directory) else self.last_shipped
+        """When the last look at all spools began that found the ledger to have everything; the first finds none there."""
         self.failing: str | None = None
         """Why the ledger can not be written, while it can not."""
         self.shipped = Shipped()
@@ -233,7 +244,7 @@ class Shipper:
         """Ship until told to stop; then ship what is there, and end."""
         delay = POLL_S
         while True:
-            stopping = self._stopping
+            stopping, began = self._stopping, self._now()
             try:
                 more = await self.round()
             except (DatabaseUnavailable, OSError) as error:
@@ -250,7 +261,7 @@ class Shipper:
                 if more:
                     continue
                 if not self.unreadable:
-                    self.last_shipped = self._now()
+                    self.last_shipped, self._read_through = self._now(), began
                 delay = self.pause_s
                 if stopping:
                     return
@@ -342,6 +353,20 @@ class Shipper:
         )
         behind = bool(size_bytes or self.unreadable)
         return Backlog(size_bytes, (self._now() - self.last_shipped).total_seconds() if behind else 0.0)
+
+    def booked_until(self, source: str) -> dt.datetime:
+        """The moment before which the record of every call to a source is in the ledger, as far as these spools tell: what
+        waits in those of other hosts is not known here. Calls under way have none yet."""
+        open_ms = (
+            intent.occurred_at_ms
+            for spool in self._spools.values()
+            for said in spool.open.values()
+            if (intent := _began(said.said)).source == source
+        )
+        first_ms = min(open_ms, default=None)
+        if first_ms is None:
+            return self._read_through
+        return min(self._read_through, EPOCH + dt.timedelta(milliseconds=first_ms))
 
     def confirmed(self, spool_id: str) -> Position:
         """Up to where the ledger has everything of a spool that is not finished, as far as this process knows."""
@@ -514,6 +539,13 @@ class Shipper:
     def _moved(self, spool_id: str) -> Moved:
         spool = self._spools[spool_id]
         return Moved(spool_id, spool.needed, max(spool.booked, spool.seen))
+
+
+def _began(said: bytes) -> _Began:
+    try:
+        return _read_began(said)
+    except ValueError:
+        return _Began()
 
 
 def _leave_open(spool_id: str, sequence: int, said: bytes, batch: Batch) -> None:

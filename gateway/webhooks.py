@@ -24,7 +24,7 @@ from typing import NamedTuple, TypeVar
 from urllib.parse import parse_qsl
 
 from gateway.account_alias import AccountAlias
-from gateway.callback_addresses import CARRIED, PREFIX, CallbackAddresses, signs_with_its_own
+from gateway.callback_addresses import CARRIED, PREFIX, CallbackAddresses, is_of_subaccount, secret_of_subaccount
 from gateway.counters import Counters
 from gateway.egress import Egress, EgressError
 from gateway.inbox import Inbox, InboxFull, Kept
@@ -164,13 +164,7 @@ class Webhooks:
         assert self._addresses is not None
         target = exchange.head.target
         sealed = dict(parse_qsl(target.partition("?")[2])).get(CARRIED)
-        delivery = Delivery(
-            exchange.head.method,
-            self._addresses.public_url + target,
-            exchange.head.headers,
-            body,
-            carried=sealed is not None,
-        )
+        delivery = Delivery(exchange.head.method, self._addresses.public_url + target, exchange.head.headers, body)
         integration = tenant.integration or INTEGRATION
         credential, shared = self._credential(provider, tenant, webhook)
         if shared and exchange.head.method != "POST":
@@ -182,6 +176,7 @@ class Webhooks:
         carried = None if sealed is None else self._addresses.opened(sealed, tenant.tenant_id)
         if sealed is not None and carried is None:
             raise Refused(403, "forged")
+        delivery = delivery._replace(carried=carried)
         hashed = partial(reference, self._secrets.reference)
         told = await _beside(len(body), lambda: webhook.read(delivery, hashed))
         if told is None:
@@ -203,9 +198,11 @@ class Webhooks:
             content = content._replace(method="GET", media_type="")
         url = webhook.application(integration) if carried is None else carried.url
         if webhook.led_back is not None:
-            urls = [one for one in (url, webhook.fallback(integration)) if one is not None]
-            deadline = began + ANSWERS_S
-            return await asyncio.ensure_future(self._relayed(provider, tenant, webhook, content, urls, said, deadline))
+            # Where the provider itself has whom to ask next, that is not ours to say.
+            fallback = webhook.fallback(integration) if told.unanswered is None else None
+            urls = [one for one in (url, fallback) if one is not None]
+            relaying = self._relayed(provider, tenant, webhook, content, urls, said, began + ANSWERS_S)
+            return await asyncio.ensure_future(relaying) or told.unanswered or webhook.reply
         if url is not None:
             # Where the tenant's integration says where it goes, it says so when it goes there.
             to = None if carried is None else carried.url
@@ -269,8 +266,8 @@ class Webhooks:
         """The credential of the account that a delivery is of, and whether it is shared."""
         if webhook.own is None:
             return {}, False
-        if signs_with_its_own(provider, tenant):
-            raise Refused(503, "no_credential")
+        if is_of_subaccount(provider, tenant):
+            return self._of_subaccount(provider, tenant), False
         sealed = tenant.credentials.get(provider.name)
         if sealed is not None:
             try:
@@ -281,6 +278,17 @@ class Webhooks:
         if credential is None:
             raise Refused(503, "no_credential")
         return credential, not self._shared_reads
+
+    def _of_subaccount(self, provider: Provider, tenant: TenantRecord) -> Mapping[str, str]:
+        """What would be the credential of the tenant's account within the platform's. Raises Refused."""
+        known = secret_of_subaccount(provider, tenant)
+        if known is None or provider.account_field is None or provider.account_secret is None:
+            raise Refused(503, "no_credential")
+        try:
+            secret = self._secrets.unseal(known.sealed, owner=tenant.tenant_id)[known.account]
+        except (NotSealedHere, KeyError):
+            raise Refused(503, "no_credential") from None
+        return {provider.account_field: known.account, provider.account_secret.field: secret}
 
     def _check_account(self, provider: Provider, tenant: TenantRecord, webhook: Webhook) -> None:
         """What a key of the tenant's verifies must be of an account of its own: a shared one tells of everybody's. Before
@@ -344,8 +352,8 @@ class Webhooks:
         urls: Sequence[str],
         said: dict[str, object],
         deadline: float,
-    ) -> Reply:
-        """The answer of the first of these URLs that has one, or else what is said in its place."""
+    ) -> Reply | None:
+        """The answer of the first of these URLs that has one."""
         assert webhook.led_back is not None
         assert self._addresses is not None
         address = self._addresses.of(provider, tenant)
@@ -376,7 +384,7 @@ class Webhooks:
             said["application"] = "no URL"
         elif secret is None:
             said["application"] = "no signing secret"
-        return webhook.reply
+        return None
 
     def _signing_secret(self, tenant: TenantRecord) -> str | None:
         """What the tenant's applications know us by."""

@@ -14,13 +14,13 @@ import msgspec
 from sqlalchemy import Table, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from metering.claims import claim_of, is_report, seconded
+from metering.claims import claim_of, gives_way, is_report, seconded
 from metering.columns import NUL, NUL_INSTEAD, as_json, iso
 from metering.facts import Fact, fact
 from metering.intents import late_outcome
 from metering.rows import Key, Values, rows_in
 from metering.tables import dedupe, quarantine, spool_positions, usage_events
-from metering.usage import Completeness, Kind
+from metering.usage import Completeness
 
 CONFLICT = "another content under the key of an event in the ledger"
 
@@ -121,10 +121,11 @@ async def _claims_settled(
         .where(tuple_(at.tenant_id, at.key).in_(sorted(map(_dedupe_key_of, contested))))
     )
     found = await connection.execute(question)
-    # A correction has claimed what a call of unknown outcome is found to have made.
-    counting = (Kind.BACKFILL, Kind.CORRECTION)
-    counted = {(row.tenant_id, row.key): row.event_id for row in found if row.kind in counting}
-    counted |= {_dedupe_key_of(one): one.event.event_id for one in first if one.event.kind in counting}
+    counted = {(row.tenant_id, row.key): row.event_id for row in found if gives_way(row.kind, row.event_id, row.key)}
+    for one in first:
+        tenant_id, key = _dedupe_key_of(one)
+        if gives_way(one.event.kind, one.event.event_id, key):
+            counted[tenant_id, key] = one.event.event_id
     seconds, others = [], []
     for one, digest in known:
         event = one.event
@@ -132,13 +133,13 @@ async def _claims_settled(
             others.append((one, one.digest))
             continue
         by = counted.get(_dedupe_key_of(one))
-        if by is not None and event.kind is Kind.USAGE:
-            event = seconded(event, by)
-            seconds.append(Fact(event, msgspec.json.encode(event), one.digest))
-        elif event.dedupe_key is None:
+        if event.dedupe_key is not None:
+            others.append((one, digest))
+        elif by is None:
             seconds.append(one)
         else:
-            others.append((one, digest))
+            event = seconded(event, by)
+            seconds.append(Fact(event, msgspec.json.encode(event), one.digest))
     return seconds, others
 
 

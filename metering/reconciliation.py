@@ -112,6 +112,9 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
     """True where `seconds` are begun minutes, sixty for each, of every leg by itself."""
     costs_here: bool = False
     """True where the provider says the cost here and nowhere else: what the ledger lacks of it is then booked."""
+    rest: bool = False
+    """True where it is what a total comes to beyond all other figures of its day: what the ledger holds of types of event
+    that none of them speaks of is a part of that."""
     settled: bool = True
     """False where the provider says that the figure still moves."""
     booked_as: str | None = None

@@ -79,6 +79,8 @@ EVENT_TYPES: Mapping[str, EventType] = {
     "mms_inbound": EventType("sms", ("messages",), "inbound"),
     "whatsapp_outbound": EventType("whatsapp", ("messages",), "outbound"),
     "whatsapp_inbound": EventType("whatsapp", ("messages",), "inbound"),
+    "message_outbound": EventType("other", ("messages",), "outbound"),
+    "message_inbound": EventType("other", ("messages",), "inbound"),
     "call_outbound": EventType("voice", ("requests",), "outbound"),
     "call_inbound": EventType("voice", ("requests",), "inbound"),
     "call_minutes": EventType("voice", ("seconds",)),
@@ -213,6 +215,11 @@ class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     @property
     def channel(self) -> str:
         return _CHANNELS.get(self.event_type, OTHER.channel)
+
+    @property
+    def adds_to_unknown(self) -> bool:
+        """True for a correction of what nobody knew the use of: that has been charged nothing."""
+        return self.metadata.get(WAS) == Completeness.UNKNOWN
 
     @property
     def units(self) -> int | None:

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from metering.usage import CONTEXT_TOKENS, INPUT_TOKENS, TOLD_COST, WAS, Completeness, Kind, UsageEvent
+from metering.usage import CONTEXT_TOKENS, INPUT_TOKENS, TOLD_COST, Completeness, Kind, UsageEvent
 from pricing.book import ANY, BATCH, CREDITS, EVENT, TARIFFS_MAX, Book, Price, applicable
 from pricing.judgement import Line, Rated
 from pricing.money import NANO, divide_half_even
@@ -70,7 +70,7 @@ def rate(event: UsageEvent, price_book: Book, cost_book: Book, rated_from: Mappi
     charge = cost_nano = 0
     lines = []
     if whole_priced or whole_costed:
-        before = rated_from.get(EVENT, int(event.metadata.get(WAS) != Completeness.UNKNOWN)) if changes else 0
+        before = rated_from.get(EVENT, int(not event.adds_to_unknown)) if changes else 0
         after = 0 if event.kind is Kind.REVERSAL or _is_nothing(event, rated_from, before) else 1
         if before != after:
             lines.append(_line(EVENT, after - before, before, whole))

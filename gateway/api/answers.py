@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import datetime as dt
 import hmac
 import io
 import re
@@ -16,11 +17,13 @@ from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import web
+from sqlalchemy import ColumnElement, Row, Table, literal, select, tuple_
 
 from gateway.api.identity import Principal
-from gateway.api.parts import SECRETS
+from gateway.api.parts import DATABASE, SECRETS
 from gateway.api.problems import SECURITY_HEADERS, invalid
-from gateway.api.requests import PageQuery
+from gateway.api.requests import JobsQuery, PageQuery
+from metering.columns import Moment, Text, iso
 
 MAC_BYTES = 16
 
@@ -63,6 +66,30 @@ def listing(
     shown = found[: page.limit]
     raw = msgspec.json.encode(list(position(shown[-1])))
     return shown, base64.urlsafe_b64encode(_mac(request, principal, raw) + raw).decode().rstrip("=")
+
+
+async def newest_jobs(
+    request: web.Request,
+    principal: Principal,
+    wanted: JobsQuery,
+    table: Table,
+    begun: str,
+    name: str,
+    *visible: ColumnElement[bool],
+) -> tuple[Sequence[Row[Any]], str | None]:
+    """A page of what was to be done, by these columns the newest first, and the cursor of the next."""
+    after, at = position_of(request, principal, wanted), table.c
+    key = tuple_(at[begun], at[name])
+    statement = select(table).where(*visible).order_by(at[begun].desc(), at[name].desc()).limit(wanted.limit + 1)
+    for column, value in ((at.source, wanted.source), (at.tenant_id, wanted.tenant_id), (at.status, wanted.status)):
+        if value is not None:
+            statement = statement.where(column == value)
+    if after is not None:
+        moment = dt.datetime.fromisoformat(after[0])
+        statement = statement.where(key < tuple_(literal(moment, Moment), literal(after[1], Text)))
+    async with request.app[DATABASE].reading() as connection:
+        found = (await connection.execute(statement)).all()
+    return listing(request, principal, wanted, found, lambda row: [iso(getattr(row, begun)), getattr(row, name)])
 
 
 def list_answer(data: Iterable[object], next_cursor: str | None = None) -> web.Response:

@@ -3,50 +3,22 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Annotated, Any
+from typing import Any
 
 from aiohttp import web
-from pydantic import BeforeValidator, Field
-from sqlalchemy import literal, select, tuple_
+from sqlalchemy import select
 
-from gateway.api.answers import json_answer, list_answer, listing, position_of
+from gateway.api.answers import json_answer, list_answer, newest_jobs
 from gateway.api.identity import Principal
 from gateway.api.parts import ACCOUNTS, COLLECTOR, DATABASE, NOW
 from gateway.api.problems import Problem, invalid
-from gateway.api.requests import Body, PageQuery, Query, body, query
+from gateway.api.requests import DaysBody, JobsQuery, Query, body, query
 from gateway.collector import ASKED, COUNTS, NoScope, Wanted
 from gateway.tables import collections
-from metering.columns import Moment, Text, iso
+from metering.columns import iso
 
 DAYS_MAX = 400
 """Providers keep their lists for about as long."""
-
-
-def day(value: object) -> dt.date:
-    """A date in UTC. Raises ValueError."""
-    try:
-        found = dt.date.fromisoformat(str(value))
-    except ValueError:
-        raise ValueError("is not a date such as 2026-11-20") from None
-    if found.year < 2000:
-        raise ValueError("lies before the year 2000")
-    return found
-
-
-Day = Annotated[dt.date, BeforeValidator(day)]
-
-
-class NewCollection(Body):
-    source: str
-    tenant_id: str | None = None
-    start: Day = Field(alias="from")
-    end: Day = Field(alias="to")
-
-
-class CollectionQuery(PageQuery):
-    source: str | None = None
-    tenant_id: str | None = None
-    status: str | None = None
 
 
 def shown(row: Any, lists: int) -> dict[str, object]:
@@ -75,17 +47,11 @@ def shown(row: Any, lists: int) -> dict[str, object]:
 async def create(request: web.Request, principal: Principal) -> web.Response:
     """Have lists read. Asked for the same again, what was not done goes on."""
     query(request, Query)
-    wanted, collector = await body(request, NewCollection), request.app[COLLECTOR]
+    wanted, collector = await body(request, DaysBody), request.app[COLLECTOR]
     known = sorted(name for name, source in collector.sources.items() if source.records)
     if wanted.source not in known:
         raise invalid([("source", f"has no lists to read; there are {', '.join(known)}")])
-    last = min(wanted.end - dt.timedelta(days=1), request.app[NOW]().date())
-    if last < wanted.start:
-        raise invalid(
-            [("to", "must lie after from, which must not lie ahead; both are days in UTC, and to is not included")]
-        )
-    if (last - wanted.start).days >= DAYS_MAX:
-        raise invalid([("from", f"lies more than {DAYS_MAX} days before to; ask for a part")])
+    last = wanted.last(request.app[NOW]().astimezone(dt.UTC).date(), DAYS_MAX)
     if wanted.tenant_id is not None:
         await request.app[ACCOUNTS].tenant(wanted.tenant_id)
     asked = Wanted(ASKED, wanted.source, wanted.tenant_id, wanted.start, last, principal.actor)
@@ -101,20 +67,8 @@ async def create(request: web.Request, principal: Principal) -> web.Response:
 
 async def index(request: web.Request, principal: Principal) -> web.Response:
     """Newest first."""
-    wanted = query(request, CollectionQuery)
-    after = position_of(request, principal, wanted)
-    at = collections.c
-    statement = select(collections).order_by(at.created_at.desc(), at.collection_id.desc())
-    for column, value in ((at.source, wanted.source), (at.tenant_id, wanted.tenant_id), (at.status, wanted.status)):
-        if value is not None:
-            statement = statement.where(column == value)
-    if after is not None:
-        moment = dt.datetime.fromisoformat(after[0])
-        key = tuple_(literal(moment, Moment), literal(after[1], Text))
-        statement = statement.where(tuple_(at.created_at, at.collection_id) < key)
-    async with request.app[DATABASE].reading() as connection:
-        found = (await connection.execute(statement.limit(wanted.limit + 1))).all()
-    data, cursor = listing(request, principal, wanted, found, lambda row: [iso(row.created_at), row.collection_id])
+    wanted = query(request, JobsQuery)
+    data, cursor = await newest_jobs(request, principal, wanted, collections, "created_at", "collection_id")
     return list_answer((shown(row, _lists(request, row.source)) for row in data), cursor)
 
 

@@ -17,7 +17,7 @@ from gateway.api.answers import json_answer
 from gateway.api.identity import Principal
 from gateway.api.parts import ACCOUNTS
 from gateway.api.requests import Body, Query, body, query
-from gateway.integrations import Integration
+from gateway.integrations import OURS, Integration
 from metering.columns import iso
 
 GRACE_S_DEFAULT, GRACE_S_MAX = 86_400, 7 * 86_400
@@ -50,7 +50,7 @@ class Rotation(Body):
 
 def shown(tenant_id: str, found: TenantIntegration | None) -> dict[str, object]:
     integration = Integration() if found is None else found.integration
-    values = {name: getattr(integration, name) for name in Integration.__struct_fields__ if name != "connected"}
+    values = {name: getattr(integration, name) for name in Integration.__struct_fields__ if name not in OURS}
     updated_at = None if found is None else iso(found.updated_at)
     return {"tenant_id": tenant_id, **msgspec.to_builtins(values), "updated_at": updated_at}
 

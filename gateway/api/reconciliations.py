@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from aiohttp import web
-from pydantic import BeforeValidator, Field
-from sqlalchemy import literal, or_, select, tuple_
+from pydantic import BeforeValidator
+from sqlalchemy import or_, select
 
 from gateway.api.answers import (
     csv_answer,
@@ -20,17 +20,17 @@ from gateway.api.answers import (
     json_answer,
     list_answer,
     listing,
+    newest_jobs,
     position_of,
     wants_csv,
 )
-from gateway.api.collections import Day
 from gateway.api.identity import Principal
 from gateway.api.parts import ACCOUNTS, DATABASE, NOW, RECONCILIATIONS
 from gateway.api.problems import Problem, invalid
-from gateway.api.requests import Body, PageQuery, Query, body, query
+from gateway.api.requests import DaysBody, JobsQuery, PageQuery, Query, body, query
 from gateway.reconciler import DAYS_MAX, Wanted
 from gateway.tables import reconciliation_differences, reconciliations
-from metering.columns import Moment, Text, iso
+from metering.columns import iso
 from metering.reconciliation import COST, COUNT, tolerance_of
 from metering.usage import DIMENSIONS
 from pricing.money import format_amount
@@ -44,18 +44,8 @@ def _tolerance(value: object) -> str:
     return str(value)
 
 
-class NewReconciliation(Body):
-    source: str
-    tenant_id: str | None = None
-    start: Day = Field(alias="from")
-    end: Day = Field(alias="to")
+class NewReconciliation(DaysBody):
     tolerance: Annotated[str, BeforeValidator(_tolerance)] | None = None
-
-
-class ReconciliationsQuery(PageQuery):
-    source: str | None = None
-    tenant_id: str | None = None
-    status: str | None = None
 
 
 class DifferencesQuery(PageQuery):
@@ -76,13 +66,7 @@ async def create(request: web.Request, principal: Principal) -> web.Response:
     wanted, runs = await body(request, NewReconciliation), request.app[RECONCILIATIONS]
     if wanted.source not in runs.sources:
         raise invalid([("source", f"has no figures of its own to compare with; there are {', '.join(runs.sources)}")])
-    last = min(wanted.end - dt.timedelta(days=1), request.app[NOW]().astimezone(dt.UTC).date())
-    if last < wanted.start:
-        raise invalid(
-            [("to", "must lie after from, which must not lie ahead; both are days in UTC, and to is not included")]
-        )
-    if (last - wanted.start).days >= DAYS_MAX:
-        raise invalid([("from", f"lies more than {DAYS_MAX} days before to; ask for a part")])
+    last = wanted.last(request.app[NOW]().astimezone(dt.UTC).date(), DAYS_MAX)
     if wanted.tenant_id is not None:
         await request.app[ACCOUNTS].tenant(wanted.tenant_id)
     tolerance = wanted.tolerance or runs.tolerance
@@ -96,21 +80,10 @@ async def create(request: web.Request, principal: Principal) -> web.Response:
 
 async def index(request: web.Request, principal: Principal) -> web.Response:
     """Newest first."""
-    wanted = query(request, ReconciliationsQuery)
-    after = position_of(request, principal, wanted)
-    at = reconciliations.c
-    statement = select(reconciliations).order_by(at.started_at.desc(), at.reconciliation_id.desc())
-    statement = statement.where(*_visible(principal))
-    for column, value in ((at.source, wanted.source), (at.tenant_id, wanted.tenant_id), (at.status, wanted.status)):
-        if value is not None:
-            statement = statement.where(column == value)
-    if after is not None:
-        moment = dt.datetime.fromisoformat(after[0])
-        key = tuple_(literal(moment, Moment), literal(after[1], Text))
-        statement = statement.where(tuple_(at.started_at, at.reconciliation_id) < key)
-    async with request.app[DATABASE].reading() as connection:
-        found = (await connection.execute(statement.limit(wanted.limit + 1))).all()
-    data, cursor = listing(request, principal, wanted, found, lambda row: [iso(row.started_at), row.reconciliation_id])
+    wanted, visible = query(request, JobsQuery), _visible(principal)
+    data, cursor = await newest_jobs(
+        request, principal, wanted, reconciliations, "started_at", "reconciliation_id", *visible
+    )
     return list_answer((_run(row, principal) for row in data), cursor)
 
 

@@ -73,6 +73,48 @@ def moment(value: object) -> dt.datetime:
 Moment = Annotated[dt.datetime, BeforeValidator(moment)]
 
 
+def day(value: object) -> dt.date:
+    """A date in UTC. Raises ValueError."""
+    try:
+        found = dt.date.fromisoformat(str(value))
+    except ValueError:
+        raise ValueError("is not a date such as 2026-11-20") from None
+    if found.year < 2000:
+        raise ValueError("lies before the year 2000")
+    return found
+
+
+Day = Annotated[dt.date, BeforeValidator(day)]
+
+
+class DaysBody(Body):
+    """Something to be done with what a provider has of some days, of one tenant or of all."""
+
+    source: str
+    tenant_id: str | None = None
+    start: Day = Field(alias="from")
+    end: Day = Field(alias="to")
+
+    def last(self, today: dt.date, days_max: int) -> dt.date:
+        """The last of the days, which has begun. Raises Problem."""
+        last = min(self.end - dt.timedelta(days=1), today)
+        if last < self.start:
+            raise invalid(
+                [("to", "must lie after from, which must not lie ahead; both are days in UTC, and to is not included")]
+            )
+        if (last - self.start).days >= days_max:
+            raise invalid([("from", f"lies more than {days_max} days before to; ask for a part")])
+        return last
+
+
+class JobsQuery(PageQuery):
+    """Which of the things that were to be done."""
+
+    source: str | None = None
+    tenant_id: str | None = None
+    status: str | None = None
+
+
 class WindowQuery(Query):
     """A half-open window of time."""
 

@@ -84,6 +84,8 @@ class Told(NamedTuple):
     """What of the account something came in at, each by another name; on a shared one, one of them must be the tenant's."""
     made: tuple[Made, ...] = ()
     late: tuple[Late, ...] = ()
+    unanswered: Reply | None = None
+    """What is answered where the application does not, if that is not what its webhook says in general."""
 
 
 class Billed(NamedTuple):
@@ -208,14 +210,24 @@ def as_it_came(body: bytes) -> Prepared:
     return Prepared(body=body)
 
 
+class Carried(NamedTuple):
+    """What one of our URLs holds."""
+
+    url: str
+    """The application's."""
+    method: str = ""
+    """By which it is to be asked; empty for that by which we are."""
+    begins: bool = False
+    """True for what is asked first of all, because whoever made something named it."""
+
+
 class CallbackAddress(NamedTuple):
     """Where a provider is to tell us what becomes of things, on behalf of one tenant."""
 
     base_url: str
     """The name of a webhook and a slash behind it make its URL."""
-    bound: Callable[[str, str], str] | None
-    """Seals an application's URL for its tenant, and the method that it is to be asked by, empty for that by which we are,
-    in characters that stand in a query; None where nothing is passed on."""
+    bound: Callable[[Carried], str] | None
+    """Seals an application's URL for its tenant, in characters that stand in a query; None where nothing is passed on."""
 
 
 class Pending(NamedTuple):
@@ -255,8 +267,8 @@ class Delivery(NamedTuple):
     """The URL that it was sent to, byte for byte with its query: as it is configured, never as a request says."""
     headers: Headers
     body: bytes
-    carried: bool = False
-    """True where the URL carries an application's, which we had sealed in it."""
+    carried: Carried | None = None
+    """What the URL carries of an application's, which we had sealed in it; None before it is opened."""
 
     @property
     def query(self) -> str:
@@ -463,6 +475,17 @@ class OwnNumber(NamedTuple):
     """By the name of the webhook that such things come in by. A way that is not to be changed is not among them."""
 
 
+class AccountSecret(NamedTuple):
+    """How the platform's credential finds out what an account below it signs with."""
+
+    field: str
+    """The credential's field that would hold it."""
+    path: Callable[[str], str]
+    """Where it is asked for, for an account."""
+    read: Callable[[bytes, str], str]
+    """Reads the answer for an account. Raises NotAPage."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Numbers:
     """How an account's phone numbers are listed, and led elsewhere."""
@@ -612,6 +635,8 @@ class Provider:
     those of accounts below its own as well."""
     subaccount: Callable[[Integration], str | None] | None = None
     """The account within the platform's that is a tenant's own: its paths name that one, by the platform's credential."""
+    account_secret: AccountSecret | None = None
+    """None where accounts below another sign nothing, or do not tell."""
     speaks_for: frozenset[str] = frozenset()
     """Request headers by which a call would speak for another account: never on a shared one."""
     administration: re.Pattern[str]

@@ -16,7 +16,8 @@ through it:
 4. `truth` gets the record of the exchange, in one write, before the first byte of the answer.
 5. `wire` lays the answer out in bytes, faults included, and `server` writes them; `truth` is told how that ended. What
    begins with a 101 is a session instead (`openai_realtime`, `openai_turns`), which `sessions` holds over a WebSocket.
-6. `misdelivery` loses, doubles and delays where the request asks for it, and `deliveries` sends what the provider makes by itself after that, such as status callbacks, to loopback and private
+6. `misdelivery` loses, doubles and delays where the request asks for it, and `deliveries` sends what the provider makes by
+   itself after that, status callbacks and the questions of a call that was answered, to loopback and private
    addresses only; `truth` is told of each.
 
 What tests ask of the simulator itself, they ask under `/_simulator` (`director`): messages and calls that come in with

@@ -6,6 +6,8 @@ It asks for no credential, speaks JSON, and is in the truth log like everything 
     A message comes in: `to` and `from`, and as `gateway.simulator.twilio_inbound.InboundMessage` has it.
 `POST /_simulator/twilio/inbound-call`
     A call comes in: `to` and `from`, and as `gateway.simulator.twilio_talk.InboundCall` has it.
+`POST /_simulator/sendgrid/inbound-mail`
+    A mail comes in, and inbound parse posts it, as `gateway.simulator.sendgrid_inbound.InboundMail` has it.
 `POST /_simulator/twilio/bulk`
     A history is made at once, as `gateway.simulator.twilio_bulk.Bulk` has it.
 `GET /_simulator/bill?from=2026-11-01&to=2026-11-30`
@@ -27,6 +29,7 @@ from gateway.simulator.api import Answer, Asked
 from gateway.simulator.openai import OpenAI
 from gateway.simulator.rates import Rates
 from gateway.simulator.sendgrid import SendGrid
+from gateway.simulator.sendgrid_inbound import InboundMail
 from gateway.simulator.twilio import Twilio
 from gateway.simulator.twilio_asked import ApiError
 from gateway.simulator.twilio_bulk import Bulk
@@ -84,6 +87,12 @@ class Director:
     def inbound_call(self, asked: Asked) -> Answer:
         return said(self._twilio.inbound.call(read(asked, InboundCall), asked.controls))
 
+    def inbound_mail(self, asked: Asked) -> Answer:
+        try:
+            return self._sendgrid.inbound_mail(read(asked, InboundMail))
+        except ValueError as error:
+            raise Refused(f"The body of this request: {error}.") from None
+
     def bulk(self, asked: Asked) -> Answer:
         return Answer(status=201, body=encode(self._twilio.history.make(read(asked, Bulk), self._now())))
 
@@ -126,6 +135,7 @@ def day_of(asked: Asked, name: str) -> date:
 ROUTES: Mapping[tuple[str, str], Callable[[Any, Asked], Answer]] = {
     ("POST", "/twilio/inbound-message"): Director.inbound_message,
     ("POST", "/twilio/inbound-call"): Director.inbound_call,
+    ("POST", "/sendgrid/inbound-mail"): Director.inbound_mail,
     ("POST", "/twilio/bulk"): Director.bulk,
     ("GET", "/bill"): Director.bill,
     ("GET", "/rates"): Director.rates,

@@ -39,6 +39,7 @@ from gateway.simulator.sendgrid_asked import (
     wrong_type,
 )
 from gateway.simulator.sendgrid_events import COURSES, STEP_MS, Course, Signer, deliveries
+from gateway.simulator.sendgrid_inbound import InboundMail, posts
 from gateway.simulator.sendgrid_mail import CATEGORIES_MAX, read_mail
 
 REAL_URL = "https://api.sendgrid.com"
@@ -654,6 +655,14 @@ class SendGrid:
             raise ApiError(400, Problem(f"'{changed['url']}' is not a valid url", "url"))
         account.webhook = {**account.webhook, **changed}
         return self._webhook(account)
+
+    def inbound_mail(self, given: InboundMail) -> Answer:
+        """A mail comes in for the account. Raises ValueError."""
+        mail_id = self._token(22)
+        boundaries = [self._token(16) for _ in range(given.repeat)]
+        later = posts(given, mail_id, boundaries, self._account.signer)
+        truth = {"kind": "inbound mail", "to": given.to, "from": given.source}
+        return Answer(status=201, body=encode({"id": mail_id}), object_id=mail_id, usage=truth, lives=True, later=later)
 
     def _webhook(self, account: Account) -> Answer:
         signed = {"public_key": account.signer.public_key} if account.signer else {}

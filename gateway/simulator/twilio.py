@@ -29,6 +29,7 @@ from gateway.simulator.twilio_calls import Calls
 from gateway.simulator.twilio_inbound import Inbound
 from gateway.simulator.twilio_messages import Messages
 from gateway.simulator.twilio_objects import Ids
+from gateway.simulator.twilio_outbound import Outbound
 from gateway.simulator.twilio_products import Lookups, Services, Verify
 from gateway.simulator.twilio_recordings import Recordings
 from gateway.simulator.twilio_threads import Conversations, Studio
@@ -83,11 +84,13 @@ class Twilio:
         self._calls = Calls(self._accounts, usage, ids)
         recordings = Recordings(usage, ids)
         self.inbound = Inbound(self._accounts, self._messages, self._calls, recordings, ids, setup.now)
+        outbound = Outbound(self._accounts, self._calls, recordings, ids, setup.now)
         self.history = History(self._accounts, self._messages, self._calls, ids)
         parts = (
             (API, f"/{API_VERSION}", self._accounts),
             (API, f"/{API_VERSION}", self._messages),
             (API, f"/{API_VERSION}", self._calls),
+            (API, f"/{API_VERSION}", outbound),
             (API, f"/{API_VERSION}", recordings),
             (API, f"/{API_VERSION}", usage),
             ("messaging", "", services),

@@ -253,7 +253,6 @@ class Calls:
         return gone(sid)
 
     ROUTES: ClassVar[tuple[tuple[str, str, Callable[..., Told]], ...]] = (
-        ("POST", "/Accounts/{account}/Calls", create),
         ("GET", "/Accounts/{account}/Calls", listing),
         ("GET", "/Accounts/{account}/Calls/{id}", fetch),
         ("POST", "/Accounts/{account}/Calls/{id}", update),

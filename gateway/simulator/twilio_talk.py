@@ -1,4 +1,6 @@
-"""One call that comes in at the simulated Twilio, from the first ring to its end: TwiML decides, webhook by webhook. No I/O.
+"""One call at the simulated Twilio, and what its application says: TwiML decides, webhook by webhook. No I/O.
+
+One that comes in lasts from the first ring until the TwiML is over; one that goes out lasts as long as was planned.
 
 What a caller does is said beforehand: the digits for each Gather, how long a recording is, how a forwarded call ends. What
 is only heard, such as Say and Play, takes no time.
@@ -19,7 +21,7 @@ from gateway.simulator.twilio_asked import NUMBER, is_url
 from gateway.simulator.twilio_callbacks import Callback, delivery
 from gateway.simulator.twilio_calls import ENDS, SECONDS, Call, Calls, callback_parameters
 from gateway.simulator.twilio_life import begin_of, ended, life, lived
-from gateway.simulator.twilio_objects import Ids
+from gateway.simulator.twilio_objects import Ids, Thing
 from gateway.simulator.twilio_recordings import Recordings
 from gateway.simulator.twilio_told import API_VERSION
 from gateway.simulator.twilio_twiml import Verb, read_twiml
@@ -71,7 +73,11 @@ class Talk:
         given: InboundCall,
         call: Call,
         target: Target | None,
+        *,
+        planned: bool = False,
     ) -> None:
+        """`planned` is true where it is known already when the call is answered, and when it is over."""
+        self._planned = planned
         self._calls = calls
         self._recordings = recordings
         self._ids = ids
@@ -86,7 +92,7 @@ class Talk:
         """Ask what to do; where nobody is asked, the call is over at once."""
         if self._target is None:
             return self._over("completed", self._given.seconds)
-        return self._ask(self._target.main, "ringing")
+        return self._ask(self._target.main, "in-progress" if self._planned else "ringing")
 
     def _call(self) -> Call:
         """As it is now. Raises LookupError where it was deleted meanwhile."""
@@ -101,7 +107,7 @@ class Talk:
             ("Called", call.to),
             ("Caller", call.sender),
             ("CallStatus", status),
-            ("Direction", "inbound"),
+            ("Direction", call.direction),
             ("ApiVersion", API_VERSION),
             ("CallSid", call.sid),
             ("AccountSid", call.account_sid),
@@ -189,18 +195,8 @@ class Talk:
         url = verb.attributes.get("recordingStatusCallback")
         if not url:
             return more, ()
-        form = [
-            ("RecordingSource", "RecordVerb"),
-            ("RecordingSid", made.sid),
-            ("RecordingUrl", made.fields["media_url"]),
-            ("RecordingStatus", "completed"),
-            ("RecordingChannels", "1"),
-            ("RecordingDuration", str(seconds)),
-            ("CallSid", call.sid),
-            ("AccountSid", call.account_sid),
-        ]
         there = elsewhere(here, url, verb.attributes.get("recordingStatusCallbackMethod"))
-        return more, (self._tell(there, form, made.sid),)
+        return more, (tell(there, recorded(made), made.sid, self._ids.idempotency_token()),)
 
     def _dial(self, here: Callback, noun: Verb) -> Leg:
         """Call somebody else for the caller: a call of its own, whose parent this one is."""
@@ -224,20 +220,12 @@ class Talk:
         )
         self._calls.keep(leg)
         form = [*callback_parameters(leg, leg.life[-1], 0), ("ParentCallSid", parent.sid)]
-        return Leg(leg, (self._tell(there, form, leg.sid),) if there else ())
-
-    def _tell(self, there: Callback, form: Form, object_id: str) -> Delivery:
-        return delivery(
-            there,
-            form,
-            object_id=object_id,
-            after_ms=0,
-            still_so=lambda: True,
-            idempotency_token=self._ids.idempotency_token(),
-        )
+        return Leg(leg, (tell(there, form, leg.sid, self._ids.idempotency_token()),) if there else ())
 
     def _over(self, status: str, seconds: int | None) -> Sequence[Delivery]:
         """End the call, and tell the number's status callback."""
+        if self._planned:
+            return ()
         now, call = self._now(), self._call()
         if seconds is not None:
             self._pick_up()
@@ -246,7 +234,30 @@ class Talk:
         self._calls.replace(call)
         if call.callback is None or not is_url(call.callback.url):
             return ()
-        return (self._tell(call.callback, callback_parameters(call, call.life[-1], 0), call.sid),)
+        form = callback_parameters(call, call.life[-1], 0)
+        return (tell(call.callback, form, call.sid, self._ids.idempotency_token()),)
+
+
+def tell(there: Callback, form: Form, object_id: str, idempotency_token: str) -> Delivery:
+    """Tell an application of something that is so, and stays so."""
+    return delivery(
+        there, form, object_id=object_id, after_ms=0, still_so=lambda: True, idempotency_token=idempotency_token
+    )
+
+
+def recorded(made: Thing) -> list[tuple[str, str]]:
+    """What an application is told of a recording."""
+    fields = made.fields
+    return [
+        ("RecordingSource", fields["source"]),
+        ("RecordingSid", made.sid),
+        ("RecordingUrl", fields["media_url"]),
+        ("RecordingStatus", fields["status"]),
+        ("RecordingChannels", str(fields["channels"])),
+        ("RecordingDuration", fields["duration"]),
+        ("CallSid", fields["call_sid"]),
+        ("AccountSid", fields["account_sid"]),
+    ]
 
 
 def dialed(verb: Verb) -> Sequence[Verb]:

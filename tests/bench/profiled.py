@@ -66,15 +66,16 @@ def sampled(main, name, directory):
     """The same, sampled from when it is ready until it is told to stop."""
 
     async def run(*arguments):
-        *given, ready, stopped = arguments
-        sampler = Sampler()
+        *given, life = arguments
+        sampler, ready = Sampler(), life.ready
 
-        def ready_and_sampled(facts):
-            ready(facts)
+        def ready_and_sampled():
+            ready()
             sampler.start()
 
+        life.ready = ready_and_sampled
         try:
-            await main(*given, ready_and_sampled, stopped)
+            await main(*given, life)
         finally:
             sampler.stop()
             sampler.write(directory / f"{name}-{os.getpid()}.json")

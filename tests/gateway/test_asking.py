@@ -12,6 +12,7 @@ from aiohttp import web
 
 from gateway import asking
 from gateway.asking import RETRY_AFTER_S_MAX, TRIES_MAX, Asker, NotAnswered, retry_after_s
+from tests.gateway.served import served
 
 
 class Provider:
@@ -29,15 +30,9 @@ class Provider:
 @pytest.fixture
 async def provider():
     made = Provider()
-    application = web.Application()
-    application.router.add_get("/{path:.*}", made.answer)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    made.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}/list"
-    yield made
-    await runner.cleanup()
+    async with served(made.answer) as base_url:
+        made.url = f"{base_url}/list"
+        yield made
 
 
 @pytest.fixture
@@ -141,17 +136,9 @@ async def test_a_form_is_sent_and_a_refusal_of_it_has_its_words(asker):
         got.append((request.method, dict(await request.post())))
         return web.Response(status=400, body=b'{"code": 21502}' + b" " * 100_000)
 
-    application = web.Application()
-    application.router.add_route("*", "/{path:.*}", answer)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    with pytest.raises(NotAnswered) as refused:
-        await asker.ask(
-            f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}/", {}, form={"SmsUrl": "x", "Y": ""}
-        )
-    await runner.cleanup()
+    async with served(answer) as base_url:
+        with pytest.raises(NotAnswered) as refused:
+            await asker.ask(f"{base_url}/", {}, form={"SmsUrl": "x", "Y": ""})
 
     assert got == [("POST", {"SmsUrl": "x", "Y": ""})]
     assert refused.value.body.startswith(b'{"code": 21502}')

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from gateway.callback_addresses import CallbackAddresses
-from gateway.integrations import Integration
+from gateway.integrations import Integration, SubaccountSecret
 from gateway.keys import Secrets
 from gateway.providers import openai, twilio
+from gateway.providers.api import Carried
 from gateway.snapshot import TenantRecord
 
 SECRETS = Secrets.derived("the secret of these tests")
@@ -23,7 +25,7 @@ def tenant(tenant_id="acme", **fields):
 
 def bound(url=URL, method="", **of):
     address = ADDRESSES.of(twilio.PROVIDER, tenant(**of))
-    return address.bound(url, method)
+    return address.bound(Carried(url, method))
 
 
 def test_a_tenants_address_names_provider_and_tenant():
@@ -34,7 +36,7 @@ def test_a_tenants_address_names_provider_and_tenant():
 def test_what_is_sealed_for_a_tenant_opens_for_it_alone(method):
     sealed = bound(method=method)
 
-    assert ADDRESSES.opened(sealed, "acme") == (URL, method)
+    assert ADDRESSES.opened(sealed, "acme") == Carried(URL, method)
     assert ADDRESSES.opened(sealed, "other") is None
     changed = "B" if sealed[-6] == "A" else "A"
     assert ADDRESSES.opened(sealed[:-6] + changed + sealed[-5:], "acme") is None
@@ -58,7 +60,11 @@ def test_a_provider_that_tells_nothing_by_itself_is_given_no_address():
     assert ADDRESSES.of(openai.PROVIDER, tenant()) is None
 
 
-def test_what_an_account_below_the_platforms_signs_can_be_verified_by_its_own_credential_alone():
+def test_what_an_account_below_the_platforms_signs_can_be_verified_by_its_own_secret_alone():
     """Guards callbacks: asked for and not believed, they would be lost to their application."""
     assert ADDRESSES.of(twilio.PROVIDER, tenant(integration=BELOW)) is None
+    others = msgspec.structs.replace(BELOW, subaccount_secret=SubaccountSecret("AC" + "6" * 32, "sealed"))
+    assert ADDRESSES.of(twilio.PROVIDER, tenant(integration=others)) is None
+    known = msgspec.structs.replace(BELOW, subaccount_secret=SubaccountSecret(BELOW.twilio_subaccount, "sealed"))
+    assert ADDRESSES.of(twilio.PROVIDER, tenant(integration=known)) is not None
     assert ADDRESSES.of(twilio.PROVIDER, tenant(integration=BELOW, credentials={"twilio": "sealed"})) is not None

@@ -20,9 +20,11 @@ from gateway import asking
 from gateway.asking import Asker, NotAnswered
 from gateway.collector import (
     ASKED,
+    DONE,
     HELD_S,
     SWEEP_DAYS,
     TODAY_S,
+    WAITING,
     YOUNG_S,
     Collector,
     Credential,
@@ -31,15 +33,22 @@ from gateway.collector import (
     Source,
     Wanted,
 )
+from gateway.provider_lists import ProviderLists
 from gateway.providers import sendgrid, twilio
+from gateway.providers.twilio import late
+from gateway.providers.twilio.resources import Resource
+from gateway.reconciler import Reconciler
+from gateway.recorder import late_event
 from gateway.settings import Collect
 from gateway.shipper import Shipper
 from gateway.tables import collections, unattributed
 from metering.database import DatabaseUnavailable
 from metering.tables import late_facts, pending_events, quarantine, usage_events
-from metering.usage import Completeness
+from metering.usage import EPOCH, Completeness
 from pricing.tables import rollups
-from tests.builders import NOON, call_id, fact, usage_event
+from tests.builders import NOON, call_id, fact, intent, usage_event
+from tests.gateway.served import served
+from tests.gateway.shipping import Worker, ship
 
 REAL = "AC" + "5" * 32
 OWN = "AC" + "6" * 32
@@ -140,15 +149,9 @@ class Lists:
 @pytest.fixture
 async def lists():
     made = Lists()
-    application = web.Application()
-    application.router.add_get("/{path:.*}", made.answer)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    made.base_url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
-    yield made
-    await runner.cleanup()
+    async with served(made.answer) as base_url:
+        made.base_url = base_url
+        yield made
 
 
 @pytest.fixture
@@ -188,10 +191,22 @@ class World:
             {"twilio": source},
             self.owns,
             "hash of {}".format,
-            self.clock,
+            lambda source: self.clock(),
             self.clock,
             self.schedules,
         )
+
+    def reconciling(self):
+        """A collector before which calls that were killed are looked for, as the back office has it."""
+        collector = self.collector()
+        lists = ProviderLists(self.database, collector)
+        reconciler = Reconciler(self.database, self.book, lists, {}, "hash of {}".format, self.clock)
+
+        async def looked_for(scope, first, last):
+            await reconciler.resolve_unknown(await lists.account_of(scope), first, last)
+
+        collector.before = looked_for
+        return collector
 
     async def collected(self, tenant_id=None, collector=None, first=DAY, last=DAY, patience_s=LIVENESS_S_MAX):
         """What became of a collection that nothing disturbs."""
@@ -345,7 +360,7 @@ async def test_the_recipients_of_a_mail_are_parts_of_it_and_said_already_where_i
     sent = [mail(number, recipient) for number in (1, 2, 3) for recipient in range(3)]
     for parts in (sent[:7], sent[4:], sent):
         page = listing.read(listing.first("", DAY), msgspec.json.encode({"messages": parts}))
-        await collector.book_records(scope, page.items, Counter())
+        await collector.book_records(scope, page.items, Counter(), collector.young_ms("sendgrid"))
     await world.called(
         3, source="sendgrid", event_type="email_outbound", external_id="mail3", quantities={"recipients": 3}
     )
@@ -375,7 +390,7 @@ def described(category, at="2026-11-18T08:00:00Z"):
     return {"categories": [category], "events": [{"event_name": "processed", "processed": at}]}
 
 
-async def closely(world, owned, answers, numbers, *, tenant_id=None, again=False):
+async def closely(world, owned, answers, numbers, *, tenant_id=None, again=False, young_ms=None):
     """Books mails as a collection does; which of them were asked about."""
     world.owned, listing = owned, sendgrid.PROVIDER.records[0]
     collector, scope = world.collector(), Scope("sendgrid", tenant_id, "", {})
@@ -383,9 +398,20 @@ async def closely(world, owned, answers, numbers, *, tenant_id=None, again=False
     asker = collector._askers["sendgrid"] = Described(answers)
     body = msgspec.json.encode({"messages": [mail(number, who) for number in numbers for who in range(2)]})
     page = listing.read(listing.first("", DAY), body)
-    records = await collector.looked_closer(scope, listing, page.items, again=again)
-    await collector.book_records(scope, records, Counter())
+    young_ms = collector.young_ms("sendgrid") if young_ms is None else young_ms
+    records = await collector.looked_closer(scope, listing, page.items, young_ms, again=again)
+    await collector.book_records(scope, records, Counter(), young_ms)
     return asker.asked
+
+
+async def test_a_mail_that_is_left_for_being_young_is_not_asked_about_either(world):
+    """It would be asked about each time that the list is read, and booked of none of them."""
+    listed_ms = round((NOON - dt.timedelta(hours=4)).timestamp() * 1000)
+
+    asked = await closely(world, {"acme": {}}, {"mail1": described("x")}, [1], tenant_id="acme", young_ms=listed_ms)
+
+    assert asked == []
+    assert await world.rows(select(rollups.c.recipients)) == []
 
 
 async def test_a_mail_is_of_the_day_on_which_it_was_processed_and_asked_about_once(world):
@@ -508,6 +534,19 @@ async def test_a_tenant_with_an_account_of_its_own_has_all_that_is_in_it(world, 
     assert {asked[1] for asked in lists.asked if SUB in asked[0]} == {"Basic platform"}
 
 
+async def test_what_was_made_before_an_account_changed_hands_stays_whose_it_was(world, lists):
+    """Guards the bill of both: read for its new tenant, the list has all that the one before was billed for."""
+    world.owned = {"acme": {"twilio_subaccount": SUB}, "globex": {}}
+    lists.items["Messages"] = [message(1, account_sid=SUB), message(2, account_sid=SUB, status="queued", price=None)]
+    await world.collected("acme")
+    world.owned = {"acme": {}, "globex": {"twilio_subaccount": SUB}}
+    lists.items["Messages"] = [message(1, account_sid=SUB), message(2, account_sid=SUB), message(3, account_sid=SUB)]
+
+    await world.collected("globex")
+
+    assert await world.used() == [("acme", "sms_outbound", 2, 2, 4), ("globex", "sms_outbound", 1, 1, 2)]
+
+
 async def test_an_account_that_two_tenants_bring_is_told_apart_like_the_platforms(world, lists):
     world.credentials["acme"] = world.credentials["globex"] = Credential({"Authorization": "Basic own"}, OWN)
     lists.items["Messages"] = [message(1, account_sid=OWN), message(2, account_sid=OWN, **{"from": "+15005550001"})]
@@ -538,6 +577,130 @@ async def test_on_a_shared_account_what_is_young_waits_for_the_record_of_its_cal
     assert (young.counts["young"], young.counts["new"]) == (1, 0)
     assert (later.counts["young"], later.counts["new"]) == (0, 0)
     assert await world.used() == [("globex", "sms_outbound", 1, 1, 2)]
+
+
+JUST_NOW = NOON - dt.timedelta(seconds=YOUNG_S - 1)
+
+
+async def test_on_an_account_of_its_own_what_is_young_waits_for_the_record_of_its_call(world, lists, clock):
+    """Guards money: a call with metering off would be charged, since the list does not say that it is."""
+    world.credentials["globex"] = Credential({"Authorization": "Basic own"}, OWN)
+    at = format_datetime(JUST_NOW)
+    lists.items["Messages"] = [message(1, account_sid=OWN, date_sent=at), message(2, account_sid=OWN, date_sent=at)]
+
+    young = await world.collected("globex")
+    await world.called(1, "globex", metered=False)
+    known = await world.collected("globex")
+    clock.now += dt.timedelta(seconds=60)
+    later = await world.collected("globex")
+    again = await world.collected("globex")
+
+    assert (young.counts["young"], young.counts["new"], young.counts["seen"]) == (2, 0, 2)
+    assert (known.counts["young"], known.counts["known"]) == (1, 1)
+    assert (later.counts["young"], later.counts["new"]) == (0, 1)
+    assert (again.counts["new"], again.counts["corrected"]) == (0, 0)
+    assert await world.used() == [("globex", "sms_outbound", 1, 1, 2)]
+
+
+async def test_what_a_call_made_that_was_killed_a_moment_ago_is_its_and_nobody_elses(world, lists, clock):
+    """Guards the bill: listed before it is known that its call was killed, a message would be one that nobody sent."""
+    world.credentials["globex"] = Credential({"Authorization": "Basic own"}, OWN)
+    lists.items["Messages"] = [message(1, account_sid=OWN, date_sent=format_datetime(JUST_NOW))]
+    collectors = [world.reconciling() for _ in range(2)]
+    young = await world.collected("globex", collectors[0])
+    killed = intent(
+        call_id=call_id(1),
+        tenant_id="globex",
+        source="twilio",
+        event_type="sms_outbound",
+        endpoint="messages.create",
+        occurred_at_ms=round(JUST_NOW.timestamp() * 1000) - 300,
+        category="campaign",
+        metadata={"to": "hash of +12025550143", "from": "hash of +15005550006"},
+    )
+
+    await world.book([fact(killed.unknown())])
+    clock.now += dt.timedelta(seconds=60)
+    later = await world.collected("globex", collectors[1])
+
+    assert (young.counts["young"], later.counts["young"], later.counts["new"]) == (1, 0, 0)
+    assert await world.used() == [("globex", "sms_outbound", 1, 1, 2)]
+    assert {row.category for row in await world.rows(select(rollups.c.category))} == {"campaign"}
+
+
+async def test_what_was_young_when_calls_that_were_killed_were_looked_for_is_so_to_the_end_of_the_list(
+    world, lists, clock
+):
+    """Guards the bill where a list is long: what is killed while it is read is not among what was looked for."""
+    world.credentials["globex"] = Credential({"Authorization": "Basic own"}, OWN)
+    lists.items["Messages"] = [message(1, account_sid=OWN, date_sent=format_datetime(JUST_NOW))]
+    collector = world.collector()
+
+    async def looked_for(*_):
+        clock.now += dt.timedelta(seconds=60)
+
+    collector.before = looked_for
+
+    found = await world.collected("globex", collector)
+
+    assert (found.counts["young"], found.counts["new"]) == (1, 0)
+
+
+async def test_before_it_is_known_which_calls_there_were_no_list_is_read(world, lists):
+    """Guards what was asked for: begun at once after a restart, all of it would be too young, and the list read to its end."""
+    lists.items["Messages"] = [message(1)]
+    collector = world.collector()
+    known, collector._booked_until = collector._booked_until, lambda source: EPOCH
+
+    waiting = await world.collected(collector=collector)
+    collector._booked_until = known
+    await world.runs(collector)
+
+    read = await world.collection(waiting.collection_id)
+    assert (waiting.status, waiting.pages, waiting.counts.get("young", 0)) == (WAITING, 0, 0)
+    assert (read.status, read.counts["new"]) == (DONE, 1)
+
+
+@pytest.mark.parametrize("order", [("listed", "shipped"), ("shipped", "listed")])
+async def test_what_another_hosts_spool_still_holds_is_counted_once_whoever_is_first(world, lists, tmp_path, order):
+    """Guards money: a collector knows how far its own host's spools are, and nothing of the others."""
+    lists.items["Messages"] = [message(1), message(2, **{"to": "messenger:1", "from": "messenger:2"})]
+    lists.items["Calls"] = [call(3)]
+    world.owned["acme"]["phone_numbers"].append("2")
+    worker = Worker(tmp_path / "other" / "spool", "w0-other")
+    at_ms = round((NOON - dt.timedelta(hours=3)).timestamp() * 1000)
+    first = {"source": "twilio", "occurred_at_ms": at_ms, "direction": "outbound", "completeness": Completeness.PENDING}
+    made = [
+        ("sms_outbound", "messages.create", "US:long_code", {"messages": 1}, sid(1)),
+        ("message_outbound", "messages.create", "messenger", {"messages": 1, "segments": 1}, sid(2)),
+        ("call_outbound", "calls.create", "US:long_code", {"requests": 1}, sid(3, "CA")),
+    ]
+    for number, (event_type, endpoint, resource, quantities, name) in enumerate(made):
+        worker.begins(number, source="twilio")
+        said = {"event_type": event_type, "endpoint": endpoint, "resource": resource, "quantities": quantities}
+        worker.ends(number, **first, **said, external_id=name)
+    for one in (*lists.items["Messages"], *lists.items["Calls"]):
+        read = late.of_call if one["sid"].startswith("CA") else late.of_message
+        for said in read(msgspec.convert(one, Resource)):
+            worker.wrote(msgspec.json.encode(late_event("acme", "twilio", said)))
+    worker.dies()
+    other = Shipper(tmp_path / "other" / "spool", world.database, world.shipper._books, world.clock)
+
+    for what in order:
+        await (ship(other) if what == "shipped" else world.collected())
+    again = await world.collected()
+
+    assert (again.counts["new"], again.counts["corrected"], again.counts["conflicting"]) == (0, 0, 0)
+    assert await world.used() == [
+        ("acme", "call_minutes", 0, None, None),
+        ("acme", "call_outbound", 1, None, None),
+        ("acme", "message_outbound", 1, 1, 2),
+        ("acme", "sms_outbound", 1, 1, 2),
+    ]
+    [(seconds, cost)] = await world.rows(select(func.sum(rollups.c.seconds), func.sum(rollups.c.cost_nano)))
+    assert (seconds, cost) == (61, 2 * 16_600_000 + 28_000_000)
+    assert await world.rows(select(quarantine)) == []
+    assert await world.rows(select(late_facts)) == []
 
 
 async def test_what_is_only_sent_is_over_where_it_is_old(world, lists, clock):

@@ -29,6 +29,7 @@ from gateway.providers import twilio
 from gateway.providers.api import OwnNumber, Way
 from gateway.tables import integrations
 from tests.gateway.api.conftest import Clock
+from tests.gateway.served import served
 
 REAL, OWN = "AC" + "5" * 32, "AC" + "6" * 32
 NUMBER = "+15005550700"
@@ -122,27 +123,25 @@ class FakeTwilio:
 @pytest.fixture
 async def walk(database, tmp_path):
     fake = FakeTwilio()
-    application = web.Application()
-    application.router.add_route("*", "/{path:.*}", fake.answer)
-    runner = web.AppRunner(application, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    base_url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
-    accounts = Accounts(database, Secrets.derived("a secret"), tmp_path / "snapshot.json", Clock())
-    async with accounts.changing("test") as change:
-        await change.create_tenant("acme")
-    credentials = {None: Credential({}, REAL), "acme": Credential({}, OWN)}
-    source = Source(twilio.PROVIDER, base_url, credentials.get)
-    connector = Connector(accounts, {"twilio": source}, "https://gateway.example.com")
+    async with served(fake.answer) as base_url:
+        accounts = Accounts(database, Secrets.derived("a secret"), tmp_path / "snapshot.json", Clock())
+        async with accounts.changing("test") as change:
+            await change.create_tenant("acme")
+        credentials = {None: Credential({}, REAL), "acme": Credential({}, OWN)}
+        source = Source(twilio.PROVIDER, base_url, credentials.get)
+        connector = Connector(accounts, {"twilio": source}, "https://gateway.example.com")
 
-    async def connect(**flags):
-        return await connector.connect("test", "twilio", "acme", **flags)
+        async def connect(**flags):
+            return await connector.connect("test", "twilio", "acme", **flags)
 
-    yield SimpleNamespace(
-        fake=fake, accounts=accounts, credentials=credentials, connector=connector, connect=connect, database=database
-    )
-    await runner.cleanup()
+        yield SimpleNamespace(
+            fake=fake,
+            accounts=accounts,
+            credentials=credentials,
+            connector=connector,
+            connect=connect,
+            database=database,
+        )
 
 
 async def test_a_number_that_is_refused_has_its_code_and_the_others_are_changed(walk):

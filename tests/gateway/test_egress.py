@@ -8,6 +8,7 @@ import ipaddress
 import socket
 import ssl
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
@@ -20,7 +21,17 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.egress import ANSWER_BYTES_MAX, Egress, Forbidden, Policy, TooSlow, Unreachable, is_public
+from gateway.egress import (
+    ANSWER_BYTES_MAX,
+    LOOKUPS_AT_ONCE_MAX,
+    LOOKUPS_OF_DOMAIN_MAX,
+    Egress,
+    Forbidden,
+    Policy,
+    TooSlow,
+    Unreachable,
+    is_public,
+)
 
 PATIENCE_S = 30
 
@@ -439,6 +450,43 @@ async def test_a_name_server_that_does_not_answer_in_time_is_not_waited_for():
     with pytest.raises(TooSlow):
         await sent(f"http://{HOST}/", lookup=lookup, timeout_s=0.3)
     released.set()
+
+
+async def test_a_name_server_that_never_answers_leaves_the_threads_to_other_domains():
+    """Guards everybody's callbacks: one tenant could name a thousand hosts whose name server is its own."""
+    released, lock, looking, peaks = threading.Event(), threading.Lock(), Counter(), Counter()
+
+    def lookup(host: str, port: int) -> Sequence[str]:
+        domain = host.partition(".")[2]
+        with lock:
+            looking[domain] += 1
+            peaks[domain] = max(peaks[domain], looking[domain])
+        if domain == "silent.example":
+            released.wait(PATIENCE_S)
+        with lock:
+            looking[domain] -= 1
+        return ["127.0.0.1"]
+
+    silent = [f"{number}.silent.example" for number in range(LOOKUPS_AT_ONCE_MAX * 2)]
+    policy = Policy(callback_hosts=(*silent, "app.other.example"))
+
+    async with application() as application_here, Egress(policy, lookup) as egress:
+
+        async def asked(host, timeout_s):
+            return await egress.send(f"http://{host}:{application_here.port}/", "POST", (), b"", timeout_s)
+
+        # Those whose time is over leave their threads behind, which still count.
+        given_up = await asyncio.gather(*(asked(host, 0.2) for host in silent[::2]), return_exceptions=True)
+        waiting = [asyncio.create_task(asked(host, PATIENCE_S)) for host in silent[1::2]]
+        other = await asked("app.other.example", PATIENCE_S)
+        peak = peaks["silent.example"]
+        released.set()
+        answers = await asyncio.gather(*waiting)
+
+    assert {type(one) for one in given_up} == {TooSlow}
+    assert other.status == 200
+    assert peak == LOOKUPS_OF_DOMAIN_MAX
+    assert {one.status for one in answers} == {200}
 
 
 async def test_where_nobody_listens_nobody_is_reached():

@@ -23,6 +23,7 @@ from metering.tables import late_facts, pending_events, usage_events
 from metering.usage import Completeness
 from pricing.ledger import book
 from tests.builders import NOON, answer_head, call_id, fact, usage_event
+from tests.gateway.served import served
 
 REPORTED = Completeness.REPORTED
 
@@ -96,15 +97,9 @@ class Provider:
 @pytest.fixture
 async def provider():
     made = Provider()
-    application = web.Application()
-    application.router.add_get("/{path:.*}", made.answer)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    made.base_url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
-    yield made
-    await runner.cleanup()
+    async with served(made.answer) as base_url:
+        made.base_url = base_url
+        yield made
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ class Lists(ProviderLists):
             return owned
 
         source = Source("http://127.0.0.1:1", (), (ALL,), "twilio_subaccount", credentials.get)
-        collector = Collector(database, None, {"twilio": source}, all_owned, str, lambda: NOON, lambda: NOON)
+        collector = Collector(database, None, {"twilio": source}, all_owned, str, lambda _: NOON, lambda: NOON)
 
         async def page(scope, listing, path, *_):
             return Page(tuple(totals))

@@ -1478,6 +1478,30 @@ async def test_an_applications_callback_is_carried_where_its_tenant_has_somethin
         assert url == "https://app.example/told"
 
 
+@pytest.mark.parametrize(("key", "user"), [(ACME, ALIAS), (OWN, sid_of("own"))])
+async def test_a_call_that_is_led_elsewhere_is_led_through_us(gateway, key, user):
+    """Guards an endpoint whose body is of no other interest: it must be read all the same."""
+    call = "CA" + "3" * 32
+    path = f"/twilio/2010-04-01/Accounts/{user}/Calls/{call}.json"
+    form = b"Method=GET&Url=https%3A%2F%2Fapp.example%2Fnext&Status="
+    tenant_id = "acme" if key == ACME else "own"
+    async with gateway(answers(QUEUED), public_url="https://tolls.example") as made:
+        tenant = made.published.current.tenants[tenant_id]
+        sealed = SECRETS.seal({"current": "secret"}, owner=tenant_id)
+        made.publish(msgspec.structs.replace(tenant, signing=sealed))
+        made.proxy._objects.made(tenant_id, "twilio", call)
+        got = await made.ask(sms(path, form, key=key, user=user))
+        assert got.status == 201, got.body
+
+        _, lines, body = sent(made.provider.peers[0])
+        assert f"Content-Length: {len(body)}".encode() in lines
+        method, url, rest = body.split(b"&")
+        assert (method, rest) == (b"Method=POST", b"Status=")
+        ours, _, carried = unquote(url.partition(b"=")[2].decode()).partition("?to=")
+        assert ours == f"https://tolls.example/webhooks/twilio/{tenant_id}/voice"
+        assert CallbackAddresses("", SECRETS).opened(carried, tenant_id) == ("https://app.example/next", "GET", False)
+
+
 @pytest.mark.parametrize(
     "unchanged",
     [

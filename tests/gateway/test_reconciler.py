@@ -357,6 +357,43 @@ async def test_what_costs_money_and_nobody_used_is_booked_so_that_the_totals_mee
     assert (await total(database))["events"] == 1
 
 
+@pytest.mark.parametrize("early", [True, False])
+async def test_what_it_costs_is_booked_once_though_no_category_that_is_known_has_it(
+    database, reconcile, provider, booked, early
+):
+    """Guards money: the price of a message is on the message, whatever the provider calls its category by now."""
+    provider.sends(1)
+    provider.fees[DAY, "carrier-pigeons"] = Decimal("0.5")
+    provider.fees[DAY, "channels-messenger-outbound"] = Decimal("0.25")
+    whole = 10**9 * sum((provider.cost(sid) for sid in provider.objects), sum(provider.fees.values()))
+    if early:
+        # Its price is told after the totals were booked.
+        await reconcile()
+        assert (await total(database))["cost_nano"] == whole - 250_000_000
+    for number, event_type, cost in ((7, "pigeon", "0.5"), (8, "message_outbound", "0.25")):
+        sid = f"SM{number:032x}"
+        told = {"provider_cost": cost, "currency": "USD"}
+        price = Usage(quantities={}, completeness=Completeness.REPORTED, metadata=told)
+        call = usage_event(
+            event_id=call_id(number),
+            source="twilio",
+            event_type=event_type,
+            external_id=sid,
+            completeness=Completeness.PENDING,
+            quantities={"messages": 1},
+            occurred_at_ms=NOON_MS,
+        )
+        late = Late(external_id=sid, phase=PRICE, usage=price)
+        await booked([fact(call), fact(late_event("acme", "twilio", late))])
+
+    report = await reconcile()
+
+    assert (await total(database))["cost_nano"] == whole
+    assert report.matched
+    assert (await reconcile()).matched
+    assert (await total(database))["cost_nano"] == whole
+
+
 def _differences(report, category):
     return [one for found in report.comparisons if found.subject.category == category for one in found.differences]
 
@@ -432,6 +469,32 @@ async def test_what_another_call_has_made_is_not_looked_at(database, reconcile, 
         found = await connection.execute(select(at.external_id).where(at.corrects == call_id(1)).distinct())
         assert found.scalars().all() == [lost_one]
         assert (await connection.execute(select(quarantine))).all() == []
+
+
+async def test_on_a_shared_account_one_tenants_calls_are_not_told_apart_by_themselves(
+    database, provider, lists, booked, clock
+):
+    """Guards both tenants: another's killed call can have made the message just as well, and is not looked at here."""
+    provider.sends(1, at_ms=NOON_MS + 700)
+    other = lost(2)
+    await booked([lost(1), fact(msgspec.structs.replace(other.event, tenant_id="globex"))])
+    reconciler = Reconciler(database, booked, lists, {}, hashed, clock)
+
+    alone = await reconciler.resolve_unknown(Account("twilio", "acme", shared=True), DAY, DAY)
+    together = await reconciler.resolve_unknown(Account("twilio", None), DAY, DAY)
+
+    assert (alone, together) == (0, 0)
+
+
+@pytest.mark.parametrize("account", [Account("twilio", None), Account("twilio", "acme")])
+async def test_what_another_tenants_call_has_made_is_not_looked_at(database, provider, lists, booked, clock, account):
+    """Guards both tenants: what one has sent would be found to be what the other's killed call has made."""
+    sid = provider.sends(1, at_ms=NOON_MS + 700)
+    await booked([sent(provider, sid, 2, tenant_id="globex"), lost(1)])
+    reconciler = Reconciler(database, booked, lists, {}, hashed, clock)
+
+    assert await reconciler.resolve_unknown(account, DAY, DAY) == 0
+    assert (await total(database, tenant_id="acme"))["messages"] == 0
 
 
 async def test_a_call_that_never_reached_the_provider_stays_unknown(database, reconcile, provider, booked):

@@ -33,6 +33,7 @@ from metering.spool import SpoolFull, segment_path
 from metering.spool_reader import READ_BYTES, segments, spools
 from metering.spool_records import HEADER_BYTES, RECORD_BYTES_MAX, RecordKind, encode, scan, seed_of
 from metering.tables import quarantine, spool_positions, usage_events
+from metering.usage import EPOCH
 from pricing.tables import charges, rollups, tenant_plans
 from tests.builders import DAY_MS, NOON, NOON_MS, call_id, payload, usage_event
 from tests.gateway.shipping import PATIENCE_S, Clock, Worker, aside, booked, everything, rows, ship
@@ -812,6 +813,49 @@ async def until_booked(database, count):
         return len(await rows(database, usage_events)) >= count
 
     await until(there)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# How far it is
+
+
+async def test_until_all_was_read_once_nobody_knows_what_calls_there_were(worker, shipper, directory):
+    """Guards money after a restart: what waits in the spools is not known before they are read."""
+    worker.called(1)
+    before = shipper.booked_until("openai")
+
+    running = asyncio.create_task(shipper.run())
+    await until_shipped(shipper, after=shipper.last_shipped)
+    shipper.stop()
+    await asyncio.wait_for(running, PATIENCE_S)
+
+    assert before == EPOCH
+    assert NOON <= shipper.booked_until("openai") <= shipper.last_shipped
+
+
+async def test_where_no_spool_is_there_is_nothing_that_nobody_knows(shipper):
+    """Guards commands that find no server running, and nothing to book: no round would say so."""
+    assert shipper.booked_until("twilio") == shipper.last_shipped
+
+
+async def test_what_is_under_way_is_not_booked_whatever_else_is(worker, shipper):
+    worker.begins(1, source="twilio", occurred_at_ms=NOON_MS - 700)
+    worker.begins(2, source="twilio", occurred_at_ms=NOON_MS - 900)
+    worker.begins(3, source="openai", occurred_at_ms=NOON_MS - 5_000)
+    running = asyncio.create_task(shipper.run())
+    await until_shipped(shipper, after=shipper.last_shipped)
+
+    under_way = shipper.booked_until("twilio")
+    worker.used_nothing(2)
+    await until_shipped(shipper, after=shipper.last_shipped)
+    await until_shipped(shipper, after=shipper.last_shipped)
+    one_left = shipper.booked_until("twilio")
+    shipper.stop()
+    await asyncio.wait_for(running, PATIENCE_S)
+
+    assert under_way == NOON - dt.timedelta(milliseconds=900)
+    assert one_left == NOON - dt.timedelta(milliseconds=700)
+    assert shipper.booked_until("sendgrid") > NOON
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, parse_qsl, quote, urlencode, urlsplit
@@ -16,9 +17,10 @@ from gateway.callback_addresses import CallbackAddresses
 from gateway.counters import Counters
 from gateway.egress import Answer, Forbidden, TooSlow
 from gateway.inbox import InboxFull, Kept
-from gateway.integrations import Integration
+from gateway.integrations import Integration, SubaccountSecret
 from gateway.listener import Listener, bound
 from gateway.providers import PROVIDERS, twilio
+from gateway.providers.api import Carried
 from gateway.recorder import Recorder
 from gateway.webhooks import Webhooks
 from metering.spool import Spool
@@ -99,6 +101,7 @@ class Running:
     objects: Remembered
     addresses: CallbackAddresses
     counters: Counters
+    webhooks: Webhooks | None = None
     port: int = 0
 
     @property
@@ -123,11 +126,11 @@ class Running:
             peer.writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
             return await peer.message()
 
-    def carrying(self, url, tenant_id="acme", name="voice", method=""):
+    def carrying(self, url, tenant_id="acme", name="voice", method="", *, begins=False):
         """The target of our webhook, carrying an application's URL."""
         tenant = self.proxied.published.current.tenants[tenant_id]
         bind = self.addresses.of(twilio.PROVIDER, tenant).bound
-        return f"/webhooks/twilio/{tenant_id}/{name}?to={quote(bind(url, method), safe='')}"
+        return f"/webhooks/twilio/{tenant_id}/{name}?to={quote(bind(Carried(url, method, begins)), safe='')}"
 
 
 def carried(url):
@@ -161,6 +164,7 @@ async def listening(directory, *, public_url=PUBLIC_URL, shared_reads=False, cre
         counters,
         shared_reads=shared_reads,
     )
+    running.webhooks = webhooks
     listener = Listener(webhooks, UNHURRIED)
     socket = bound("127.0.0.1", 0)
     running.port = socket.getsockname()[1]
@@ -176,6 +180,24 @@ async def listening(directory, *, public_url=PUBLIC_URL, shared_reads=False, cre
 async def running(tmp_path):
     async with listening(tmp_path) as found:
         yield found
+
+
+class Now:
+    """The time, which goes on when the test says so."""
+
+    perf_counter, time, time_ns = (staticmethod(one) for one in (time.perf_counter, time.time, time.time_ns))
+
+    def __init__(self):
+        self.later_s = 0.0
+
+    def monotonic(self):
+        return 1000 + self.later_s
+
+
+async def until(true):
+    async with asyncio.timeout(30):
+        while not true():  # noqa: ASYNC110 - whoever looks from outside can only look again
+            await asyncio.sleep(0.01)
 
 
 def answered(body=TWIML, status=200, media_type="text/xml; charset=utf-8", *, whole=True, **headers):
@@ -282,6 +304,51 @@ async def test_a_tenant_with_an_account_of_its_own_is_told_under_its_token(runni
     assert [event.tenant_id for event in running.events] == ["own"]
 
 
+BELOW, TOKEN_BELOW = "AC" + "7" * 32, "the-token-of-an-account-below"
+
+
+def below(tenant_id="acme", account=BELOW):
+    sealed = SECRETS.seal({account: TOKEN_BELOW}, owner=tenant_id)
+    return msgspec.structs.replace(
+        INTEGRATION, twilio_subaccount=BELOW, subaccount_secret=SubaccountSecret(account, sealed)
+    )
+
+
+async def test_what_a_subaccount_signs_is_verified_by_its_own_token(tmp_path):
+    async with listening(tmp_path, integration=below()) as running:
+        told = DELIVERED | {"AccountSid": BELOW}
+
+        assert (await running.ask(STATUS, told, token=TOKEN_BELOW)).status == 204
+        assert (await running.ask(STATUS, told)).status == 403
+        # The account is the tenant's alone: whatever is said of it is for it, by whichever method.
+        assert (await running.ask(STATUS, told, token=TOKEN_BELOW, method="GET")).status == 204
+        (kept, _) = running.kept
+        assert dict(parse_qsl(kept.body.decode())) == DELIVERED | {"AccountSid": sid_of("acme")}
+
+
+async def test_a_subaccount_says_nothing_of_the_account_above_it(tmp_path):
+    async with listening(tmp_path, integration=below()) as running:
+        assert (await running.ask(STATUS, DELIVERED, token=TOKEN_BELOW)).status == 403
+        assert running.kept == []
+
+
+@pytest.mark.parametrize(
+    "integration",
+    [
+        below(account="AC" + "8" * 32),
+        below("other"),
+        msgspec.structs.replace(below(), subaccount_secret=None),
+    ],
+    ids=["of another account", "sealed for another tenant", "not known"],
+)
+async def test_what_a_subaccount_signs_can_not_be_verified_without_its_token(tmp_path, integration):
+    async with listening(tmp_path, integration=integration) as running:
+        for token in (TOKEN_BELOW, REAL_TOKEN):
+            answer = await running.ask(STATUS, DELIVERED | {"AccountSid": BELOW}, token=token)
+            assert answer.status == 503
+        assert running.kept == []
+
+
 async def test_what_is_said_of_another_account_is_refused(running):
     answer = await running.ask(SMS, INBOUND | {"AccountSid": "AC" + "9" * 32})
 
@@ -358,6 +425,28 @@ async def test_a_body_that_does_not_say_how_large_it_is_is_read_no_further_than_
             peer.writer.write(b"2000\r\n" + b"x" * 0x2000 + b"\r\n")
 
         assert (await peer.message()).status == 413
+
+
+async def test_of_what_nobody_has_verified_yet_no_more_is_held_than_a_worker_may(running, monkeypatch):
+    """Guards memory: anybody can begin to send a body, and need no signature to have it held."""
+    monkeypatch.setattr("gateway.webhooks.HELD_BYTES_MAX", 100_000)
+
+    def begins(peer, size, *, whole=False):
+        head = f"POST {SMS} HTTP/1.1\r\nHost: x\r\nContent-Length: {size if whole else size + 1}\r\n\r\n"
+        peer.writer.write(head.encode() + b"x" * size)
+
+    async with client(running.port) as slow, client(running.port) as second:
+        begins(slow, 80_000)
+        await until(lambda: running.webhooks._held_bytes >= 80_000)
+        begins(second, 40_000, whole=True)
+        refused = await second.message()
+    await until(lambda: running.webhooks._held_bytes == 0)
+    async with client(running.port) as third:
+        begins(third, 40_000, whole=True)
+        taken = await third.message()
+
+    assert (refused.status, b"overloaded" in refused.body) == (503, True)
+    assert (taken.status, b"forged" in taken.body) == (403, True)
 
 
 async def test_two_signatures_are_none(running):
@@ -557,6 +646,33 @@ async def test_a_callback_that_is_wanted_by_get_is_kept_so(running):
     assert dict(parse_qsl(kept.body.decode())) == DELIVERED | {"AccountSid": sid_of("acme")}
 
 
+ANSWERED = RINGING | {"Direction": "outbound-api", "CallStatus": "in-progress", "From": TOLL, "To": ADA}
+
+
+async def test_a_call_that_goes_out_is_answered_by_the_application_that_made_it_and_that_is_no_step(running):
+    running.applications.answers = {"https://app.example/made": answered()}
+
+    answer = await running.ask(running.carrying("https://app.example/made?of=1", begins=True), ANSWERED)
+
+    assert (answer.status, running.events) == (200, [])
+    action = answer.body.partition(b'action="')[2].partition(b'"')[0].decode()
+    assert carried(action) == "https://app.example/menu"
+    ((url, _, headers, body, _),) = running.applications.asked
+    fields = dict(parse_qsl(body.decode()))
+    assert fields == ANSWERED | {"AccountSid": sid_of("acme")}
+    assert RequestValidator(SIGNING).validate(url, fields, headers["X-Twilio-Signature"])
+
+
+@pytest.mark.parametrize("begins", [True, False])
+async def test_where_nobody_answers_a_call_that_goes_out_the_provider_asks_whom_it_was_told_to(running, begins):
+    """Guards `FallbackUrl`: an answer of ours would be taken for the application's. The integration's is for calls that
+    come in."""
+    answer = await running.ask(running.carrying("https://app.example/made", begins=begins), ANSWERED)
+
+    assert answer.status == 502
+    assert [url for url, *_ in running.applications.asked] == ["https://app.example/made"]
+
+
 async def test_an_application_is_asked_by_get_where_the_provider_asks_by_get(tmp_path):
     async with listening(tmp_path, shared_reads=True) as running:
         running.applications.answers = {INTEGRATION.voice_url: answered()}
@@ -619,6 +735,30 @@ async def test_a_call_is_not_answered_later_than_the_provider_waits(tmp_path, mo
 
         assert b"<Response><Say>" in answer.body
         assert [timeout_s <= 0.2 for *_, timeout_s in slow.asked] == [True]
+
+
+@pytest.mark.parametrize(("took_s", "waits_s"), [(1, [10, 3.5, 3.5]), (12, [1.5] * 3), (13.45, [])])
+async def test_the_time_to_answer_a_call_counts_from_its_arrival(running, monkeypatch, took_s, waits_s):
+    """Guards the call: what was spent on its body and its record is not left of what the provider waits."""
+    clock = Now()
+    monkeypatch.setattr("gateway.webhooks.time", clock)
+    note, send = running.proxied.spool.note, running.applications.send
+
+    def slowly_noted(payload):
+        clock.later_s += took_s
+        note(payload)
+
+    async def sent(url, method, headers, body, timeout_s):
+        clock.later_s += 9 if timeout_s == 10 else 0
+        return await send(url, method, headers, body, timeout_s)
+
+    running.proxied.spool.note, running.applications.send = slowly_noted, sent
+    answer = await running.ask(VOICE, RINGING)
+
+    assert b"<Response><Say>" in answer.body
+    waited_s = [timeout_s for *_, timeout_s in running.applications.asked]
+    assert waited_s == pytest.approx(waits_s[: len(waited_s)])
+    assert bool(waited_s) == bool(waits_s)
 
 
 async def test_what_can_not_be_recorded_is_not_relayed(running):

@@ -69,6 +69,10 @@ async def booked(database):
     [
         (sent(), "twilio:SM1:made"),
         (sent(external_id=None), None),
+        (sent(event_type="message_outbound"), "twilio:SM1:made"),
+        (sent(event_type="message_inbound"), "twilio:SM1:made"),
+        (sent(event_type="verification"), None),
+        (sent(event_type="api_call"), None),
         (sent(kind=Kind.CORRECTION), None),
         (usage_event(event_id=call_id(1), external_id="resp_1"), None),
         (listed(), "twilio:SM1:made"),
@@ -96,9 +100,13 @@ def test_what_comes_second_says_whose_it_was_and_adds_nothing():
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 @pytest.mark.parametrize("together", [True, False])
-async def test_a_message_counts_once_whether_its_call_or_the_list_is_read_first(database, added, order, together):
+@pytest.mark.parametrize("event_type", ["sms_outbound", "message_outbound"])
+async def test_a_message_counts_once_whether_its_call_or_the_list_is_read_first(
+    database, added, order, together, event_type
+):
     """Guards money: without the claim, what a collector finds before the spool is read is billed twice."""
-    events = [(sent(key_id="k1"), listed())[place] for place in order]
+    both = sent(key_id="k1", event_type=event_type), listed(event_type=event_type)
+    events = [both[place] for place in order]
     if together:
         await added(*events)
     else:
@@ -162,6 +170,27 @@ async def test_what_comes_in_counts_once_whether_it_is_told_or_listed_first(data
         assert (await added(event)).conflicting == []
 
     assert sum(amount for _, amount, _ in await booked(database)) == 1
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+async def test_what_a_call_began_counts_once_though_a_webhook_tells_of_it_first(database, added, order, together):
+    """Guards money: the callback of a short recording may be booked before the call that began it."""
+    recording = {"event_type": "recording", "quantities": {}}
+    both = sent(key_id="k1", **recording), told(**recording)
+    events = [both[place] for place in order]
+    if together:
+        await added(*events)
+    else:
+        for event in events:
+            await added(event)
+    for event in events * 2:
+        again = await added(event)
+        assert (again.new, again.conflicting) == ([], [])
+
+    found = await booked(database)
+    assert sum(kind in ("usage", "backfill") for kind, _, _ in found) == 1
+    assert any(key_id == "k1" for _, _, key_id in found)
 
 
 async def test_another_content_under_one_key_is_still_set_aside(added):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from gateway import office
+from gateway import app, office  # noqa: F401 - all is imported before the clock is another
 from gateway.cli import cli
 from tests.month.clock import Clock
 

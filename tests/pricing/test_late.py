@@ -306,6 +306,22 @@ async def test_what_was_not_done_after_all_is_taken_off_what_was_reported_and_ne
     assert (await sums(database))[1] == 0
 
 
+async def test_what_was_not_done_is_taken_off_what_was_told_in_parts(database, booked):
+    """Guards money: the recipients of a mail that was found in a list are parts of it, one for each."""
+    await booked(pending(1, **MAIL | {"quantities": {}, "completeness": Completeness.PENDING}))
+    its = {"source": "sendgrid", "resource": None}
+    parts = [final("m1", f"final:{number}", {"recipients": 1}, **its) for number in range(2)]
+    less = [final("m1", f"less:{number}", {"recipients": -1}, **its) for number in (1, 2, 3)]
+
+    await booked(*parts)
+    await booked(less[0])
+    one_left = sum(row.recipients for row in await rows(database, rollups))
+    await booked(*less)
+
+    assert one_left == 1
+    assert sum(row.recipients for row in await rows(database, rollups)) == 0
+
+
 @pytest.mark.parametrize("together", ["all", "late", "price first", "none"])
 @pytest.mark.parametrize("amount", ["0.05", "0.0", "0.000000001"])
 async def test_what_the_provider_says_it_cost_is_the_cost_whatever_the_list_made_of_it(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from decimal import Decimal
 from urllib.parse import quote, urlencode, urlsplit
 from urllib.request import Request, urlopen
 
 import pytest
 from twilio.request_validator import RequestValidator
+from twilio.rest import Client
 
 from gateway.simulator.truth import read_deliveries
 from tests.walks.applications import Application, free_port
 from tests.walks.harness import eventually
-from tests.walks.told import Tenant, told_gateway
+from tests.walks.sides import directly_to_twilio
+from tests.walks.told import IN_FORCE_S, Tenant, told_gateway
 
 ADA, TOLL = "+12025550143", "+15005550006"
 pytestmark = pytest.mark.parametrize("reached", ["sqlite", "postgres"], indirect=True, scope="module")
@@ -77,6 +81,96 @@ def test_a_call_is_booked_by_its_duration_when_it_has_ended(tenant, application)
     (got,) = eventually(lambda: application.got, "the callback")
     assert (got.fields["CallStatus"], got.fields["CallDuration"]) == ("completed", "49")
     assert got.is_signed_with(tenant.secret)
+
+
+MENU = b'<Response><Gather numDigits="1" action="/menu"/><Redirect method="GET">/record</Redirect></Response>'
+RECORD = b'<Response><Record action="/over" recordingStatusCallback="/recording"/></Response>'
+
+
+def test_a_call_that_goes_out_is_answered_through_the_gateway_and_told_by_nobody_else(tenant, application):
+    """Guards applications that verify what they are asked: Twilio signs with a token that they do not have."""
+    documents = {"/voice": MENU, "/record": RECORD}
+    application.answers = lambda got: (200, documents.get(urlsplit(got.url).path, b"<Response/>"))
+    base = application.base_url
+
+    made = tenant.client.calls.create(
+        to=ADA,
+        from_=TOLL,
+        url=f"{base}/voice?of=1",
+        status_callback=f"{base}/status",
+        status_callback_method="GET",
+        record=True,
+        recording_status_callback=f"{base}/whole",
+    )
+
+    paths = {"/voice", "/record", "/over", "/recording", "/status", "/whole"}
+    eventually(lambda: {urlsplit(one.url).path for one in application.got} == paths, "everything")
+    assert {one.method for one in application.got_at("/record") + application.got_at("/status")} == {"GET"}
+    for one in application.got:
+        assert one.is_signed_with(tenant.secret), one.url
+        assert (one.fields["CallSid"], one.fields["AccountSid"]) == (made.sid, tenant.account_sid)
+
+    def booked():
+        events = tenant.events()
+        found = Counter(one["event_type"] for one in events if one["kind"] == "usage")
+        return found if found["recording"] == 2 and any(one["event_type"] == "call_minutes" for one in events) else None
+
+    found = eventually(booked, "what it used")
+    # Two questions after the first, which is the call itself.
+    assert (found["call_outbound"], found["ivr_step"]) == (1, 2)
+    steps = {one.url.partition("?")[0].rpartition("/")[2] for one in direct(tenant, made.sid)}
+    assert steps == {"voice", "status"}, "nobody else was called"
+
+
+def test_where_an_application_does_not_answer_its_call_the_fallback_that_it_named_does(tenant, application):
+    application.answers = lambda got: (500 if got.url.endswith("/voice") else 200, b"<Response/>")
+    base = application.base_url
+
+    made = tenant.client.calls.create(
+        to=ADA, from_=TOLL, url=f"{base}/voice", fallback_url=f"{base}/fallback", fallback_method="GET"
+    )
+
+    (asked,) = eventually(lambda: application.got_at("/fallback"), "the fallback")
+    assert (asked.method, asked.fields["CallSid"]) == ("GET", made.sid)
+    assert asked.is_signed_with(tenant.secret)
+    eventually(lambda: [one for one in tenant.events() if one["event_type"] == "call_minutes"], "minutes")
+    assert not [one for one in tenant.events() if one["event_type"] == "ivr_step"]
+
+
+def test_what_a_subaccount_of_the_platforms_is_told_of_reaches_its_application(reached, tenant, application):
+    """Guards tenants whose account within the platform's signs with a token that nobody has stored."""
+    platform = directly_to_twilio(reached)
+    client = Client(platform.account_sid, platform.key)
+    client.api.base_url = platform.base_url + "/api"
+    below = client.api.accounts.create(friendly_name="below")
+    path = f"/v1/tenants/{tenant.tenant_id}/integrations"
+    shown = reached.ask("PATCH", path, {"twilio_subaccount": below.sid})
+    assert below.auth_token not in str(shown)
+    url = f"{application.base_url}/told"
+
+    def told():
+        """Nobody is asked to tell us before the token is known."""
+        tenant.client.messages.create(to=ADA, from_=TOLL, body="Hello", status_callback=url)
+        return [one for one in application.got if one.is_signed_with(tenant.secret)]
+
+    eventually(told, "a callback that the application can verify")
+    time.sleep(IN_FORCE_S)
+    made = tenant.client.messages.create(to=ADA, from_=TOLL, body="Hello", status_callback=url)
+    ours = lambda: [one for one in application.got if one.fields["MessageSid"] == made.sid]  # noqa: E731
+    eventually(lambda: len(ours()) == 2, "both")
+    assert [one.fields["MessageStatus"] for one in ours()] == ["sent", "delivered"]
+    assert all(one.is_signed_with(tenant.secret) for one in ours())
+    assert {one.fields["AccountSid"] for one in ours()} == {tenant.account_sid}
+    assert below.auth_token not in str(reached.ask("GET", path)) + "".join(reached.gateway.lines)
+    forged = {"MessageSid": made.sid, "MessageStatus": "failed", "AccountSid": below.sid}
+    at = f"{reached.proxy_url}/webhooks/twilio/{tenant.tenant_id}/status"
+    signature = RequestValidator(platform.key).compute_signature(at, forged)
+    assert post(at, forged, **{"X-Twilio-Signature": signature}) == 403
+
+
+def direct(tenant, sid):
+    """What Twilio sent of one call by itself."""
+    return [one for one in read_deliveries(tenant.gateway.directory / "truth.jsonl") if one.object_id == sid]
 
 
 def test_a_message_ends_with_what_it_finally_was_and_cost(tenant):

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import zlib
 from types import SimpleNamespace
 from urllib.request import Request, urlopen
 
@@ -259,9 +260,21 @@ def test_all_numbers_of_a_tenants_own_account_and_no_others(reached, platform, t
     assert platform.incoming_phone_numbers(stranger.sid).fetch().sms_url == ELSEWHERE
 
 
-def test_a_subaccount_whose_signatures_nobody_could_verify_is_not_connected(reached, platform, tenant):
+def test_the_numbers_of_a_subaccount_are_led_here_once_its_token_is_known(reached, platform, tenant):
     below = platform.api.accounts.create(friendly_name="below")
+    theirs = Client(below.sid, below.auth_token)
+    theirs.api.base_url = platform.api.base_url
+    number = theirs.incoming_phone_numbers.create(phone_number=next(NUMBERS), sms_url=ELSEWHERE)
     reached.ask("PATCH", f"/v1/tenants/{tenant.tenant_id}/integrations", {"twilio_subaccount": below.sid})
+
+    eventually(lambda: command(reached, tenant.tenant_id)[0] == 0, "the token")
+
+    assert theirs.incoming_phone_numbers(number.sid).fetch().sms_url == f"{tenant.ours}/sms"
+
+
+def test_a_subaccount_whose_signatures_nobody_could_verify_is_not_connected(reached, tenant):
+    unknown = {"twilio_subaccount": "AC" + f"{zlib.crc32(tenant.tenant_id.encode()):032x}"}
+    reached.ask("PATCH", f"/v1/tenants/{tenant.tenant_id}/integrations", unknown)
 
     code, _, err = command(reached, tenant.tenant_id)
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
 import pytest
+from twilio.request_validator import RequestValidator
 from twilio.rest import Client
 
 from gateway.simulator.truth import read_deliveries
@@ -145,8 +148,9 @@ def test_a_voicemail_is_seconds_of_recording_once(tenant, application):
 
     booked(tenant, "recording", "ivr_step")
     eventually(lambda: application.got_at("/recording"), "the recording's own callback")
-    (recording,) = [one for one in tenant.events() if one["event_type"] == "recording"]
-    assert recording["quantities"] == {"seconds": 7}
+    recordings = [one for one in tenant.events() if one["event_type"] == "recording"]
+    assert [one["kind"] for one in recordings].count("usage") == 1
+    assert sum(one["quantities"].get("seconds", 0) for one in recordings) == 7
 
 
 def test_where_the_application_is_down_a_call_is_answered_all_the_same(reached, tenant, application):
@@ -173,6 +177,34 @@ def test_messages_for_an_application_that_is_down_wait_for_it(tenant, applicatio
     eventually(lambda: len({one.fields["MessageSid"] for one in application.got_at("/sms")}) == 5, "all of them")
     assert {one.fields["MessageSid"] for one in application.got_at("/sms")} == set(sids)
     assert booked(tenant, "sms_inbound")["sms_inbound"] == 5
+
+
+def test_a_delivery_that_is_replayed_a_hundred_times_at_once_has_one_effect(reached, tenant, application):
+    """Guards Twilio's signature, which says nothing of when: to whichever worker it comes, and after it was delivered."""
+    credential = reached.providers.credentials["twilio"]
+    sid = "SM" + tenant.number[-8:].rjust(32, "0")
+    fields = {"MessageSid": sid, "AccountSid": credential["account_sid"], "To": tenant.number, "From": ADA, "Body": "x"}
+    url = f"{reached.proxy_url}/webhooks/twilio/{tenant.tenant_id}/sms"
+    signature = RequestValidator(credential["auth_token"]).compute_signature(url, fields)
+
+    def replayed(number):
+        pairs = list(fields.items())
+        body = urlencode(pairs if number % 2 else pairs[::-1]).encode()
+        with urlopen(Request(url, body, {"X-Twilio-Signature": signature}), timeout=30) as answer:
+            return answer.status
+
+    with ThreadPoolExecutor(8) as together:
+        assert set(together.map(replayed, range(100))) == {200}
+        first = eventually(lambda: application.got_at("/sms"), "the message")[0]
+        waiting = reached.data_dir / "inbox" / f"{first.headers['X-Tollkeeper-Delivery-Id']}.delivery"
+        eventually(lambda: not waiting.exists(), "all delivered")
+        before = len(application.got)
+        assert set(together.map(replayed, range(2))) == {200}
+    eventually(lambda: len(application.got) > before, "what was delivered before, again")
+
+    assert booked(tenant, "sms_inbound")["sms_inbound"] == 1
+    assert {one.fields["MessageSid"] for one in application.got} == {sid}
+    assert len({one.headers["X-Tollkeeper-Delivery-Id"] for one in application.got}) == 1
 
 
 def test_nothing_of_what_comes_in_is_in_the_log_or_at_rest(reached, tenant, application):

@@ -384,11 +384,9 @@ def message(exchange: Exchange) -> dict[str, Any]:
         asked = {"event_type": "call_outbound", "quantities": {"requests": 1}, "completeness": "pending"}
         return {**NOTHING, **asked, "resource": where(usage["to"], usage["from"])}
     channel, quantities = usage["channel"], {"messages": 1}
-    if channel == "messenger":
-        return NOTHING | {"completeness": "unknown"}
     quantities |= {"segments": int(usage["num_segments"]), "media": int(usage["num_media"])}
     return {
-        "event_type": f"{channel}_outbound",
+        "event_type": f"{'message' if channel == 'messenger' else channel}_outbound",
         "quantities": {name: count for name, count in quantities.items() if count},
         "completeness": "pending",
         "resource": where(usage["to"], usage["from"]),
@@ -399,7 +397,7 @@ def where(to: str, sender: str | None) -> str | None:
     """The country it goes to, and what sends it."""
     channel, _, number = to.rpartition(":")
     if number not in COUNTRIES:
-        return None
+        return channel if channel == "messenger" else None
     return f"{COUNTRIES[number]}:{channel or ('messaging_service' if sender is None else KINDS[sender])}"
 
 

@@ -12,6 +12,7 @@ from operator import attrgetter
 
 from gateway.providers.api import FirstSteps, Provider
 from gateway.providers.free import unlisted_by
+from gateway.providers.twilio.account_secrets import SECRET
 from gateway.providers.twilio.answers import judge_by_shape, meter
 from gateway.providers.twilio.endpoints import ENDPOINTS
 from gateway.providers.twilio.figures import figures
@@ -39,6 +40,7 @@ PROVIDER = Provider(
     account_field="account_sid",
     account_path=f"{ACCOUNT}/",
     subaccount=attrgetter("twilio_subaccount"),
+    account_secret=SECRET,
     administration=re.compile(rf"(?!(?:{OPEN.pattern})$).*", re.DOTALL),
     object_id=OBJECT_ID,
     references=(REFERENCE,),

@@ -16,7 +16,6 @@ from gateway.providers.numbers import country
 from gateway.providers.twilio.paths import SID
 from gateway.providers.twilio.resources import (
     COUNT,
-    MESSAGE_TYPES,
     Resource,
     matching,
     message_type,
@@ -45,8 +44,8 @@ def judge_message(found: Resource, prepared: Prepared) -> Usage:
         if count is not None and int(count):
             quantities[name] = int(count)
     return Usage(
-        quantities=quantities if event_type in MESSAGE_TYPES else {},
-        completeness=Completeness.PENDING if event_type in MESSAGE_TYPES else Completeness.UNKNOWN,
+        quantities={} if event_type is None else quantities,
+        completeness=Completeness.UNKNOWN if event_type is None else Completeness.PENDING,
         resource=resource_of(found) if told else prepared.resource,
         external_id=sid,
         event_type=event_type,

@@ -11,9 +11,10 @@ import re
 from collections.abc import Sequence
 from urllib.parse import parse_qsl
 
-from gateway.providers.api import Late, Made, Told, Usage
+from gateway.providers.api import Carried, Late, Made, Reply, Told, Usage
+from gateway.providers.twilio.late import open_still
 from gateway.providers.twilio.paths import SID
-from gateway.providers.twilio.resources import COUNT, PLAIN, Resource, matching, message_type, resource_of
+from gateway.providers.twilio.resources import COUNT, PLAIN, Resource, come_in, matching, message_type, resource_of
 from metering.usage import Completeness
 
 FIELDS_MAX = 1_000
@@ -25,6 +26,8 @@ Form = Sequence[tuple[str, str]]
 
 FINAL_MESSAGE = frozenset({"delivered", "undelivered", "failed", "canceled", "read", "received", "partially_delivered"})
 UNANSWERED = frozenset({"busy", "no-answer", "failed", "canceled"})
+UNANSWERED_OUTBOUND = Reply(502)
+"""To a call that goes out: Twilio then asks the URL that the call was made with for this case, as it would without us."""
 FINAL_CALL = UNANSWERED | {"completed"}
 
 
@@ -69,7 +72,8 @@ def read_status(form: Form) -> Told:
     account = fields.sid("AccountSid")
     recording = fields.sid("RecordingSid")
     if recording is not None:
-        return Told(order_key=fields.sid("CallSid") or recording, account=account, made=_recording(fields, recording))
+        made, late = _recording(fields, recording)
+        return Told(order_key=fields.sid("CallSid") or recording, account=account, made=made, late=late)
     message, call = fields.sid("MessageSid", "SmsSid"), fields.sid("CallSid")
     if message is not None:
         over = fields.text("MessageStatus", "SmsStatus") in FINAL_MESSAGE
@@ -91,14 +95,12 @@ def read_message(form: Form) -> Told | None:
         if count:
             quantities[dimension] = count
     told = _ours(fields)
-    event_type = message_type(told).replace("outbound", "inbound")
-    billed = event_type != "api_call"
     usage = Usage(
-        quantities=quantities if billed else {},
-        completeness=Completeness.PENDING if billed else Completeness.UNKNOWN,
+        quantities=quantities,
+        completeness=Completeness.PENDING,
         resource=resource_of(told),
         external_id=message,
-        event_type=event_type,
+        event_type=message_type(told).replace("outbound", "inbound"),
         parties=_parties(fields),
         metadata=fields.told(
             num_segments="NumSegments", num_media="NumMedia", messaging_service_sid="MessagingServiceSid"
@@ -112,12 +114,13 @@ def read_message(form: Form) -> Told | None:
     )
 
 
-def read_voice(form: Form, *, step: str = "", carried: bool = False) -> Told | None:
+def read_voice(form: Form, *, step: str = "", carried: Carried | None = None) -> Told | None:
     """Twilio asks what to do with a call: the first time of one that comes in, or a further one. None where it does not say
     of which.
 
     A call rings until it is answered, and is answered by the first thing that lets somebody press or say anything: what is
     asked while it still rings is the first question, unless it comes to a URL that an answer of before has named (`carried`).
+    That of a call that goes out comes to the URL that it was made with, and is no step either: the call has its own event.
     `step` tells one further question from another: a keyed hash of all that is signed.
     """
     fields = Fields(form)
@@ -125,12 +128,13 @@ def read_voice(form: Form, *, step: str = "", carried: bool = False) -> Told | N
     if call is None:
         return None
     made: list[Made] = []
-    inbound = fields.text("Direction") == "inbound"
+    direction = fields.text("Direction") or ""
+    inbound = direction == "inbound"
     ringing = fields.text("CallStatus") == "ringing"
     inputs = any(fields.text(name) is not None for name in _INPUTS)
-    if inbound and ringing and not carried:
+    if inbound and ringing and carried is None:
         made.append(Made(f"{call}:made", CALLS, _call_usage(fields, call, "call_inbound")))
-    elif carried or inputs or inbound:
+    elif not carried.begins if carried is not None else inputs or inbound:
         usage = Usage(
             quantities={"requests": 1},
             completeness=Completeness.REPORTED,
@@ -144,22 +148,34 @@ def read_voice(form: Form, *, step: str = "", carried: bool = False) -> Told | N
     if leg is not None and fields.text("DialCallStatus") == "completed":
         usage = Usage(
             quantities={"requests": 1},
-            completeness=Completeness.PENDING,
-            external_id=leg,
+            completeness=Completeness.REPORTED,
             event_type="call_forwarded",
-            metadata={"parent_call_sid": call},
+            metadata={"call_sid": leg, "parent_call_sid": call},
         )
         made.append(Made(f"{call}:forwarded:{leg}", CALLS, usage))
+        # The leg is a call of its own, which is listed as well, and asked for.
+        placed = Usage(
+            quantities={"requests": 1},
+            completeness=Completeness.PENDING,
+            external_id=leg,
+            event_type="call_outbound",
+            metadata={"parent_call_sid": call},
+        )
+        made.append(Made(f"{leg}:made", CALLS, placed))
+    late = _ended(fields, call)
     recording = fields.sid("RecordingSid")
     if recording is not None:
-        made.extend(_recording(fields, recording))
+        recorded, over = _recording(fields, recording)
+        made.extend(recorded)
+        late += over
     # A call that comes in and is over before it was answered is told of here as well, where a number has one URL for all.
     return Told(
         order_key=call,
         account=fields.sid("AccountSid"),
         addressed=_addressed(fields, "To", "Called") if inbound else (),
         made=tuple(made),
-        late=_ended(fields, call),
+        late=late,
+        unanswered=UNANSWERED_OUTBOUND if direction.startswith("outbound") else None,
     )
 
 
@@ -194,36 +210,41 @@ def _ended(fields: Fields, call: str) -> tuple[Late, ...]:
         metadata={"status": status},
     )
     final = Late(external_id=call, usage=usage)
-    if status != "completed":
-        return (final,)
-    return (final, Late(external_id=call, phase="open", usage=_NOTHING_YET))
-
-
-_NOTHING_YET = Usage(quantities={}, completeness=Completeness.PENDING)
+    return (final, open_still(call)) if status == "completed" else (final,)
 
 
 def _heard(external_id: str) -> Late:
-    return Late(external_id=external_id, phase="heard", usage=_NOTHING_YET)
+    return Late(external_id=external_id, phase="heard", usage=Usage(quantities={}, completeness=Completeness.PENDING))
 
 
-def _recording(fields: Fields, recording: str) -> tuple[Made, ...]:
-    """A recording, once it is over: told to its own callback, and to the question of what comes after it."""
+def _recording(fields: Fields, recording: str) -> tuple[tuple[Made, ...], tuple[Late, ...]]:
+    """A recording, once it is over: told to its own callback, and to the question of what comes after it. It may have been
+    begun by a call of the application's, which counts it then, and what it came to is a late fact of either. Its price is
+    told by the recording itself, later."""
     seconds = fields.count("RecordingDuration")
     if seconds is None or fields.text("RecordingStatus") not in (None, "completed"):
-        return ()
-    usage = Usage(
+        return (), ()
+    final = Usage(
         quantities={"seconds": seconds},
         completeness=Completeness.REPORTED,
+        event_type="recording",
+        metadata={"status": "completed"},
+    )
+    made = Usage(
+        quantities=final.quantities,
+        completeness=Completeness.PENDING,
         external_id=recording,
         event_type="recording",
     )
-    return (Made(f"{recording}:made", "calls.recordings.create", usage),)
+    return (
+        (Made(f"{recording}:made", "calls.recordings.create", made),),
+        (Late(external_id=recording, usage=final), open_still(recording)),
+    )
 
 
 def _ours(fields: Fields) -> Resource:
-    """What comes in is priced by the number that it comes to: its country and its kind."""
-    number = fields.text("To", "Called")
-    return Resource(to=number, from_=number, num_media=fields.text("NumMedia") or "0")
+    """What comes in is priced by the number that it comes to."""
+    return come_in(Resource(to=fields.text("To", "Called"), num_media=fields.text("NumMedia") or "0"))
 
 
 def _parties(fields: Fields) -> dict[str, str]:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from gateway.messages import ResponseHead
 from gateway.providers.api import Endpoint, Meter, Prepared
 from gateway.providers.free import reads_back
-from gateway.providers.twilio import late
+from gateway.providers.twilio import callback_requests, late
 from gateway.providers.twilio.answers import (
     judge_call,
     judge_check,
@@ -29,6 +29,7 @@ from gateway.providers.twilio.callback_requests import called_back
 from gateway.providers.twilio.late import reads_final
 from gateway.providers.twilio.paths import ACCOUNT
 from gateway.providers.twilio.requests import read_call, read_message
+from gateway.providers.twilio.twiml import led_inline
 
 
 def starts(
@@ -48,7 +49,7 @@ ENDPOINTS = (
     replace(
         starts("messages.create", MESSAGES, "sms_outbound", "message", meter(judge_message)),
         prepare=read_message,
-        called_back=called_back,
+        called_back=called_back(callback_requests.MESSAGE, added=True),
         settles=late.MESSAGE,
     ),
     reads_final("messages.list", "GET", MESSAGES, late.messages, lists=True),
@@ -62,17 +63,21 @@ ENDPOINTS = (
     replace(
         starts("calls.create", CALLS, "call_outbound", "call", meter(judge_call)),
         prepare=read_call,
-        called_back=called_back,
+        called_back=called_back(callback_requests.CALL, added=True, led=led_inline),
         settles=late.CALL,
     ),
     reads_final("calls.list", "GET", CALLS, late.calls, lists=True),
     reads_final("calls.fetch", "GET", f"{CALLS}/{{sid}}", late.call),
-    reads_final("calls.update", "POST", f"{CALLS}/{{sid}}", late.call),
+    replace(
+        reads_final("calls.update", "POST", f"{CALLS}/{{sid}}", late.call),
+        called_back=called_back(callback_requests.CALL_CHANGED, led=led_inline),
+    ),
     reads_back("calls.delete", "DELETE", f"{CALLS}/{{sid}}"),
     replace(
         starts(
             "calls.recordings.create", f"{CALLS}/{{sid}}/Recordings", "recording", "recording", meter(judge_recording)
         ),
+        called_back=called_back(callback_requests.RECORDING),
         settles=late.RECORDING,
     ),
     reads_final("calls.recordings.list", "GET", f"{CALLS}/{{sid}}/Recordings", late.recordings),
@@ -94,7 +99,7 @@ ENDPOINTS = (
             meter(judge_participant),
         ),
         prepare=read_call,
-        called_back=called_back,
+        called_back=called_back(callback_requests.PARTICIPANT, added=True),
         settles=late.CALL,
     ),
     reads_back("conferences.participants.list", "GET", f"{CONFERENCES}/{{sid}}/Participants"),

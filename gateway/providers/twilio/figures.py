@@ -2,15 +2,19 @@
 
 Categories lie within each other: `sms` has `sms-outbound`, which has `sms-outbound-longcode`. Compared are those of the
 middle, which the ledger tells apart; what Twilio charges besides, and what nobody here knows, is the rest of its total
-price. Calls are not counted, since the ledger has those that nobody answered.
+price, less what the ledger holds of types that none of these speaks of. Calls are not counted, since the ledger has
+those that nobody answered.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import NamedTuple
+
+import msgspec
 
 from gateway.providers.api import Total, nanos
 from metering.reconciliation import COST, Figure
@@ -45,6 +49,13 @@ USED: Mapping[str, Used] = {
     "authy-authentications": Used(("verification",), costs_here=True),
 }
 
+CHANNEL = re.compile(r"channels-(?!whatsapp-)[a-z]{1,20}-(outbound|inbound)")
+"""Messages of another channel, one category for each: in the ledger they are of one type, and told apart by resource."""
+
+CHANNELS: Mapping[str, Used] = {
+    f"channels-others-{way}": Used((f"message_{way}",), counted="messages") for way in ("outbound", "inbound")
+}
+
 FEES = ("phonenumbers", "sms-messages-carrierfees", "mms-messages-carrierfees", "failed-message-processing-fee")
 """What costs money, and nobody uses."""
 
@@ -55,12 +66,17 @@ def figures(totals: Sequence[Total]) -> list[Figure]:
     """The figures of one account, of any number of days."""
     days: dict[str, dict[str, Total]] = {}
     for one in totals:
-        days.setdefault(one.day.isoformat(), {})[one.category] = one
+        of_day, channel = days.setdefault(one.day.isoformat(), {}), CHANNEL.fullmatch(one.category)
+        if channel is None:
+            of_day[one.category] = one
+        else:
+            name = f"channels-others-{channel[1]}"
+            of_day[name] = _with(of_day.get(name), msgspec.structs.replace(one, category=name))
     return [figure for day, found in days.items() for figure in _of_day(day, found)]
 
 
 def _of_day(day: str, found: Mapping[str, Total]) -> Iterator[Figure]:
-    for category, used in USED.items():
+    for category, used in {**USED, **CHANNELS}.items():
         if category in found:
             one = found[category]
             yield Figure(
@@ -78,10 +94,19 @@ def _of_day(day: str, found: Mapping[str, Total]) -> Iterator[Figure]:
         if category in found and (cost := found[category].cost) is not None:
             yield _fee(category, found[category], cost)
     if TOTAL in found and (whole := found[TOTAL].cost) is not None:
-        known = _sum(found[name].cost for name in (*USED, *FEES) if name in found)
+        known = _sum(found[name].cost for name in (*USED, *CHANNELS, *FEES) if name in found)
         # Less than nothing is no fee: the categories are not what they were.
         if whole >= known:
-            yield _fee(OTHER, found[TOTAL], whole - known)
+            yield msgspec.structs.replace(_fee(OTHER, found[TOTAL], whole - known), rest=True)
+
+
+def _with(before: Total | None, one: Total) -> Total:
+    """Two categories as one. What one of them does not say, both do not."""
+    if before is None:
+        return one
+    count = None if before.count is None or one.count is None else before.count + one.count
+    as_of = min(filter(None, (before.as_of, one.as_of)), default="")
+    return msgspec.structs.replace(one, count=count, cost=_sum((before.cost, one.cost)), as_of=as_of)
 
 
 def _amounts(one: Total, used: Used) -> dict[str, int]:

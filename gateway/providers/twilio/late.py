@@ -6,7 +6,7 @@ that was not delivered is charged like any other. A call has its seconds when it
 own; one that nobody took has none. The answers to a fetch, an update and a list say all of it in the same words.
 
 The type of the event and the country are not said: they are those of the call that made the message, so that a sender
-that is picked later makes no second message of it. A message of a channel that has no type here has a price alone.
+that is picked later makes no second message of it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,8 @@ from gateway.providers.free import free, reads_back
 from gateway.providers.twilio.paths import OLD_VERSION, SID
 from gateway.providers.twilio.resources import (
     COUNT,
-    MESSAGE_TYPES,
     Resource,
     matching,
-    message_type,
     read,
     read_page,
     text_of,
@@ -113,7 +111,7 @@ def of_message(found: Resource, *, sent_is_over: bool = False) -> tuple[Late, ..
         return (*price, open_still(sid)) if price else ()
     free_of_charge = status in MESSAGE_FREE
     segments = matching(found.num_segments, COUNT)
-    if message_type(found) not in MESSAGE_TYPES or (segments is None and not free_of_charge):
+    if segments is None and not free_of_charge:
         return price
     quantities = {}
     if not free_of_charge:

@@ -22,8 +22,8 @@ from gateway.providers.json_scan import UNREADABLE
 from gateway.providers.twilio.late import SENT_DAYS_MAX, of_call, of_message
 from gateway.providers.twilio.paths import OLD_VERSION, SID
 from gateway.providers.twilio.resources import (
-    MESSAGE_TYPES,
     Resource,
+    come_in,
     matching,
     message_type,
     parties_of,
@@ -103,9 +103,9 @@ def _message(found: Listed) -> Record | None:
     if sid is None or at_ms is None:
         return None
     inbound = found.direction == "inbound"
-    outbound_type = message_type(found)
-    counted = outbound_type in MESSAGE_TYPES
-    event_type = outbound_type.replace("_outbound", "_inbound") if inbound else outbound_type
+    event_type = message_type(found)
+    if inbound:
+        event_type = event_type.replace("_outbound", "_inbound")
     ours = text_of(found.to if inbound else found.from_)
     return Record(
         external_id=sid,
@@ -113,9 +113,9 @@ def _message(found: Listed) -> Record | None:
         account=text_of(found.account_sid) or "",
         endpoint="messages.create",
         made=Usage(
-            quantities={"messages": 1} if counted else {},
-            completeness=Completeness.PENDING if counted else Completeness.UNKNOWN,
-            resource=resource_of(found),
+            quantities={"messages": 1},
+            completeness=Completeness.PENDING,
+            resource=resource_of(come_in(found) if inbound else found),
             event_type=event_type,
             parties=parties_of(found),
         ),
@@ -139,7 +139,7 @@ def _call(found: Listed) -> Record | None:
         made=Usage(
             quantities={"requests": 1},
             completeness=Completeness.PENDING,
-            resource=resource_of(found),
+            resource=resource_of(come_in(found) if inbound else found),
             event_type="call_inbound" if inbound else "call_outbound",
             parties=parties_of(found),
         ),

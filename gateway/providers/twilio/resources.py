@@ -107,14 +107,11 @@ PLAIN = re.compile(r"[A-Za-z_-]{1,40}|-?[0-9]{1,12}(\.[0-9]{1,12})?|[A-Z]{2}[0-9
 """A word out of a list, a number, or a SID: nothing that a person wrote."""
 
 
-MESSAGE_TYPES = frozenset({"sms_outbound", "mms_outbound", "whatsapp_outbound"})
-
-
 def message_type(message: Resource) -> str:
-    """By the addresses: `whatsapp:+1…`, a number, or a channel that is not billed as any of these."""
+    """By the addresses: `whatsapp:+1…`, a number, or another channel (`messenger:…`, `rcs:…`), which the resource names."""
     channels = {_channel(text_of(message.to) or ""), _channel(text_of(message.from_) or "")} - {""}
     if channels:
-        return "whatsapp_outbound" if channels == {"whatsapp"} else "api_call"
+        return "whatsapp_outbound" if channels == {"whatsapp"} else "message_outbound"
     media = matching(message.num_media, COUNT)
     return "mms_outbound" if media is not None and int(media) else "sms_outbound"
 
@@ -129,15 +126,25 @@ def _channel(address: str) -> str:
 
 
 def resource_of(message: Resource) -> str | None:
-    """Destination country and kind of sender, `US:long_code`: what rates match on. None where no country is known."""
+    """Destination country and kind of sender, `US:long_code`: what rates match on. Where no country is known, the channel
+    of a message, if it has one."""
     to, sender = text_of(message.to) or "", text_of(message.from_)
     where = country(to.rpartition(":")[2])
     if where is None:
-        return None
+        return channel if (channel := _channel(to)) not in _NO_CHANNELS else None
     if _channel(to):
         return f"{where}:{_channel(to)}"
     kind = "messaging_service" if sender is None and message.messaging_service_sid else sender_type(sender or "")
     return where if kind is None else f"{where}:{kind}"
+
+
+def come_in(found: Resource) -> Resource:
+    """What came in, as it is priced: by the country and the kind of the number that it came to."""
+    return Resource(to=found.to, from_=found.to, num_media=found.num_media)
+
+
+_NO_CHANNELS = frozenset({"", "unknown", "client", "sip", "sips"})
+"""What stands before the colon of who is called, or what does not look like a channel."""
 
 
 def parties_of(message: Resource) -> dict[str, str]:

@@ -15,8 +15,8 @@ from collections.abc import Collection, Mapping
 from typing import NamedTuple
 from urllib.parse import urljoin, urlsplit
 
-from gateway.providers.api import CallbackAddress
-from gateway.providers.twilio.callback_requests import STATUS, VOICE, wrapped
+from gateway.providers.api import CallbackAddress, Carried
+from gateway.providers.twilio.callback_requests import STATUS, VOICE, is_twilios, passable, wrapped
 
 DOCUMENT_BYTES_MAX = 256 << 10
 """Four times what Twilio reads of one. A larger one stays as it is."""
@@ -36,6 +36,9 @@ next, `status` where it only tells."""
 
 TEXTS: Mapping[bytes, str | None] = {b"Redirect": VOICE, b"Play": None, b"Media": None}
 """The verbs whose text is a URL; None where it is of something to play, which Twilio fetches from the application."""
+
+_HEARD = b"waitUrl"
+"""Mostly music, and of anybody's: led back where the application keeps it beside the document, and then a document itself."""
 
 _STREAMS = frozenset({b"Stream", b"Siprec", b"ConversationRelay", b"Start", b"VirtualAgent"})
 """Verbs whose `url` is no webhook but where the sound of a call goes."""
@@ -71,18 +74,19 @@ class _Leading(NamedTuple):
     """Where the URLs of one document lead to from us."""
 
     at: str
+    """Where the document stands; empty for one that stands nowhere, whose URLs are its application's wherever they lead."""
     address: CallbackAddress
 
     def led(self, url: str, webhook: str | None, method: str) -> tuple[str, bool]:
         """The URL that stands in its place, and whether that is one of ours."""
         try:
             whole = urljoin(self.at, url)
-            own = _host(whole) == _host(self.at)
+            own = _host(whole) == _host(self.at) if self.at else passable(whole) and not is_twilios(whole)
         except ValueError:
             return url, False
         if not own:
             return url, False
-        ours = None if webhook is None else wrapped(whole, self.address, webhook, method)
+        ours = None if webhook is None else wrapped(Carried(whole, method), self.address, webhook)
         return ours or whole, ours is not None
 
 
@@ -94,6 +98,11 @@ def led_back(document: bytes, at: str, address: CallbackAddress) -> bytes:
         return b"".join(_written(document, _Leading(at, address)))
     except _NotWellFormed:
         return document
+
+
+def led_inline(document: bytes, address: CallbackAddress) -> bytes:
+    """The document that a form holds, as Twilio gets it from us."""
+    return led_back(document, "", address)
 
 
 def _host(url: str) -> tuple[str, str | None, int | None]:
@@ -146,6 +155,8 @@ def _beginning(found: re.Match[bytes], leading: _Leading) -> bytes:
     def changed(attribute: re.Match[bytes]) -> bytes:
         name, value = attribute[2], attribute[3]
         if name not in ATTRIBUTES or (name == b"url" and found["begin"] in _STREAMS):
+            return attribute[0]
+        if name == _HEARD and not leading.at:
             return attribute[0]
         before = _unescaped(value[1:-1])
         if before is None:

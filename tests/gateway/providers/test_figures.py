@@ -63,6 +63,30 @@ def test_what_lies_within_another_category_is_not_counted_twice_and_the_whole_is
     assert {one.category for one in found if not one.event_types} == {"phonenumbers", "other"}
 
 
+def test_messages_of_other_channels_are_one_figure_for_each_way_and_no_part_of_the_rest():
+    """Guards money: their prices are on the messages, and would be booked once more as what nobody knows."""
+    found = by_category(
+        twilio.PROVIDER.figures(
+            [
+                total("channels", cost=Decimal("0.030")),
+                total("channels-whatsapp-outbound", count=1, cost=Decimal("0.005")),
+                total("channels-messenger-outbound", count=2, cost=Decimal("0.010"), as_of="2026-11-20T12:00:00+00:00"),
+                total("channels-rcs-outbound", count=1, cost=Decimal("0.010"), as_of="2026-11-21T12:00:00+00:00"),
+                total("channels-rcs-inbound", count=1, cost=Decimal("0.005")),
+                total("totalprice", cost=Decimal("0.030")),
+            ]
+        )
+    )
+
+    outbound = found["channels-others-outbound"]
+    assert outbound.amounts == {"messages": 3, "cost_nano": 20_000_000}
+    assert (outbound.event_types, outbound.settled) == (("message_outbound",), False)
+    assert found["channels-others-inbound"].event_types == ("message_inbound",)
+    assert found["channels-whatsapp-outbound"].amounts["messages"] == 1
+    assert found["other"].amounts == {"cost_nano": 0}
+    assert "channels" not in found
+
+
 def test_a_whole_that_is_less_than_its_parts_says_nothing_of_others():
     found = twilio.PROVIDER.figures([total("phonenumbers", cost=Decimal("1.15")), total("totalprice", cost=Decimal(1))])
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from gateway.providers import PROVIDERS, openai, sendgrid, twilio
 from gateway.providers.api import NotAPage
+from gateway.providers.twilio.callbacks import read_message
 from metering.usage import Completeness
 
 DAY = dt.date(2026, 11, 20)
@@ -110,6 +111,17 @@ def test_a_listed_message_is_counted_by_its_direction_and_owned_by_our_number(ch
     assert record.owners[-1] == ("phone_numbers", number)
     assert record.occurred_at_ms == 1_795_176_000_000
     assert [late.phase for late in record.late] == ["final", "price"]
+
+
+@pytest.mark.parametrize("address", ["{}", "whatsapp:{}", "rcs:{}"])
+def test_what_came_in_is_priced_alike_whether_it_is_listed_or_told(address):
+    toll, ada = address.format("+18005550199"), address.format("+905321234567")
+    form = [("MessageSid", MESSAGE["sid"]), ("From", ada), ("To", toll), ("NumMedia", "0"), ("NumSegments", "1")]
+
+    told = read_message(form).made[0].usage
+    listed = of_message(direction="inbound", to=toll, **{"from": ada}).made
+
+    assert (listed.event_type, listed.resource) == (told.event_type, told.resource)
 
 
 def test_what_becomes_of_a_listed_message_is_what_its_own_answer_says():

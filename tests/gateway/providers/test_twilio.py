@@ -130,7 +130,8 @@ def test_products_are_labels_of_hosts():
         ([("To", TO), ("From", FROM), ("MediaUrl", "https://a/1"), ("MediaUrl", "https://a/2")], "mms_outbound", "US:toll_free", {"to": TO, "from": FROM}),
         ([("To", f"whatsapp:{TO}"), ("From", f"whatsapp:{FROM}")], "whatsapp_outbound", "US:whatsapp", {"to": f"whatsapp:{TO}", "from": f"whatsapp:{FROM}"}),
         ([("To", f"whatsapp:{TO}"), ("From", f"whatsapp:{FROM}"), ("MediaUrl", "https://a/1")], "whatsapp_outbound", "US:whatsapp", {"to": f"whatsapp:{TO}", "from": f"whatsapp:{FROM}"}),
-        ([("To", "messenger:1234"), ("From", "messenger:5")], "api_call", None, {"to": "messenger:1234", "from": "messenger:5"}),
+        ([("To", "messenger:1234"), ("From", "messenger:5")], "message_outbound", "messenger", {"to": "messenger:1234", "from": "messenger:5"}),
+        ([("To", f"rcs:{TO}"), ("From", "rcs:shop_agent")], "message_outbound", "US:rcs", {"to": f"rcs:{TO}", "from": "rcs:shop_agent"}),
         ([("To", "ada@example.com"), ("From", FROM)], "sms_outbound", None, {"to": "ada@example.com", "from": FROM}),
         ([("To", TO), ("To", "+905321234567")], "sms_outbound", "US", {"to": TO}),
         ([("Body", "x")], "sms_outbound", None, {}),
@@ -151,7 +152,7 @@ def test_what_stands_before_a_number_is_shown_only_where_it_is_the_name_of_a_cha
     prepared = requests.read_message(form(("To", f"{name}:{TO}"), ("From", FROM)))
 
     assert prepared.resource in ("US:unknown", None)
-    assert prepared.event_type == "api_call"
+    assert prepared.event_type == "message_outbound"
 
 
 def test_a_call_says_whom_it_is_for_and_passes_unchanged():
@@ -226,7 +227,7 @@ def test_a_message_of_a_service_has_no_segments_before_a_sender_is_picked(write)
     [
         ({"num_media": "2"}, "mms_outbound", {"messages": 1, "segments": 1, "media": 2}),
         ({"to": f"whatsapp:{TO}", "from": f"whatsapp:{FROM}"}, "whatsapp_outbound", {"messages": 1, "segments": 1}),
-        ({"to": "messenger:1", "from": "messenger:2"}, "api_call", {}),
+        ({"to": "messenger:1", "from": "messenger:2"}, "message_outbound", {"messages": 1, "segments": 1}),
         ({"num_segments": None, "num_media": None}, "sms_outbound", {"messages": 1}),
         ({"num_segments": "-1"}, "sms_outbound", {"messages": 1}),
         ({"num_segments": "1e9"}, "sms_outbound", {"messages": 1}),
@@ -239,7 +240,7 @@ def test_the_type_of_a_message_and_its_counts_are_what_the_answer_says(fields, e
     usage = answered(**fields)
 
     assert (usage.event_type, usage.quantities) == (event_type, quantities)
-    assert (usage.completeness is Completeness.UNKNOWN) == (event_type == "api_call")
+    assert usage.completeness is Completeness.PENDING
 
 
 def test_the_price_is_kept_as_the_provider_says_it():

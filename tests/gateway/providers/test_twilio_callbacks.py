@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.providers.api import Late, Made, Usage
+from gateway.providers.api import Carried, Late, Made, Usage
 from gateway.providers.twilio.callbacks import FIELDS_MAX, form_of, read_message, read_status, read_voice
+from gateway.providers.twilio.late import recording
 from metering.usage import Completeness
 
 ACCOUNT, MESSAGE, CALL, LEG, RECORDING = (
@@ -37,6 +38,7 @@ RINGING = {
     "To": TOLL,
 }
 TALKING = RINGING | {"CallStatus": "in-progress"}
+NEXT = Carried("https://app.example/next")
 NOTHING_YET = Usage(quantities={}, completeness=Completeness.PENDING)
 
 
@@ -124,7 +126,17 @@ def test_a_recording_is_seconds():
     (made,) = told.made
     assert made.key == f"{RECORDING}:made"
     assert (made.usage.event_type, made.usage.quantities) == ("recording", {"seconds": 7})
-    assert (told.order_key, told.late) == (CALL, ())
+    assert made.usage.completeness is Completeness.PENDING
+    assert told.order_key == CALL
+
+
+def test_what_a_recording_came_to_is_the_same_fact_as_the_recording_itself_says():
+    told = status(CallSid=CALL, RecordingSid=RECORDING, RecordingStatus="completed", RecordingDuration="7")
+
+    itself = recording(b'{"sid": "%b", "status": "completed", "duration": "7"}' % RECORDING.encode())
+
+    assert told.late == itself
+    assert [one.phase for one in told.late] == ["final", "open"]
 
 
 @pytest.mark.parametrize(
@@ -173,7 +185,12 @@ def test_pictures_and_channels_are_told_by_the_form():
     whatsapp = message(To=f"whatsapp:{TOLL}", From=f"whatsapp:{ADA}").usage
     assert (whatsapp.event_type, whatsapp.resource) == ("whatsapp_inbound", "US:whatsapp")
     other = message(To="messenger:107", From="messenger:42").usage
-    assert (other.event_type, other.quantities, other.completeness) == ("api_call", {}, Completeness.UNKNOWN)
+    assert (other.event_type, other.resource, other.completeness) == (
+        "message_inbound",
+        "messenger",
+        Completeness.PENDING,
+    )
+    assert other.quantities == {"messages": 1, "segments": 2}
 
 
 def test_a_message_says_at_what_it_came_in():
@@ -209,8 +226,8 @@ def test_the_first_question_of_a_call_is_that_it_came_in():
     [
         (TALKING | {"Digits": "1"}, {}),
         (TALKING, {}),
-        (RINGING, {"carried": True}),
-        (TALKING | {"Direction": "outbound-api"}, {"carried": True}),
+        (RINGING, {"carried": NEXT}),
+        (TALKING | {"Direction": "outbound-api"}, {"carried": NEXT}),
     ],
 )
 def test_each_further_question_is_a_step(fields, asked):
@@ -218,7 +235,17 @@ def test_each_further_question_is_a_step(fields, asked):
 
 
 def test_the_first_question_of_a_call_that_was_made_is_no_step():
-    assert voice(TALKING | {"Direction": "outbound-api"}).made == ()
+    made = TALKING | {"Direction": "outbound-api"}
+
+    assert voice(made).made == ()
+    assert voice(made, carried=NEXT._replace(begins=True)).made == ()
+
+
+@pytest.mark.parametrize(("direction", "status"), [("inbound", None), ("outbound-api", 502), ("outbound-dial", 502)])
+def test_what_is_said_in_an_applications_place_is_for_calls_that_come_in(direction, status):
+    unanswered = voice(TALKING | {"Direction": direction}, carried=NEXT).unanswered
+
+    assert (None if unanswered is None else unanswered.status) == status
 
 
 def test_a_step_is_known_by_what_tells_it_from_others():
@@ -226,15 +253,17 @@ def test_a_step_is_known_by_what_tells_it_from_others():
 
 
 def test_a_dial_that_was_answered_is_a_call_that_was_forwarded():
-    told = voice(TALKING | {"DialCallSid": LEG, "DialCallStatus": "completed", "DialCallDuration": "30"}, carried=True)
+    told = voice(TALKING | {"DialCallSid": LEG, "DialCallStatus": "completed", "DialCallDuration": "30"}, carried=NEXT)
 
-    assert [one.key.rpartition(":")[0] for one in told.made] == [f"{CALL}:ivr", f"{CALL}:forwarded"]
-    forwarded = told.made[1].usage
+    assert [one.key.rpartition(":")[0] for one in told.made] == [f"{CALL}:ivr", f"{CALL}:forwarded", LEG]
+    forwarded, leg = (one.usage for one in told.made[1:])
     assert (forwarded.event_type, forwarded.external_id, forwarded.quantities) == (
         "call_forwarded",
-        LEG,
+        None,
         {"requests": 1},
     )
+    # Which is listed as well, and asked for: by its own name, so that it is counted once.
+    assert (leg.event_type, leg.external_id, leg.completeness) == ("call_outbound", LEG, Completeness.PENDING)
 
 
 @pytest.mark.parametrize("state", ["busy", "no-answer", "failed", "canceled"])

@@ -147,8 +147,11 @@ def test_a_message_that_does_not_say_its_segments_is_not_taken_to_have_none(segm
     assert set(said(of_message(num_segments=segments))) == {"price"}
 
 
-def test_a_message_of_a_channel_without_a_type_has_a_price_and_no_quantities():
-    assert set(said(of_message(to="messenger:1", **{"from": "messenger:2"}))) == {"price"}
+def test_a_message_of_another_channel_ends_like_any_other():
+    found = said(of_message(to="messenger:1", **{"from": "messenger:2"}))
+
+    assert set(found) == {"final", "price"}
+    assert found["final"] == said(of_message())["final"]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,9 @@ from gateway.providers.twilio.twiml import DOCUMENT_BYTES_MAX, led_back
 
 AT = "https://app.example/voice/start?lang=en"
 BASE = "https://tolls.example/webhooks/twilio/acme"
-ADDRESS = CallbackAddress(BASE, lambda url, method: "sealed." + url.encode().hex() + ("." + method if method else ""))
+ADDRESS = CallbackAddress(
+    BASE, lambda one: f"sealed.{one.url.encode().hex()}" + (f".{one.method}" if one.method else "")
+)
 
 
 def led(document, at=AT):

@@ -1,0 +1,21 @@
+"""`python -m tests.walks.hurried_gateway …`: the command line of the gateway, to which an hour is a few seconds.
+
+The time of day goes by faster, and the pauses between attempts to deliver with it. What else waits waits as long as ever: an
+application and a provider have the time that they have.
+"""
+
+from __future__ import annotations
+
+import os
+
+from gateway import app, deliverer
+from gateway.cli import cli
+from tests.month.clock import Clock
+
+if __name__ == "__main__":
+    clock = Clock.read(os.environ.pop("MONTH_CLOCK"))
+    clock.rule()
+    app.now = clock.now
+    deliverer.FIRST_WAIT_S /= clock.speed
+    deliverer.WAIT_S_MAX /= clock.speed
+    cli()
