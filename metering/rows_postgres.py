@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import BigInteger, Column, CursorResult, Table
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -22,7 +22,7 @@ from metering.facts import Fact
 from metering.tables import usage_events
 from metering.usage import UNCATEGORISED, Kind
 
-LEFT_OUT: Final = {
+LEFT_OUT = {
     "quantities": "{}",
     "kind": Kind.USAGE.value,
     "category": UNCATEGORISED,
