@@ -29,7 +29,7 @@ from tests.postgres import OWNER, Server
 
 ADMIN_KEY = "admin-key-of-the-walks"
 PROVIDER_KEY = "simulator-openai-key"
-PATIENCE_S = 30
+PATIENCE_S = 90
 """How long anything may take that should take a moment; a machine that is busy is not a defect."""
 
 ON_BOTH = pytest.mark.parametrize("gateway", ["sqlite", "postgres"], indirect=True, scope="module")
@@ -106,7 +106,10 @@ class Process:
             assert code is None, f"ended with {code}: {''.join(self.lines)}"
             return None
 
-        return eventually(find, f"a line `{event}` in {self.lines[-5:]}")
+        try:
+            return eventually(find, f"a line `{event}`")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it said {self.lines[-5:]}") from error
 
     def kill(self) -> None:
         """End it at once, as a power switch would."""
