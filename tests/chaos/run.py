@@ -151,7 +151,8 @@ class Mortal(Process):
             text=True,
         )
         self.lines = []
-        threading.Thread(target=self._read, args=(self.popen, self.lines), daemon=True).start()
+        self.reading = threading.Thread(target=self._read, args=(self.popen, self.lines), daemon=True)
+        self.reading.start()
 
     @property
     def ended(self) -> bool:

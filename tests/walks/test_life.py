@@ -124,7 +124,7 @@ def test_told_to_stop_it_says_so_and_every_stream_under_way_ends_whole_and_is_bo
     before the workers are gone), it calls itself ready all the while."""
     with installation(tmp_path, **engine) as gateway:
         key = gateway.tenant("acme")
-        under_way = clients.streams(gateway, key, STREAMS, words="30", chunk_ms="100")
+        under_way = clients.streams(gateway, key, STREAMS, words="80", chunk_ms="100")
 
         tell(gateway, signal.SIGTERM)
         _, said = eventually(lambda: (r := readiness(gateway))[0] == 503 and r, "unready")
@@ -141,7 +141,7 @@ def test_told_to_stop_it_says_so_and_every_stream_under_way_ends_whole_and_is_bo
 
 def test_before_it_stops_it_takes_calls_for_a_while_and_each_answer_ends_its_connection(tmp_path, engine, clients):
     """Guards the delay: sabotaged (none), a load balancer that has not noticed yet sends calls to nobody."""
-    with installation(tmp_path, drain__delay_s="3", **engine) as gateway:
+    with installation(tmp_path, drain__delay_s="10", **engine) as gateway:
         key = gateway.tenant("acme")
         kept = clients.connected(gateway)
         before = clients.call(gateway, key, kept)
@@ -328,7 +328,7 @@ def test_a_new_limit_and_a_new_credential_are_in_force(configured, clients):
 
     configured.write("[proxy]\ncalls_max = 1\n" + credential.format(PROVIDER_KEY))
     reload(gateway)
-    (under_way,) = clients.streams(gateway, key, 1, words="20", chunk_ms="100")
+    (under_way,) = clients.streams(gateway, key, 1, words="80", chunk_ms="100")
     refused = clients.call(gateway, key)
     configured.write(credential.format(PROVIDER_KEY))
     reload(gateway)
