@@ -30,6 +30,7 @@ LONG = ("chaos", "month", "simulation", "outages", "walks", "surface", "edge")
 """Folders of files that have few tests and take long, the longest first."""
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Twice as many as there are processors: who starts a gateway waits for it, and for what it does at intervals."""
     return 2 * (os.cpu_count() or 1)

@@ -1573,7 +1573,7 @@ async def test_a_replaced_one_answers_whoever_was_shaking_hands(secure):
     trusting.verify_mode = ssl.CERT_NONE
     with socket.create_connection(("127.0.0.1", secure.port)) as end:
         await asyncio.sleep(0.1)
-        closing = asyncio.ensure_future(secure.listener.close(20, next_within_s=20))
+        closing = asyncio.ensure_future(secure.listener.close(20, next_within_s=3))
         await asyncio.sleep(0.2)
         reader, writer = await asyncio.open_connection(sock=end, ssl=trusting, server_hostname="x")
         writer.write(GET % 1)
