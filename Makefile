@@ -16,7 +16,7 @@ run: .venv/.runtime  ## Start the gateway: live for providers whose credentials 
 setup: .venv/.complete .venv/.node  ## Leave everything that running, testing and checking need in .venv.
 
 test: .venv/.complete .venv/.node  ## Run the tests.
-	$(BIN)/python -m pytest -q -n auto --dist loadfile
+	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 
 check: .venv/.complete  ## Check format, lint, types and the direction of imports.
 	$(BIN)/ruff format --check .
