@@ -102,10 +102,11 @@ class Canaries:
 
 def _unpacked(data: bytes) -> Iterator[tuple[int, bytes]]:
     """What is in each gzip or zlib stream that begins somewhere in it."""
+    whole = memoryview(data)
     for found in re.finditer(rb"\x1f\x8b\x08|\x78[\x01\x5e\x9c\xda]", data):
         inflating = zlib.decompressobj(47)
         try:
-            unpacked = inflating.decompress(data[found.start() :], UNPACKED_BYTES_MAX)
+            unpacked = inflating.decompress(whole[found.start() :], UNPACKED_BYTES_MAX)
         except zlib.error:
             continue
         if len(unpacked) >= CANARY_BYTES_MIN:

@@ -151,7 +151,8 @@ class Mortal(Process):
             text=True,
         )
         self.lines = []
-        threading.Thread(target=self._read, args=(self.popen, self.lines), daemon=True).start()
+        self.reading = threading.Thread(target=self._read, args=(self.popen, self.lines), daemon=True)
+        self.reading.start()
 
     @property
     def ended(self) -> bool:
@@ -348,6 +349,9 @@ class Standing:
 
     def _settled(self, load: Load) -> Verdict:
         """Wait until nothing is left to book, and compare; then stop, and look whether that changes anything."""
+        # From here on nobody is told any more what became of messages, which would go on correcting their events.
+        assert self.installation.simulator is not None
+        self.installation.simulator.stop()
         deadline = time.monotonic() + PATIENCE_S
         while (found := self._compared(load))[1] and time.monotonic() < deadline:
             time.sleep(1)

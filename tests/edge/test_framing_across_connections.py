@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tests.edge.between import BODY, CHAT, MARK, get, marker, post, problem
+from tests.edge.between import BODY, CHAT, MARK, marker, post, problem
 from tests.edge.cases import CASES, SMUGGLED, Verdict, chunked
 from tests.gateway.proxied import EXPIRED, OTHER, OWN, SUSPENDED
 
@@ -110,9 +110,10 @@ async def test_requests_of_a_kind_that_providers_do_not_expect_bodies_in_carry_t
         post(method=b"GET", target=b"/openai/v1/models", body=SMUGGLED)
         + post(method=b"DELETE", target=b"/openai/v1/files/a", body=SMUGGLED)
         + chunked(b"%x\r\n%b\r\n0\r\n\r\n" % (len(SMUGGLED), SMUGGLED), method=b"GET", target=b"/openai/v1/models")
-        + get()
+        + marker()
     )
 
     assert problem(edge, told) is None
+    assert told.ended
     assert [seen.request.body for seen in told.seen[:3]] == [told.seen[0].request.body] * 3
     assert told.seen[0].request.body.endswith(b"{}")

@@ -280,7 +280,7 @@ async def test_a_client_that_does_not_take_its_answer_is_let_go_and_the_call_is_
                 if read_bytes == 0:
                     await eventually(metered)
                 else:
-                    async with asyncio.timeout(20):
+                    async with asyncio.timeout(60):
                         while not metered():
                             with suppress(BlockingIOError, ConnectionError):
                                 came += end.recv(read_bytes)
@@ -393,7 +393,7 @@ async def test_a_connection_too_many_is_closed_at_once_and_the_others_go_on(gate
                 return (await made.ask(request())).status == 200
             return False
 
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not await served():  # noqa: ASYNC110  The place of one that has gone is free once the gateway knows.
                 await asyncio.sleep(PAUSE_S)
 

@@ -17,7 +17,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 T = TypeVar("T")
 
-PATIENCE_S = 20
+PATIENCE_S = 60
 """How long anything may take that should take a moment; a machine that is busy is not a defect."""
 
 

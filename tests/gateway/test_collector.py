@@ -804,7 +804,7 @@ async def test_what_is_cancelled_ends_and_goes_on_when_it_is_asked_for_again(wor
 
 
 async def test_memory_is_that_of_a_page_however_many_there_are(world, lists):
-    count = int(os.environ.get("COLLECTED_MESSAGES", "3000"))
+    count = int(os.environ.get("COLLECTED_MESSAGES", "1500"))
     lists.page_items = min(1000, count // 30)
     held = []
 

@@ -849,7 +849,7 @@ async def test_a_replaced_one_answers_one_more_request_on_each_connection_and_sa
         await used.message()
         await eventually(lambda: len(serving.listener.connections) == 3)
 
-        closing = asyncio.ensure_future(serving.listener.close(20, next_within_s=1))
+        closing = asyncio.ensure_future(serving.listener.close(20, next_within_s=3))
         await asyncio.sleep(0.1)
         for peer in (used, fresh):
             await peer.send(GET % 2)
@@ -876,7 +876,7 @@ async def test_a_replaced_one_waits_for_the_next_request_behind_a_stream_that_ha
     async with client(serving.port) as peer:
         await peer.send(GET % 1)
         await eventually(lambda: serving.targets)
-        closing = asyncio.ensure_future(serving.listener.close(20, next_within_s=2))
+        closing = asyncio.ensure_future(serving.listener.close(20, next_within_s=20))
         await asyncio.sleep(0.1)
         release.set()
         answer = await peer.message()
@@ -1573,7 +1573,7 @@ async def test_a_replaced_one_answers_whoever_was_shaking_hands(secure):
     trusting.verify_mode = ssl.CERT_NONE
     with socket.create_connection(("127.0.0.1", secure.port)) as end:
         await asyncio.sleep(0.1)
-        closing = asyncio.ensure_future(secure.listener.close(20, next_within_s=2))
+        closing = asyncio.ensure_future(secure.listener.close(20, next_within_s=3))
         await asyncio.sleep(0.2)
         reader, writer = await asyncio.open_connection(sock=end, ssl=trusting, server_hostname="x")
         writer.write(GET % 1)

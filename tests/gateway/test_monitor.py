@@ -192,7 +192,7 @@ async def test_it_goes_on_looking(monitor, monkeypatch):
     monkeypatch.setattr(monitor_module, "LOOK_S", 0)
     monkeypatch.setattr(monitor, "look", look)
     watching = asyncio.create_task(monitor.watch())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await enough.wait()
     watching.cancel()
 

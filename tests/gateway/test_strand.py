@@ -168,7 +168,7 @@ async def test_a_future_that_is_cancelled_says_so_to_who_waits():
 
 async def test_tasks_and_everything_built_of_futures_can_be_awaited():
     async def slow(number):
-        async with asyncio.timeout(20):  # It runs in a task of its own, which the timeout needs.
+        async with asyncio.timeout(60):  # It runs in a task of its own, which the timeout needs.
             await asyncio.sleep(0.01)
         return number
 

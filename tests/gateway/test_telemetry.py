@@ -99,7 +99,7 @@ async def test_a_reader_that_does_not_read_stops_no_call_and_loses_no_line(pipe,
             await asyncio.sleep(0)
     found = b""
     os.set_blocking(reading, False)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while found.count(b"\n") < said:
             try:
                 found += os.read(reading, 1 << 20)

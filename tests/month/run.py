@@ -38,8 +38,9 @@ DAYS_AFTER = 6
 CRASHES = (0.3, 0.7)
 """At these parts of the month the gateway is killed, with everything it does."""
 
-PREPARED_S = 12
-"""So long before it begins, tenants and numbers are made."""
+PREPARED = 0.8
+"""So long before it begins, as a part of it, tenants and numbers are made; and longer than that is not needed:"""
+PREPARED_S_MAX = 60
 
 AT_ONCE = 16
 QUIET_S = 300
@@ -105,6 +106,7 @@ class Month:
         self._directory = directory
         self._say = say
         self._settings = settings
+        self._prepared_s = min(PREPARED * shape.lasts_s, PREPARED_S_MAX)
         self._found: Counter[str] = Counter()
         self._keys: dict[int, tuple[str, str]] = {}
         self._secrets: dict[str, str] = {}
@@ -116,7 +118,7 @@ class Month:
         speed = self.shape.days * 86_400 / self.shape.lasts_s
         # The accounts and numbers are there the day before.
         until = BEGINS + dt.timedelta(days=self.shape.days + DAYS_AFTER)
-        self._clock = Clock.beginning(BEGINS - dt.timedelta(seconds=PREPARED_S * speed), speed, until)
+        self._clock = Clock.beginning(BEGINS - dt.timedelta(seconds=self._prepared_s * speed), speed, until)
         clock = {"MONTH_CLOCK": str(self._clock)}
         truth = self._directory / "truth.jsonl"
         simulator = Process([sys.executable, "-m", "tests.month.simulator", "--truth-log", str(truth)], clock)
@@ -166,6 +168,8 @@ class Month:
             told = request.headers.get("X-Twilio-Signature", "")
             signed = RequestValidator(self._secrets[tenant]).validate(url, form, told)
             self._found[f"told {kind}" if signed else "forged"] += 1
+            if not signed:
+                self._say(f"forged: {url} {dict(request.headers)} {dict(form)}")
             return web.Response(text="<Response/>", content_type="text/xml")
 
         app = web.Application()
@@ -195,8 +199,10 @@ class Month:
         credential = running.providers.credentials["twilio"]
         real = Login(credential["account_sid"], credential["auth_token"])
         things = plan(self.shape.seed, self.shape.messages, self.shape.calls)
-        began = self._clock.began_s + PREPARED_S
+        began = self._clock.began_s + self._prepared_s
         crashes = [int(len(things) * part) for part in CRASHES]
+        # Where a machine takes long to start it anew, the next one is due before.
+        crashing = asyncio.Lock()
         async with ClientSession(timeout=ClientTimeout(total=60), connector=TCPConnector(limit=AT_ONCE * 2)) as session:
             for tenant in range(TENANTS):
                 await self._buy(session, base, real, tenant, running.proxy_url)
@@ -208,7 +214,8 @@ class Month:
                     due = began + self.shape.lasts_s * index / len(things)
                     await asyncio.sleep(max(0.0, due - time.time()))
                     if index in crashes:
-                        await asyncio.to_thread(self._crash, running)
+                        async with crashing:
+                            await asyncio.to_thread(self._crash, running)
                     await self._happen(session, running, base, real, thing, port)
 
             await asyncio.gather(*(work() for _ in range(AT_ONCE)))

@@ -30,7 +30,7 @@ from tests.postgres import OWNER, Server
 
 ADMIN_KEY = "admin-key-of-the-walks"
 PROVIDER_KEY = "simulator-openai-key"
-PATIENCE_S = 30
+PATIENCE_S = 90
 """How long anything may take that should take a moment; a machine that is busy is not a defect."""
 
 ON_BOTH = pytest.mark.parametrize("gateway", ["sqlite", "postgres"], indirect=True, scope="module")
@@ -72,6 +72,7 @@ class Process:
     environment: dict[str, str]
     lines: list[str] = field(default_factory=list)
     popen: subprocess.Popen[str] | None = None
+    reading: threading.Thread | None = None
 
     def start(self) -> None:
         self.lines = []
@@ -83,7 +84,8 @@ class Process:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        threading.Thread(target=self._read, args=(self.popen, self.lines), daemon=True).start()
+        self.reading = threading.Thread(target=self._read, args=(self.popen, self.lines), daemon=True)
+        self.reading.start()
 
     @staticmethod
     def _read(popen: subprocess.Popen[str], lines: list[str]) -> None:
@@ -95,30 +97,44 @@ class Process:
         """Wait for a log line of that name."""
 
         def find() -> dict[str, Any] | None:
+            assert self.popen is not None
+            code = None if self.popen.poll() is None else self.wait()
             for line in list(self.lines):
                 if f'"{event}"' in line and line.startswith("{"):
                     found = json.loads(line)
                     if found.get("event") == event:
                         return found
-            assert self.popen is not None
-            assert self.popen.poll() is None, f"ended with {self.popen.returncode}: {''.join(self.lines)}"
+            assert code is None, f"ended with {code}: {''.join(self.lines)}"
             return None
 
-        return eventually(find, f"a line `{event}` in {self.lines[-5:]}")
+        try:
+            return eventually(find, f"a line `{event}`")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it said {self.lines[-5:]}") from error
 
     def kill(self) -> None:
         """End it at once, as a power switch would."""
-        self._end(signal.SIGKILL)
+        self._send(signal.SIGKILL)
+        assert self.popen is not None
+        self.popen.wait(PATIENCE_S * 2)
 
     def stop(self) -> int:
         """Ask it to end, and wait."""
-        return self._end(signal.SIGTERM)
+        self._send(signal.SIGTERM)
+        return self.wait()
 
-    def _end(self, number: signal.Signals) -> int:
+    def wait(self) -> int:
+        """Wait for its end, and until all that it said has been read; its exit code."""
+        assert self.popen is not None
+        assert self.reading is not None
+        code = self.popen.wait(PATIENCE_S * 2)
+        self.reading.join(PATIENCE_S)
+        return code
+
+    def _send(self, number: signal.Signals) -> None:
         assert self.popen is not None
         if self.popen.poll() is None:
             self.popen.send_signal(number)
-        return self.popen.wait(PATIENCE_S * 2)
 
 
 @dataclass

@@ -222,7 +222,7 @@ def test_a_forged_callback_has_no_effect(tenant, application):
     account = tenant.gateway.providers.credentials["twilio"]
     url = f"{tenant.gateway.proxy_url}/webhooks/twilio/{tenant.tenant_id}/status"
     fields = {"MessageSid": made.sid, "MessageStatus": "delivered", "AccountSid": account["account_sid"]}
-    before = len(list((tenant.gateway.data_dir / "inbox").glob("*")))
+    before = set((tenant.gateway.data_dir / "inbox").glob("*"))
 
     def signed(token, at=url, told=fields):
         return {"X-Twilio-Signature": RequestValidator(token).compute_signature(at, told)}
@@ -236,7 +236,7 @@ def test_a_forged_callback_has_no_effect(tenant, application):
     assert post(url, another, **signed(account["auth_token"], told=another)) == 403
     assert post(url, fields, **signed(account["auth_token"])) == 204
     assert application.got == []
-    assert len(list((tenant.gateway.data_dir / "inbox").glob("*"))) == before
+    assert not set((tenant.gateway.data_dir / "inbox").glob("*")) - before
 
 
 def test_nothing_of_a_callback_is_readable_at_rest(tenant):

@@ -191,7 +191,7 @@ def test_wrong_settings_are_refused_all_together_before_anything_starts(tmp_path
     )
 
     process.start()
-    code = process.popen.wait(30)
+    code = process.wait()
     said = "".join(process.lines)
 
     assert code != 0
@@ -206,7 +206,7 @@ def test_a_second_gateway_on_the_same_ledger_or_port_is_refused_with_a_sentence(
 
     for process, sentence in ((same_ledger, "another process uses"), (same_port, "TOLLKEEPER_PROXY__PORT")):
         process.start()
-        code = process.popen.wait(30)
+        code = process.wait()
 
         assert code != 0
         assert sentence in "".join(process.lines)
@@ -244,7 +244,7 @@ def test_a_database_of_a_later_release_is_refused_with_a_sentence(tmp_path, gate
     for command in (["serve"], ["db", "upgrade"]):
         process.command = [sys.executable, "-m", "gateway", *command]
         process.start()
-        code = process.popen.wait(30)
+        code = process.wait()
         said = "".join(process.lines)
 
         assert code == 1

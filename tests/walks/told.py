@@ -13,8 +13,8 @@ from twilio.rest import Client
 from tests.walks.applications import free_port
 from tests.walks.harness import Installation, installation, on_postgres
 
-IN_FORCE_S = 1.0
-"""A change is known to every worker by then."""
+IN_FORCE_S = 3.0
+"""A change is known by then to every worker of several, which look four times a second. One alone knows it at once."""
 
 
 @contextmanager
@@ -39,7 +39,8 @@ class Tenant:
         self.secret = answer["signing_secret"]
         self.client = Client(self.account_sid, self.key)
         self.client.api.base_url = gateway.proxy_url + "/twilio/api"
-        time.sleep(IN_FORCE_S)
+        if "TOLLKEEPER_WORKERS" in gateway.gateway.environment:
+            time.sleep(IN_FORCE_S)
 
     def events(self) -> list[dict[str, Any]]:
         return self.gateway.events(self.tenant_id)

@@ -30,7 +30,7 @@ async def raw(api, *lines: bytes) -> bytes:
     """What a socket gets back for these bytes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
     writer.write(b"".join(lines))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         answer = await reader.read(65536)
     writer.close()
     await writer.wait_closed()

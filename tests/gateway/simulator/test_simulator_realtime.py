@@ -444,7 +444,8 @@ async def test_a_usage_that_is_left_out_was_used_all_the_same(async_client: Asyn
 
 
 async def test_messages_in_pieces_and_pings_are_understood(simulated: Simulated) -> None:
-    async with bare(simulated) as connection:
+    # The answer to a ping stands behind events that nobody has taken yet: a client that holds few of them never sees it.
+    async with bare(simulated, max_queue=None) as connection:
         assert json.loads(await connection.recv())["type"] == "session.created"
         await connection.send(iter(["{", '"type":"response', '.create"}']))
         await (await connection.ping(b"here?"))
