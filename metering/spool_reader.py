@@ -14,7 +14,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from metering.spool import LOCK_SUFFIX, SUFFIX, UNFINISHED_SUFFIX, segment_path
 from metering.spool_records import (
@@ -28,20 +28,20 @@ from metering.spool_records import (
     whole,
 )
 
-READ_BYTES: Final = 256 << 10
+READ_BYTES = 256 << 10
 
-BLOCK_BYTES: Final = 64 << 10
+BLOCK_BYTES = 64 << 10
 """So much of a segment is looked at at once to find where its content ends: more than any record, so that no part of one
 is taken for the zeros after the last."""
 
-BEGINNING_S_MAX: Final = 60
+BEGINNING_S_MAX = 60
 """A worker that has made its lock file has locked it, and has a segment, long before that."""
 
-FINISHED_SUFFIX: Final = ".finished"
+FINISHED_SUFFIX = ".finished"
 
-_BEGUN: Final = RecordKind.BEGUN
+_BEGUN = RecordKind.BEGUN
 
-_SEGMENT_NAME: Final = re.compile(rf"([!-~]+)-(\d{{8,}}){re.escape(SUFFIX)}")
+_SEGMENT_NAME = re.compile(rf"([!-~]+)-(\d{{8,}}){re.escape(SUFFIX)}")
 
 
 class Position(NamedTuple):
@@ -51,7 +51,7 @@ class Position(NamedTuple):
     offset: int
 
 
-BEGINNING: Final = Position(0, 0)
+BEGINNING = Position(0, 0)
 
 
 class Reading(NamedTuple):
