@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 
-from gateway import app, deliverer
+from gateway import app, deliverer, office  # noqa: F401 - all is imported before the clock is another
 from gateway.cli import cli
 from tests.month.clock import Clock
 
 if __name__ == "__main__":
     clock = Clock.read(os.environ.pop("MONTH_CLOCK"))
     clock.rule()
-    app.now = clock.now
+    office.now = clock.now
     deliverer.FIRST_WAIT_S /= clock.speed
     deliverer.WAIT_S_MAX /= clock.speed
     cli()
