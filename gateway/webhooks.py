@@ -48,6 +48,10 @@ waits, which is 15 s."""
 ANSWERS_S = 13.5
 ANSWER_S_MIN = 0.1
 
+OWNER_LOOKS = 2
+"""So often it is looked for whose a thing is, which takes up to :data:`gateway.objects.BOOKED_S` each: the ledger may be
+behind, and a provider that is refused does not tell it again."""
+
 DOCUMENT_BYTES_MAX = 64 << 10
 """Twilio reads no longer answer to a call."""
 
@@ -308,8 +312,9 @@ class Webhooks:
             return
         if not told.addressed and told.order_key:
             try:
-                if await asyncio.ensure_future(self._objects.owns(tenant.tenant_id, provider.name, told.order_key)):
-                    return
+                for _ in range(OWNER_LOOKS):
+                    if await asyncio.ensure_future(self._objects.owns(tenant.tenant_id, provider.name, told.order_key)):
+                        return
             except DatabaseUnavailable:
                 raise Refused(503, "owner_unknown") from None
         raise Refused(403, "not_the_tenants")

@@ -371,6 +371,19 @@ async def test_on_a_shared_account_what_others_have_made_is_not_the_tenants(runn
     assert (await running.ask(STATUS, DELIVERED)).status == 204
 
 
+async def test_what_the_ledger_gets_late_is_looked_for_once_more(running, monkeypatch):
+    """Guards what a provider tells while the ledger is behind: refused, it is not told again."""
+    looked = []
+
+    async def owns(*_):
+        looked.append(1)
+        return len(looked) > 1
+
+    monkeypatch.setattr(running.objects, "owns", owns)
+
+    assert (await running.ask(STATUS, DELIVERED)).status == 204
+
+
 async def test_on_an_account_of_its_own_everything_is_the_tenants(tmp_path):
     async with listening(tmp_path, shared_reads=True) as running:
         assert (await running.ask(SMS, INBOUND | {"To": ADA})).status == 200
