@@ -18,8 +18,11 @@ from fractions import Fraction
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
+from sqlalchemy import select, union_all
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.providers.api import Record, Total, nanos
+from gateway.tables import credentials, integrations
 from gateway.unknown_outcomes import resolve
 from metering.around import ByName, around, over_midnight
 from metering.claims import made_key
@@ -270,13 +273,15 @@ class Reconciler:
         sums = _Sums([figure for figure in told if figure.booked_as])
         async with self._database.reading() as connection:
             there = await held.lumps(connection, account.source, account.tenant_id, sums.names)
+            own_since = await _own_since(connection, account.source, account.tenant_id)
         ledger = await self._ledger(account, before, last, since)
         events = []
         for figure, wanted in sums.wanted(ledger, there, first):
             lump = there.get(_name_of(figure), held.Lump(0, {}, 0))
             booked = {name: amount for name, amount in lump.quantities.items() if amount}
-            if not self._settled(figure.day) or ledger.held(figure, ()).pending:
+            if not self._settled(figure.day) or ledger.held(figure, ()).pending or figure.day < own_since:
                 # What the ledger is still to be told of is not booked besides; what was booked may have been told by now.
+                # And what an account was used for before it was this tenant's is another's, who may have paid for it.
                 wanted = {name: min(amount, booked.get(name, 0)) for name, amount in wanted.items()}  # noqa: PLW2901
                 wanted = {name: amount for name, amount in wanted.items() if amount}  # noqa: PLW2901
             if wanted != booked:
@@ -441,6 +446,16 @@ class Reconciler:
             )
 
 
+async def _own_since(connection: AsyncConnection, source: str, tenant_id: str) -> str:
+    """The day from which on an account is known to be the tenant's: what says so was changed on that day the last time."""
+    said = [
+        select(integrations.c.updated_at.label("at")).where(integrations.c.tenant_id == tenant_id),
+        select(credentials.c.created_at).where(credentials.c.tenant_id == tenant_id, credentials.c.provider == source),
+    ]
+    moments = [row.at for row in await connection.execute(union_all(*said))]
+    return max((moment.date().isoformat() for moment in moments), default="")
+
+
 class _Sums:
     """What a provider tells in sums of one day, one kind of use and one resource each."""
 
@@ -492,7 +507,8 @@ class _Sums:
         whole = figures[0] if like is None else like
         of_all = msgspec.structs.replace(whole, day=key[1], resource=None)
         calls: dict[str, Amounts] = {}
-        for part in ledger.sums:
+        # What had its metering off was used through the gateway, too.
+        for part in (*ledger.sums, *(step.part for step in ledger.steps if not step.corrects)):
             if _about(of_all, part):
                 calls[part.resource] = added([calls.get(part.resource, {}), _in_its_terms(of_all, part)])
         for figure in figures:

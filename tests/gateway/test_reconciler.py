@@ -8,12 +8,13 @@ from fractions import Fraction
 
 import msgspec
 import pytest
-from sqlalchemy import select
+from sqlalchemy import insert, select
 
 from gateway.providers import openai, twilio
 from gateway.providers.api import Late, Record, Total, Usage
 from gateway.reconciler import Account, NotReconciled, Reconciler, Wanted
 from gateway.recorder import late_event
+from gateway.tables import integrations
 from metering.claims import made_key
 from metering.intents import Intent
 from metering.late import PRICE
@@ -751,6 +752,50 @@ async def test_calls_that_are_booked_later_take_back_what_was_booked_in_their_pl
     after = await rows()
     await meet()
     assert await rows() == after
+
+
+async def test_calls_with_their_metering_off_did_not_go_around(database, meet, totals, booked):
+    """Guards what an operator promised not to charge: it is in no sum, and was used through the gateway all the same."""
+    values = {"source": "openai", "event_type": "llm_call", "endpoint": "chat.completions", "resource": "gpt-4o"}
+    await booked([fact(usage_event(occurred_at_ms=NOON_MS, quantities={"input_tokens": 700}, metered=False, **values))])
+    totals.say(input_tokens=1000)
+
+    await meet()
+
+    [event] = await of_kind(database, Kind.BACKFILL)
+    assert event.quantities == {"input_tokens": 300}
+
+
+async def test_what_a_project_was_used_for_before_it_was_the_tenants_is_not_the_tenants(database, meet, totals, rows):
+    """Guards a project that goes from one tenant to another, who would pay once more for what the first one used."""
+    async with database.transaction() as connection:
+        row = {
+            "tenant_id": "acme",
+            "document": {"openai_project": "proj_1"},
+            "sealed": "",
+            "updated_at": NOON + dt.timedelta(days=2),
+        }
+        await connection.execute(insert(integrations).values(row))
+    totals.say(input_tokens=1000)
+    before = await rows()
+
+    report = await meet()
+
+    assert await rows() == before
+    assert (Cause.NOT_PROXIED, OPEN, {"input_tokens": 1000}) in causes(report)
+
+
+async def test_what_is_told_as_completions_and_as_pictures_is_booked_as_one_of_them(database, meet, totals, rows):
+    totals.say(model="gpt-image-1", input_tokens=1000, output_tokens=5000)
+    totals.say(model="gpt-image-1", kind="images", images=5)
+    await meet()
+    once = await rows()
+
+    await meet()
+
+    assert await rows() == once
+    [event] = await of_kind(database, Kind.BACKFILL)
+    assert event.quantities == {"input_tokens": 1000, "output_tokens": 5000}
 
 
 async def test_a_day_that_is_not_over_is_left_alone(database, meet, totals, clock):

@@ -25,6 +25,10 @@ EVENT_TYPES_OF: Mapping[str, tuple[str, ...]] = {
 """By kind of usage; what went around the gateway is booked as the first. Moderations cost nothing, and what tools use is not
 told by model."""
 
+BOOKED = frozenset({"completions", BATCHED, "embeddings"})
+"""The kinds of which what went around the gateway is booked. Pictures and speech of one model may be told as completions
+as well: booked as both, they would be paid for twice."""
+
 WITHIN: Mapping[str, tuple[str, ...]] = {
     "input_tokens": ("input_tokens_image", "input_tokens_cache_write"),
     "input_tokens_cached": ("input_tokens_image_cached", "input_tokens_audio_cached"),
@@ -57,7 +61,7 @@ def figures(totals: Sequence[Total]) -> list[Figure]:
             event_types=EVENT_TYPES_OF[category.partition(":")[0]],
             resource=category.partition(":")[2] or None,
             within=WITHIN,
-            booked_as=EVENT_TYPES_OF[category.partition(":")[0]][0] if category.partition(":")[2] else None,
+            booked_as=_booked_as(category),
             calls=max(calls[day, category].values()),
         )
         for (day, category), amounts in used.items()
@@ -67,3 +71,8 @@ def figures(totals: Sequence[Total]) -> list[Figure]:
         Figure(day=day, category=COSTS, amounts={COST: amount}, currency=currency, event_types=ai)
         for (day, currency), amount in costs.items()
     ]
+
+
+def _booked_as(category: str) -> str | None:
+    kind, _, model = category.partition(":")
+    return EVENT_TYPES_OF[kind][0] if model and kind in BOOKED else None

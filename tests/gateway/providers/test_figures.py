@@ -162,6 +162,7 @@ def test_a_sum_of_a_model_says_what_is_booked_of_it_and_how_many_calls_it_is():
                 total("completions.batch:m", usage=Decimal(1), usage_unit="input_tokens"),
                 total("embeddings:m", usage=Decimal(1), usage_unit="input_tokens"),
                 total("images", usage=Decimal(1), usage_unit="images"),
+                total("images:m", usage=Decimal(1), usage_unit="images"),
                 total("costs:m", cost=Decimal(1)),
             ]
         )
@@ -174,6 +175,8 @@ def test_a_sum_of_a_model_says_what_is_booked_of_it_and_how_many_calls_it_is():
         "embeddings:m": "embedding",
         # Without a model there is no price.
         "images": None,
+        # It may be told as completions as well.
+        "images:m": None,
         "costs": None,
     }
 
