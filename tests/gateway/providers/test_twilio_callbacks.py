@@ -228,6 +228,8 @@ def test_the_first_question_of_a_call_is_that_it_came_in():
         (TALKING, {}),
         (RINGING, {"carried": NEXT}),
         (TALKING | {"Direction": "outbound-api"}, {"carried": NEXT}),
+        # Without an `action` of its own, what is gathered comes to the URL that began the call.
+        (TALKING | {"Direction": "outbound-api", "Digits": "1"}, {"carried": NEXT._replace(begins=True)}),
     ],
 )
 def test_each_further_question_is_a_step(fields, asked):
