@@ -279,7 +279,7 @@ class Reconciler:
         for figure, wanted in sums.wanted(ledger, there, first):
             lump = there.get(_name_of(figure), held.Lump(0, {}, 0))
             booked = {name: amount for name, amount in lump.quantities.items() if amount}
-            if not self._settled(figure.day) or ledger.held(figure, ()).pending or figure.day < own_since:
+            if not self._settled(figure.day) or _may_come(ledger, figure) or figure.day < own_since:
                 # What the ledger is still to be told of is not booked besides; what was booked may have been told by now.
                 # And what an account was used for before it was this tenant's is another's, who may have paid for it.
                 wanted = {name: min(amount, booked.get(name, 0)) for name, amount in wanted.items()}  # noqa: PLW2901
@@ -444,6 +444,16 @@ class Reconciler:
                 await held.pending(connection, whose),
                 await held.unknown(connection, whose),
             )
+
+
+def _may_come(ledger: _Ledger, figure: Figure) -> bool:
+    """True where an event is still to say what it used of what a figure counts. A batch that is not over names no model, and
+    may have been made on the day before."""
+    unnamed = msgspec.structs.replace(figure, resource=None)
+    before = msgspec.structs.replace(unnamed, day=_day_before(figure.day))
+    return any(not one.resource for each in (unnamed, before) for one in ledger.pending if _about(each, one)) or bool(
+        ledger.held(figure, ()).pending
+    )
 
 
 async def _own_since(connection: AsyncConnection, source: str, tenant_id: str) -> str:

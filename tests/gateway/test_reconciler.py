@@ -754,6 +754,22 @@ async def test_calls_that_are_booked_later_take_back_what_was_booked_in_their_pl
     assert await rows() == after
 
 
+@pytest.mark.parametrize("earlier_ms", [0, 86_400_000])
+async def test_what_a_batch_that_is_not_over_may_have_used_did_not_go_around(
+    database, meet, totals, booked, rows, earlier_ms
+):
+    """Guards a batch's end, which would be booked besides: until then its event names no model."""
+    values = {"source": "openai", "event_type": "batch", "endpoint": "batches.create", "resource": None}
+    pending = {"quantities": {}, "completeness": Completeness.PENDING, "external_id": "batch_1"}
+    await booked([fact(usage_event(occurred_at_ms=NOON_MS - earlier_ms, **values, **pending))])
+    totals.say(kind="completions.batch", input_tokens=1000)
+    before = await rows()
+
+    await meet()
+
+    assert await rows() == before
+
+
 async def test_calls_with_their_metering_off_did_not_go_around(database, meet, totals, booked):
     """Guards what an operator promised not to charge: it is in no sum, and was used through the gateway all the same."""
     values = {"source": "openai", "event_type": "llm_call", "endpoint": "chat.completions", "resource": "gpt-4o"}
