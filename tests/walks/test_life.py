@@ -314,7 +314,8 @@ def test_new_settings_are_in_force_and_wrong_ones_are_refused_with_all_that_is_w
     assert models() == "not_on_shared_account"
     configured.write("shared_reads = true\n")
     reload(gateway)
-    assert models() is None
+    # A connection that is just being accepted may still get an answer of a worker that leaves.
+    eventually(lambda: models() is None, "that the account is open to all")
     assert clients.call(gateway, key).status == 200
 
 

@@ -33,7 +33,8 @@ def reached(request, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def application():
+def application(reached):
+    """One for each installation: each signs by a secret of its own."""
     with Application(free_port()).up() as running:
         yield running
 

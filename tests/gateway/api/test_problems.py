@@ -470,3 +470,4 @@ async def test_the_version_says_what_it_is(api):
     assert document["version"] == "1.2.3"
     assert document["schema"] == HEAD
     assert document["python"].count(".") == 2
+    assert document["compiled"] is False
