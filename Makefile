@@ -16,6 +16,8 @@ run: .venv/.runtime  ## Start the gateway: live for providers whose credentials 
 
 setup: .venv/.complete .venv/.node  ## Leave everything that running, testing and checking need in .venv.
 
+compiled: .venv/.compiled  ## Build the wheel as it is shipped, its busiest modules compiled, into .venv/compiled.
+
 test: .venv/.complete .venv/.node .venv/.compiled  ## Run the tests; those of the edge, of the spool and of prices also on what is compiled.
 	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 	@test ! -d .venv/compiled || TESTED_BUILD=compiled $(BIN)/python -m pytest -q -n auto --dist loadfile \
