@@ -100,6 +100,13 @@ def reload(gateway, event="reloaded", patience_s=PATIENCE_S * 2):
     raise AssertionError(gateway.gateway.lines[before:])
 
 
+def reload_whole(gateway):
+    """The same, until those are gone that were replaced: they answer once more on a connection that came to them."""
+    processes = len(psutil.Process(gateway.gateway.popen.pid).children())
+    reload(gateway)
+    settled(gateway, processes)
+
+
 def settled(gateway, processes):
     """Wait until all that were replaced are gone."""
     eventually(
@@ -328,14 +335,15 @@ def test_a_new_limit_and_a_new_credential_are_in_force(configured, clients):
     assert clients.call(gateway, key).getheader("x-tollkeeper-error") == "upstream_unauthorized"
 
     configured.write("[proxy]\ncalls_max = 1\n" + credential.format(PROVIDER_KEY))
-    reload(gateway)
+    reload_whole(gateway)
     (under_way,) = clients.streams(gateway, key, 1, words="80", chunk_ms="100")
     refused = clients.call(gateway, key)
     configured.write(credential.format(PROVIDER_KEY))
     reload(gateway)
-    taken = clients.call(gateway, key)
 
-    assert (refused.status, taken.status) == (503, 200)
+    assert refused.status == 503
+    # A worker that is replaced may have taken the connection just before.
+    eventually(lambda: clients.call(gateway, key).status == 200, "a call beside the one under way")
     # What began before goes on as it began.
     assert b"[DONE]" in under_way.read()
     assert {event["completeness"] for event in gateway.events_of("acme", 2)} == {"reported"}

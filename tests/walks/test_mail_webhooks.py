@@ -121,11 +121,11 @@ def test_mail_that_comes_in_is_booked_once_and_passed_on_as_it_came(reached, acm
 def test_what_another_key_signed_or_nobody_has_no_effect(acme, application, name):
     _, _, hook = acme
     body = b'[{"event":"dropped","email":"ada@example.com","sg_event_id":"1","sg_message_id":"1.2"}]\r\n'
-    before = len(application.got)
     forged = [(), Signer(8).headers(body, time.time()), Signer(8).headers(body, time.time() - 3600)]
     for headers in forged:
         with pytest.raises(HTTPError) as refused, urlopen(Request(f"{hook}/{name}", body, dict(headers)), timeout=30):
             pass
         assert refused.value.code == 403
         refused.value.close()
-    assert len(application.got) == before
+    # What was told before may still be on its way.
+    assert body not in [one.body for one in application.got]
