@@ -229,7 +229,7 @@ class Reconciler:
         else:
             totals = [one for day in _days(first, last) for one in await self._lists.totals(account, day)]
             figures = self.figures[account.source](totals)
-        ledger, late = await self._with_what_went_around(account, figures, first, last, since)
+        ledger, late = await self._with_what_went_around(account, figures, wanted, since)
         figures = [ledger.less_elsewhere(one, figures) if one.rest else one for one in figures]
         tenant_id = account.tenant_id or PLATFORM
         fees = {
@@ -260,12 +260,14 @@ class Reconciler:
     # -- what went around the gateway, where the provider tells no single calls
 
     async def _with_what_went_around(
-        self, account: Account, figures: Sequence[Figure], first: dt.date, last: dt.date, since: dt.datetime
+        self, account: Account, figures: Sequence[Figure], wanted: Wanted, since: dt.datetime
     ) -> tuple[_Ledger, dict[tuple[str, str], Amounts]]:
         """The ledger with what it lacked of days that are over booked, and by day and category what is dated a day apart.
 
-        On an account that tenants share nobody could say whose it is: there it is named, and stays open.
+        On an account that tenants share nobody could say whose it is: there it is named, and stays open. So does what an
+        account was used for before it was this tenant's, unless somebody asks for this very tenant.
         """
+        first, last = wanted.first_day, wanted.last_day
         if account.tenant_id is None or account.shared or not any(figure.booked_as for figure in figures):
             return await self._ledger(account, first, last, since), {}
         before = first - dt.timedelta(days=1)
@@ -273,19 +275,19 @@ class Reconciler:
         sums = _Sums([figure for figure in told if figure.booked_as])
         async with self._database.reading() as connection:
             there = await held.lumps(connection, account.source, account.tenant_id, sums.names)
-            own_since = await _own_since(connection, account.source, account.tenant_id)
+            own_since = "" if wanted.tenant_id else await _own_since(connection, account.source, account.tenant_id)
         ledger = await self._ledger(account, before, last, since)
         events = []
-        for figure, wanted in sums.wanted(ledger, there, first):
+        for figure, around_it in sums.wanted(ledger, there, first):
             lump = there.get(_name_of(figure), held.Lump(0, {}, 0))
             booked = {name: amount for name, amount in lump.quantities.items() if amount}
             if not self._settled(figure.day) or _may_come(ledger, figure) or figure.day < own_since:
                 # What the ledger is still to be told of is not booked besides; what was booked may have been told by now.
                 # And what an account was used for before it was this tenant's is another's, who may have paid for it.
-                wanted = {name: min(amount, booked.get(name, 0)) for name, amount in wanted.items()}  # noqa: PLW2901
-                wanted = {name: amount for name, amount in wanted.items() if amount}  # noqa: PLW2901
-            if wanted != booked:
-                events.append(lump_event(account.source, account.tenant_id, figure, wanted, lump))
+                around_it = {name: min(amount, booked.get(name, 0)) for name, amount in around_it.items()}  # noqa: PLW2901
+                around_it = {name: amount for name, amount in around_it.items() if amount}  # noqa: PLW2901
+            if around_it != booked:
+                events.append(lump_event(account.source, account.tenant_id, figure, around_it, lump))
         for start in range(0, len(events), PAGE_ROWS):
             some = events[start : start + PAGE_ROWS]
             # Where somebody has booked another figure at the same time, the ledger says what it holds, and the next run mends.

@@ -795,10 +795,14 @@ async def test_what_a_project_was_used_for_before_it_was_the_tenants_is_not_the_
     totals.say(input_tokens=1000)
     before = await rows()
 
-    report = await meet()
+    report = await meet(tenant_id=None)
 
     assert await rows() == before
     assert (Cause.NOT_PROXIED, OPEN, {"input_tokens": 1000}) in causes(report)
+
+    # Who names the tenant says that it is.
+    await meet()
+    assert await rows() != before
 
 
 async def test_what_is_told_as_completions_and_as_pictures_is_booked_as_one_of_them(database, meet, totals, rows):
