@@ -396,9 +396,11 @@ class Collector:
         self, scope: Scope, listing: Listing[Item], path: str, asked: Callable[[], object] = lambda: None
     ) -> Page[Item]:
         """A page of a list; `asked` is called for each request. Raises NotAnswered and NotAPage."""
+        return listing.read(path, await self._answer(scope, listing, path, asked))
+
+    async def _answer(self, scope: Scope, listing: Listing[Any], path: str, asked: Callable[[], object]) -> bytes:
         base_url = self.sources[scope.source].base_url.replace("{product}", listing.product).rstrip("/")
-        headers = _headers(scope, listing)
-        return listing.read(path, await self.asker(scope.source).ask(base_url + path, headers, asked))
+        return await self.asker(scope.source).ask(base_url + path, _headers(scope, listing), asked)
 
     async def looked_closer(
         self,
@@ -425,15 +427,12 @@ class Collector:
             if not again:
                 there |= await self._nobodys(scope.source, records)
         described: dict[str, Record] = {}
-        base_url = self.sources[scope.source].base_url.replace("{product}", listing.product).rstrip("/")
         for record in records:
             if record.external_id in there or record.external_id in described:
                 continue
             with suppress(NotAPage):
                 try:
-                    body = await self.asker(scope.source).ask(
-                        base_url + closer.path(record), _headers(scope, listing), asked
-                    )
+                    body = await self._answer(scope, listing, closer.path(record), asked)
                 except NotAnswered as error:
                     if error.again:
                         raise

@@ -98,15 +98,8 @@ def test_what_comes_second_says_whose_it_was_and_adds_nothing():
     assert claim_of(found) is None
 
 
-@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-@pytest.mark.parametrize("together", [True, False])
-@pytest.mark.parametrize("event_type", ["sms_outbound", "message_outbound"])
-async def test_a_message_counts_once_whether_its_call_or_the_list_is_read_first(
-    database, added, order, together, event_type
-):
-    """Guards money: without the claim, what a collector finds before the spool is read is billed twice."""
-    both = sent(key_id="k1", event_type=event_type), listed(event_type=event_type)
-    events = [both[place] for place in order]
+async def added_once(events, added, *, together):
+    """Add events in this order, in one transaction or each in its own; again, they add nothing and contradict nothing."""
     if together:
         await added(*events)
     else:
@@ -115,6 +108,17 @@ async def test_a_message_counts_once_whether_its_call_or_the_list_is_read_first(
     for event in events * 2:
         again = await added(event)
         assert (again.new, again.conflicting) == ([], [])
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("event_type", ["sms_outbound", "message_outbound"])
+async def test_a_message_counts_once_whether_its_call_or_the_list_is_read_first(
+    database, added, order, together, event_type
+):
+    """Guards money: without the claim, what a collector finds before the spool is read is billed twice."""
+    both = sent(key_id="k1", event_type=event_type), listed(event_type=event_type)
+    await added_once([both[place] for place in order], added, together=together)
 
     found = await booked(database)
     assert sum(amount for _, amount, _ in found) == 1
@@ -178,15 +182,7 @@ async def test_what_a_call_began_counts_once_though_a_webhook_tells_of_it_first(
     """Guards money: the callback of a short recording may be booked before the call that began it."""
     recording = {"event_type": "recording", "quantities": {}}
     both = sent(key_id="k1", **recording), told(**recording)
-    events = [both[place] for place in order]
-    if together:
-        await added(*events)
-    else:
-        for event in events:
-            await added(event)
-    for event in events * 2:
-        again = await added(event)
-        assert (again.new, again.conflicting) == ([], [])
+    await added_once([both[place] for place in order], added, together=together)
 
     found = await booked(database)
     assert sum(kind in ("usage", "backfill") for kind, _, _ in found) == 1
