@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
+from typing import Any
 
 from aiohttp import web
 
@@ -141,15 +142,22 @@ def _booking(shipper: Shipper) -> Callable[[Sequence[Fact]], Awaitable[Sequence[
 
 
 @asynccontextmanager
-async def _polling(office: Office, shipper: Shipper) -> AsyncIterator[Poller]:
-    """Asks providers what became of what is pending."""
-    poller = Poller(office.database, _booking(shipper), polled(office, office.settings), office.now)
-    task = asyncio.create_task(poller.run())
+async def _at_work(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Does something beside what is within, at whose end it is cut off."""
+    task = asyncio.create_task(work)
     try:
-        yield poller
+        yield
     finally:
         task.cancel()
         await asyncio.wait((task,))
+
+
+@asynccontextmanager
+async def _polling(office: Office, shipper: Shipper) -> AsyncIterator[Poller]:
+    """Asks providers what became of what is pending."""
+    poller = Poller(office.database, _booking(shipper), polled(office, office.settings), office.now)
+    async with _at_work(poller.run()):
+        yield poller
 
 
 @asynccontextmanager
@@ -175,12 +183,8 @@ async def collecting(office: Office, shipper: Shipper, *, plans: bool = True) ->
         office.now,
         office.settings.collect,
     )
-    task = asyncio.create_task(collector.run(plans=plans))
-    try:
+    async with _at_work(collector.run(plans=plans)):
         yield collector
-    finally:
-        task.cancel()
-        await asyncio.wait((task,))
 
 
 @asynccontextmanager
@@ -203,12 +207,8 @@ async def reconciling(
     settings = office.settings
     nightly = settings.reconcile is Reconcile.NIGHTLY
     runs = Reconciliations(office.database, reconciler, office.now, settings.reconcile_tolerance, nightly=nightly)
-    task = asyncio.create_task(runs.run(plans=plans))
-    try:
+    async with _at_work(runs.run(plans=plans)):
         yield runs
-    finally:
-        task.cancel()
-        await asyncio.wait((task,))
 
 
 def connecting(office: Office) -> Connector:
@@ -223,24 +223,16 @@ async def _knowing_subaccounts(office: Office, connector: Connector) -> AsyncIte
     def sources() -> Mapping[str, Numbered]:
         return {} if connector.public_url is None else connector.sources
 
-    task = asyncio.create_task(Subaccounts(office.accounts, office.secrets, office.snapshot, sources).run())
-    try:
+    async with _at_work(Subaccounts(office.accounts, office.secrets, office.snapshot, sources).run()):
         yield
-    finally:
-        task.cancel()
-        await asyncio.wait((task,))
 
 
 @asynccontextmanager
 async def _delivering(office: Office, egress: Egress) -> AsyncIterator[Deliverer]:
     """Passes on to applications what providers told by themselves."""
     deliverer = Deliverer(inbox(office), egress, partial(_destination, office), now_ms)
-    task = asyncio.create_task(deliverer.run())
-    try:
+    async with _at_work(deliverer.run()):
         yield deliverer
-    finally:
-        task.cancel()
-        await asyncio.wait((task,))
 
 
 def _destination(office: Office, waiting: Waiting) -> Destination | None:
