@@ -227,7 +227,7 @@ class ProxySettings:
     lag_max_s: float = setting(
         values_of.seconds,
         CLIENT.lag_max_s,
-        "So far a worker may be behind with what has arrived; further behind, it answers new calls with such a 503.",
+        "So far a worker may be behind with what has arrived; further behind, it answers new calls with such a 503. What providers tell is taken all the same.",
     )
     head_timeout_s: float = setting(
         values_of.seconds,

@@ -10,7 +10,8 @@ pass on  inbox, to be delivered later      or the application is waited for   50
 answer
 
 Whoever tells has the answer within the time that providers give, a few seconds, whatever the application does: only what
-must answer a call is waited for, and something else is said in its place where it does not answer in time.
+must answer a call is waited for, and something else is said in its place where it does not answer in time. A worker that
+is behind refuses calls, and none of this: a call is made again, and what a provider was refused it tells no more.
 """
 
 from __future__ import annotations
@@ -161,8 +162,6 @@ class Webhooks:
     async def _told(self, exchange: Exchange, said: dict[str, object]) -> Reply:
         began = time.monotonic()
         provider, tenant, webhook = self._knock(exchange, said)
-        if exchange.overloaded:
-            raise Refused(503, "overloaded")
         self._check_account(provider, tenant, webhook)
         body = await self._body(exchange, webhook.body_bytes_max)
         assert self._addresses is not None
@@ -220,8 +219,6 @@ class Webhooks:
         said["webhook"] = "cdr"
         if exchange.head.method != "POST":
             raise Refused(404, "unknown_webhook")
-        if exchange.overloaded:
-            raise Refused(503, "overloaded")
         refusal = self._switches.refusal(tenant_id, exchange.head.headers)
         if refusal is not None:
             raise Refused(*refusal)

@@ -462,6 +462,14 @@ async def test_of_what_nobody_has_verified_yet_no_more_is_held_than_a_worker_may
     assert (taken.status, b"forged" in taken.body) == (403, True)
 
 
+async def test_a_worker_that_is_behind_takes_what_providers_tell_all_the_same(running, monkeypatch):
+    """Guards what is told once: Twilio does not tell a status again that was answered with a 503, where a call is made again."""
+    monkeypatch.setattr(Listener, "overloaded", True)
+
+    assert (await running.ask(SMS, INBOUND)).status == 200
+    assert [event.external_id for event in running.events] == [INBOUND["MessageSid"]]
+
+
 async def test_two_signatures_are_none(running):
     forged = {"X-Twilio-Signature": "AAAA"}
 

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
 import pytest
@@ -541,7 +541,7 @@ def test_nothing_is_booked_for_what_was_refused_or_broke_off_and_nothing_is_left
     """Seen to fail: with an intent that stays open when the client goes before its request is whole."""
     assert [reply.status for reply in tried.good] == [201] * 5 + [202] * 3
 
-    events = gateway.events("ida")
+    events = calls_in(gateway.events("ida"))
 
     assert len(events) == len(tried.good)
     assert {event["completeness"] for event in events} == {"pending", "reported"}
@@ -550,7 +550,12 @@ def test_nothing_is_booked_for_what_was_refused_or_broke_off_and_nothing_is_left
     assert gateway.events("jan") == []
     assert gateway.events("suspended") == []
     eventually(lambda: not left_open(gateway), "all spools of the life that has ended read to their ends")
-    assert len(gateway.events()) == len(gateway.events("ida")) + len(gateway.events("kim"))
+    assert {event["tenant_id"] for event in calls_in(gateway.events())} <= {"ida", "kim"}
+
+
+def calls_in(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that are of a call. What became of a message, which the back office asks for, corrects its event later."""
+    return [event for event in events if event["kind"] == "usage"]
 
 
 def left_open(gateway: Installation) -> bool:
