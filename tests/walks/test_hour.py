@@ -143,7 +143,7 @@ def test_an_hour_without_the_application_loses_nothing_though_the_gateway_is_kil
     # The provider had its answer each time, but for what was on its way when the gateway was killed.
     assert not [one for one in everything if one.error == "TimeoutError"]
     refused = [one for one in running.logged() if one["event"] == "webhook" and one["status"] >= 400]
-    assert not refused, refused[:3]
+    assert not [(one["webhook"], one["error"], one["duration_ms"]) for one in refused]
     assert {one.status for one in everything} - {None} <= {200, 204}
     unanswered = [one for one in everything if one.status is None]
     assert len(unanswered) < THINGS / 4
