@@ -33,7 +33,7 @@ from gateway.integrations import Integration, values_of
 from gateway.keys import NotSealedHere, Secrets, reference
 from gateway.listener import ClientGone, Exchange
 from gateway.objects import Objects
-from gateway.providers.api import Content, Delivery, Proofs, Provider, Reply, Told, Webhook
+from gateway.providers.api import Content, Delivery, Proofs, Provider, Redirect, Reply, Told, Webhook
 from gateway.recorder import Recorder
 from gateway.snapshot import SigningSecrets, SnapshotFile, TenantRecord
 from gateway.switch_records import BODY_BYTES_MAX as SWITCH_BYTES_MAX
@@ -204,7 +204,8 @@ class Webhooks:
             # Where the provider itself has whom to ask next, that is not ours to say.
             fallback = webhook.fallback(integration) if told.unanswered is None else None
             urls = [one for one in (url, fallback) if one is not None]
-            relaying = self._relayed(provider, tenant, webhook, content, urls, said, began + ANSWERS_S)
+            redirects = 0 if carried is None else carried.redirects
+            relaying = self._relayed(provider, tenant, webhook, content, urls, redirects, said, began + ANSWERS_S)
             return await asyncio.ensure_future(relaying) or told.unanswered or webhook.reply
         if url is not None:
             # Where the tenant's integration says where it goes, it says so when it goes there.
@@ -352,10 +353,12 @@ class Webhooks:
         webhook: Webhook,
         content: Content,
         urls: Sequence[str],
+        redirects: int,
         said: dict[str, object],
         deadline: float,
     ) -> Reply | None:
-        """The answer of the first of these URLs that has one."""
+        """The answer of the first of these URLs that has one. A redirect is the provider's to follow, by way of us: so many
+        have led here already."""
         assert webhook.led_back is not None
         assert self._addresses is not None
         address = self._addresses.of(provider, tenant)
@@ -374,6 +377,10 @@ class Webhooks:
                 continue
             if not (200 <= answer.status < 300 and answer.whole and "Content-Encoding" not in answer.headers):
                 said["application"] = f"status {answer.status}"
+                led = Redirect(answer.status, answer.headers.get("Location", ""), url, content, redirects)
+                followed = None if address is None else webhook.redirected(led, address)
+                if followed is not None:
+                    return followed
                 continue
             if len(answer.body) > DOCUMENT_BYTES_MAX:
                 said["application"] = "too long"

@@ -219,6 +219,10 @@ class Carried(NamedTuple):
     """By which it is to be asked; empty for that by which we are."""
     begins: bool = False
     """True for what is asked first of all, because whoever made something named it."""
+    redirects: int = 0
+    """How many redirects in a row have led there: what is asked was asked already."""
+    said: str = ""
+    """What was said when it was asked before and is not said again, as a form."""
 
 
 class CallbackAddress(NamedTuple):
@@ -305,6 +309,20 @@ class Reply(NamedTuple):
     body: bytes = b""
 
 
+class Redirect(NamedTuple):
+    """An application's answer that leads on to another URL."""
+
+    status: int
+    location: str
+    """As the header has it; empty without one."""
+    url: str
+    """That which answered."""
+    asked: Content
+    """What it was asked."""
+    redirects: int
+    """How many in a row came before."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Webhook:
     """One thing that a provider tells an application by itself: it tells us, and we pass it on."""
@@ -336,6 +354,9 @@ class Webhook:
     led_back: Callable[[bytes, str, CallbackAddress], bytes] | None = None
     """Set where the application's answer is waited for, and is the answer: (answer, URL it is from, our address) → the same,
     with the URLs in it leading to us."""
+    redirected: Callable[[Redirect, CallbackAddress], Reply | None] = lambda *_: None
+    """Where the application's answer is the answer: what has the provider come to us for what a redirect leads to; None for
+    one that the provider would not follow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, parse_qsl, quote, urlencode, urlsplit
+from xml.etree import ElementTree as ET
 
 import msgspec
 import pytest
@@ -21,6 +22,7 @@ from gateway.integrations import Integration, SubaccountSecret
 from gateway.listener import Listener, bound
 from gateway.providers import PROVIDERS, twilio
 from gateway.providers.api import Carried
+from gateway.providers.twilio import redirects
 from gateway.recorder import Recorder
 from gateway.webhooks import Webhooks
 from metering.spool import Spool
@@ -694,6 +696,76 @@ async def test_where_nobody_answers_a_call_that_goes_out_the_provider_asks_whom_
     assert [url for url, *_ in running.applications.asked] == ["https://app.example/made"]
 
 
+def followed(document):
+    """The target of ours to which a document leads, and what it says of the method."""
+    (verb,) = ET.fromstring(document)
+    return verb.text.removeprefix(PUBLIC_URL), verb.attrib
+
+
+PRESSED = RINGING | {"CallStatus": "in-progress", "Digits": "1"}
+
+
+async def test_a_redirect_is_followed_by_way_of_us_and_is_no_step(running):
+    running.applications.answers = {
+        INTEGRATION.voice_url: answered(b"", status=302, Location="/menu?a=1"),
+        "https://app.example/menu": answered(),
+    }
+
+    first = await running.ask(VOICE, RINGING)
+
+    target, said = followed(first.body)
+    assert (first.status, said) == (200, {"method": "POST"})
+    assert [url for url, *_ in running.applications.asked] == [INTEGRATION.voice_url], "nothing is followed here"
+    second = await running.ask(target, RINGING)
+    assert carried(second.body.partition(b'action="')[2].partition(b'"')[0].decode()) == "https://app.example/menu"
+    url, method, headers, body, _ = running.applications.asked[1]
+    assert (method, body) == ("GET", b"")
+    assert dict(parse_qsl(urlsplit(url).query)) == {"a": "1"} | RINGING | {"AccountSid": sid_of("acme")}
+    assert RequestValidator(SIGNING).validate(url, {}, headers["X-Twilio-Signature"])
+    assert [event.event_type for event in running.events] == ["call_inbound"]
+
+
+async def test_a_redirect_that_keeps_the_method_keeps_what_was_pressed(running):
+    running.applications.answers = {
+        "https://app.example/menu": answered(b"", status=307, Location="https://www.app.example/menu/"),
+        "https://www.app.example/menu/": answered(),
+    }
+    target, _ = followed((await running.ask(running.carrying("https://app.example/menu"), PRESSED)).body)
+
+    # The verb that has Twilio ask again submits nothing of it.
+    await running.ask(target, RINGING | {"CallStatus": "in-progress"})
+
+    url, method, headers, body, _ = running.applications.asked[1]
+    fields = dict(parse_qsl(body.decode()))
+    assert (url, method, fields) == ("https://www.app.example/menu/", "POST", PRESSED | {"AccountSid": sid_of("acme")})
+    assert RequestValidator(SIGNING).validate(url, fields, headers["X-Twilio-Signature"])
+    assert [event.event_type for event in running.events] == ["ivr_step"]
+
+
+async def test_redirects_in_a_circle_end_at_the_fallback(running):
+    running.applications.answers = {
+        "https://app.example/voice": answered(b"", status=307, Location="/voice"),
+        INTEGRATION.voice_fallback_url: answered(b"<Response><Say>Later</Say></Response>"),
+    }
+    target = VOICE
+    for _ in range(redirects.IN_A_ROW_MAX):
+        target, _ = followed((await running.ask(target, RINGING)).body)
+
+    assert (await running.ask(target, RINGING)).body == b"<Response><Say>Later</Say></Response>"
+    assert [event.event_type for event in running.events] == ["call_inbound"]
+
+
+async def test_where_a_redirect_of_a_call_that_goes_out_leads_nowhere_the_provider_asks_whom_it_was_told_to(running):
+    running.applications.answers = {"https://app.example/made": answered(b"", status=301, Location="//gone.example/x")}
+    first = await running.ask(running.carrying("https://app.example/made", begins=True), ANSWERED)
+
+    target, _ = followed(first.body)
+
+    assert (await running.ask(target, ANSWERED)).status == 502
+    assert [url.partition("?")[0] for url, *_ in running.applications.asked][1:] == ["https://gone.example/x"]
+    assert running.events == []
+
+
 async def test_an_application_is_asked_by_get_where_the_provider_asks_by_get(tmp_path):
     async with listening(tmp_path, shared_reads=True) as running:
         running.applications.answers = {INTEGRATION.voice_url: answered()}
@@ -713,6 +785,8 @@ async def test_an_application_is_asked_by_get_where_the_provider_asks_by_get(tmp
         Forbidden("not public"),
         answered(status=500),
         answered(status=302),
+        answered(status=302, Location="ftp://app.example/"),
+        answered(status=304, Location="/menu"),
         answered(whole=False),
         answered(**{"Content-Encoding": "gzip"}),
     ],

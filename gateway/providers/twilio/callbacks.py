@@ -121,7 +121,8 @@ def read_voice(form: Form, *, step: str = "", carried: Carried | None = None) ->
     A call rings until it is answered, and is answered by the first thing that lets somebody press or say anything: what is
     asked while it still rings is the first question, unless it comes to a URL that an answer of before has named (`carried`).
     That of a call that goes out comes to the URL that it was made with, and is no step either, as long as nobody has pressed or
-    said anything there: the call has its own event.
+    said anything there: the call has its own event. Where the application has led on a question by a redirect, it is the same
+    question, asked once more.
     `step` tells one further question from another: a keyed hash of all that is signed.
     """
     fields = Fields(form)
@@ -135,7 +136,9 @@ def read_voice(form: Form, *, step: str = "", carried: Carried | None = None) ->
     inputs = any(fields.text(name) is not None for name in _INPUTS)
     if inbound and ringing and carried is None:
         made.append(Made(f"{call}:made", CALLS, _call_usage(fields, call, "call_inbound")))
-    elif inputs or (inbound if carried is None else not carried.begins):
+    elif (carried is None or not carried.redirects) and (
+        inputs or (inbound if carried is None else not carried.begins)
+    ):
         usage = Usage(
             quantities={"requests": 1},
             completeness=Completeness.REPORTED,

@@ -12,6 +12,7 @@ from urllib.parse import unquote_plus, urlencode
 from gateway.providers.api import Content, Delivery, Proofs, Reply, Told, Webhook
 from gateway.providers.twilio.callback_requests import CARRIED, STATUS, VOICE
 from gateway.providers.twilio.callbacks import Form, form_of, read_message, read_status, read_voice
+from gateway.providers.twilio.redirects import asked_again, redirected
 from gateway.providers.twilio.signatures import FORM, HEADER, signed, verified
 from gateway.providers.twilio.twiml import led_back
 
@@ -71,10 +72,11 @@ def content(delivery: Delivery) -> Content:
     if delivery.method == "GET":
         parts = [part for part in delivery.query.split("&") if unquote_plus(part.partition("=")[0]) != CARRIED]
         return Content("GET", "", "&".join(parts).encode("latin-1", "replace"), headers)
-    form = form_of(delivery.body) or ()
+    body = delivery.body if delivery.carried is None else asked_again(delivery.body, delivery.carried.said)
+    form = form_of(body) or ()
     # In another order it has the same signature.
     identity = urlencode(sorted(set(form))).encode()
-    return Content("POST", delivery.headers.get("Content-Type", FORM), delivery.body, headers, identity)
+    return Content("POST", delivery.headers.get("Content-Type", FORM), body, headers, identity)
 
 
 WEBHOOKS = tuple(
@@ -91,6 +93,7 @@ WEBHOOKS = tuple(
         sign=signed,
         reply=reply,
         led_back=led_back if name == VOICE else None,
+        redirected=redirected,
     )
     for name, read, application, reply in (
         ("sms", lambda form, *_: read_message(form), lambda integration: integration.sms_url, NO_REPLY),

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.providers import twilio
-from gateway.providers.api import CallbackAddress
+from gateway.providers.api import CallbackAddress, Carried
 from gateway.providers.twilio import callback_requests as forms
 from gateway.providers.twilio.callback_requests import FORM_BYTES_MAX, URL_CHARACTERS_MAX, called_back, passable
 from gateway.providers.twilio.twiml import led_inline
@@ -110,7 +110,7 @@ def test_each_url_that_twilio_would_sign_for_comes_to_us_first(fields, name, met
 
     after = dict(parse_qsl(called_back(fields, added=True)(urlencode(form | told).encode(), address).decode()))
 
-    assert seen == [(THEIRS, method, begins)]
+    assert seen == [Carried(THEIRS, method, begins)]
     assert after == form | {name: f"{BASE}/{webhook}?to=sealed"} | dict.fromkeys(told, "POST")
 
 
