@@ -54,7 +54,7 @@ OWNER_LOOKS = 2
 behind, and a provider that is refused does not tell it again."""
 
 DOCUMENT_BYTES_MAX = 64 << 10
-"""Twilio reads no longer answer to a call."""
+"""Twilio reads no longer answer to a call (error 11750), and then asks the fallback."""
 
 HELD_BYTES_MAX = 128 << 20
 """Bodies of deliveries that one worker holds at once: beyond, they are told to come again."""
@@ -382,12 +382,12 @@ class Webhooks:
                 if followed is not None:
                     return followed
                 continue
-            if len(answer.body) > DOCUMENT_BYTES_MAX:
+            document = answer.body
+            if address is not None and len(document) <= DOCUMENT_BYTES_MAX:
+                document = await asyncio.to_thread(webhook.led_back, document, url, address)
+            if len(document) > DOCUMENT_BYTES_MAX:
                 said["application"] = "too long"
                 continue
-            document = answer.body
-            if address is not None:
-                document = await asyncio.to_thread(webhook.led_back, answer.body, url, address)
             return Reply(200, _media_type(answer.headers, webhook), document)
         if not urls:
             said["application"] = "no URL"
