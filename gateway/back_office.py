@@ -72,6 +72,7 @@ class BackOffice:
 
     def change(self, settings: Settings) -> None:
         """Put other settings in force for what is asked from here on."""
+        self.office.accounts.platform_accounts = settings.platform_accounts
         self.poller.sources = polled(self.office, settings)
         self.collector.sources, self.collector.schedules = listed(self.office, settings), settings.collect
         self.connector.sources, self.connector.public_url = numbered(self.office, settings), settings.public_url
