@@ -27,6 +27,7 @@ from urllib.parse import parse_qsl
 from gateway.account_alias import AccountAlias
 from gateway.callback_addresses import CARRIED, PREFIX, CallbackAddresses, is_of_subaccount, secret_of_subaccount
 from gateway.counters import Counters
+from gateway.doubts import Doubts
 from gateway.egress import Egress, EgressError
 from gateway.inbox import Inbox, InboxFull, Kept
 from gateway.integrations import Integration, values_of
@@ -101,6 +102,7 @@ class Webhooks:
         inbox: Inbox,
         egress: Egress,
         counters: Counters,
+        doubts: Doubts,
         *,
         shared_reads: bool,
     ) -> None:
@@ -119,6 +121,7 @@ class Webhooks:
         self._inbox = inbox
         self._egress = egress
         self._counters = counters
+        self._doubts = doubts
         self._shared_reads = shared_reads
         self._held_bytes = 0
         self._switches = SwitchRecords(snapshot, secrets, recorder)
@@ -175,6 +178,9 @@ class Webhooks:
             raise Refused(403, "method_of_shared_account")
         proofs = Proofs(credential, integration, time.time())
         if not await _beside(len(body), lambda: webhook.is_authentic(delivery, proofs)):
+            if is_of_subaccount(provider, tenant):
+                # It may have been replaced at the provider, which tells nobody.
+                self._doubts.leave(tenant.tenant_id)
             raise Refused(403, "forged")
         carried = None if sealed is None else self._addresses.opened(sealed, tenant.tenant_id)
         if sealed is not None and carried is None:

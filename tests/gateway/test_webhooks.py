@@ -16,6 +16,7 @@ from twilio.request_validator import RequestValidator
 
 from gateway.callback_addresses import CallbackAddresses
 from gateway.counters import Counters
+from gateway.doubts import Doubts
 from gateway.egress import Answer, Forbidden, TooSlow
 from gateway.inbox import InboxFull, Kept
 from gateway.integrations import Integration, SubaccountSecret
@@ -164,6 +165,7 @@ async def listening(directory, *, public_url=PUBLIC_URL, shared_reads=False, cre
         running.kept,
         running.applications,
         counters,
+        Doubts(directory / "doubts"),
         shared_reads=shared_reads,
     )
     running.webhooks = webhooks
@@ -326,6 +328,25 @@ async def test_what_a_subaccount_signs_is_verified_by_its_own_token(tmp_path):
         assert (await running.ask(STATUS, told, token=TOKEN_BELOW, method="GET")).status == 204
         (kept, _) = running.kept
         assert dict(parse_qsl(kept.body.decode())) == DELIVERED | {"AccountSid": sid_of("acme")}
+
+
+async def test_what_a_subaccount_signs_otherwise_leaves_a_doubt_for_that_tenant(tmp_path):
+    """Guards what Twilio tells after the token was replaced there, of which nobody tells us."""
+    async with listening(tmp_path, integration=below()) as running:
+        told = DELIVERED | {"AccountSid": BELOW}
+        assert (await running.ask(STATUS, told, token=TOKEN_BELOW)).status == 204
+        assert Doubts(tmp_path / "doubts").take() == frozenset()
+
+        for _ in range(3):
+            assert (await running.ask(STATUS, told, token="its-new-token")).status == 403
+        assert Doubts(tmp_path / "doubts").take() == {"acme"}
+
+
+async def test_what_is_forged_for_a_tenant_without_a_subaccount_leaves_no_doubt(running, tmp_path):
+    assert (await running.ask(STATUS, DELIVERED, token="forged")).status == 403
+    assert (await running.ask(STATUS.replace("acme", "nobody"), DELIVERED, token="forged")).status == 404
+
+    assert Doubts(tmp_path / "doubts").take() == frozenset()
 
 
 async def test_a_subaccount_says_nothing_of_the_account_above_it(tmp_path):

@@ -168,6 +168,10 @@ def test_what_a_subaccount_of_the_platforms_is_told_of_reaches_its_application(r
     at = f"{reached.proxy_url}/webhooks/twilio/{tenant.tenant_id}/status"
     signature = RequestValidator(platform.key).compute_signature(at, forged)
     assert post(at, forged, **{"X-Twilio-Signature": signature}) == 403
+    # The worker doubts the token then, and the back office has heard of it.
+    doubts = reached.data_dir / "doubts"
+    assert doubts.is_dir()
+    eventually(lambda: not list(doubts.iterdir()), "the doubt to be taken")
 
 
 def direct(tenant, sid):
