@@ -27,6 +27,7 @@ ATTRIBUTES: Mapping[bytes, str | None] = {
         (
             *(b"statusCallback", b"recordingStatusCallback", b"transcribeCallback", b"partialResultCallback"),
             *(b"amdStatusCallback", b"conferenceStatusCallback", b"machineDetectionStatusCallback"),
+            *(b"statusCallbackUrl", b"eventCallbackUrl"),
         ),
         STATUS,
     ),
@@ -57,13 +58,18 @@ METHODS: Mapping[bytes, bytes] = {
     b"action": b"method",
     b"url": b"method",
     b"referUrl": b"referMethod",
+    b"statusCallbackUrl": b"statusCallbackMethod",
     **{
         name: name + b"Method"
         for name in ATTRIBUTES
-        if name not in (b"action", b"url", b"referUrl", b"transcribeCallback")
+        if name
+        not in (b"action", b"url", b"referUrl", b"statusCallbackUrl", b"transcribeCallback", b"eventCallbackUrl")
     },
 }
-"""The attributes that say by which method the URL in another is asked."""
+"""The attributes that say by which method the URL in another is asked; those without one are asked by POST."""
+
+_WAITS: Mapping[bytes, bytes] = {b"Conference": b"waitMethod"}
+"""Verbs that say the method of their `waitUrl` by another name."""
 
 
 class _NotWellFormed(Exception):
@@ -162,6 +168,8 @@ def _beginning(found: re.Match[bytes], leading: _Leading) -> bytes:
         if before is None:
             return attribute[0]
         asked = METHODS.get(name, b"")
+        if name == _HEARD:
+            asked = _WAITS.get(found["begin"], asked)
         is_get = methods.get(asked) == b"GET"
         after, is_ours = leading.led(before.strip(), ATTRIBUTES[name], "GET" if is_get else "")
         if is_ours and is_get:
