@@ -20,7 +20,7 @@ PREFIX = "/webhooks/"
 CARRIED = "to"
 """The parameter of our URLs that holds an application's."""
 
-_URL, _METHOD, _BEGINS, _REDIRECTS, _SAID = "callback", "method", "begins", "redirects", "said"
+_URL, _METHOD, _BEGINS, _REDIRECTS, _SAID, _HEARD = "callback", "method", "begins", "redirects", "said", "heard"
 
 
 class CallbackAddresses:
@@ -47,6 +47,7 @@ class CallbackAddresses:
             _BEGINS: "1" if carried.begins else "",
             _REDIRECTS: str(carried.redirects or ""),
             _SAID: carried.said,
+            _HEARD: "1" if carried.heard else "",
         }
         return self._secrets.seal({name: value for name, value in held.items() if value}, owner=tenant_id)
 
@@ -59,7 +60,14 @@ class CallbackAddresses:
         if _URL not in held:
             return None
         redirects = int(held.get(_REDIRECTS, "0"))
-        return Carried(held[_URL], held.get(_METHOD, ""), _BEGINS in held, redirects, held.get(_SAID, ""))
+        return Carried(
+            url=held[_URL],
+            method=held.get(_METHOD, ""),
+            begins=_BEGINS in held,
+            redirects=redirects,
+            said=held.get(_SAID, ""),
+            heard=_HEARD in held,
+        )
 
 
 def secret_of_subaccount(provider: Provider, tenant: TenantRecord) -> SubaccountSecret | None:

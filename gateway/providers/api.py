@@ -223,6 +223,8 @@ class Carried(NamedTuple):
     """How many redirects in a row have led there: what is asked was asked already."""
     said: str = ""
     """What was said when it was asked before and is not said again, as a form."""
+    heard: bool = False
+    """True for what somebody hears who waits: asked again and again, and nobody else can answer it."""
 
 
 class CallbackAddress(NamedTuple):
@@ -319,8 +321,8 @@ class Redirect(NamedTuple):
     """That which answered."""
     asked: Content
     """What it was asked."""
-    redirects: int
-    """How many in a row came before."""
+    carried: Carried | None
+    """What led to that, if a URL of ours did."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -357,6 +359,9 @@ class Webhook:
     redirected: Callable[[Redirect, CallbackAddress], Reply | None] = lambda *_: None
     """Where the application's answer is the answer: what has the provider come to us for what a redirect leads to; None for
     one that the provider would not follow."""
+    fetched: Callable[[bytes, str], Reply | None] = lambda *_: None
+    """(media type, URL) of an application's answer that is longer than what is passed on → what has the provider fetch it
+    itself; None where that can not be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,9 +23,9 @@ def tenant(tenant_id="acme", **fields):
     return TenantRecord(tenant_id=tenant_id, status="active", account_sid="AC1", **{"signing": sealed} | fields)
 
 
-def bound(url=URL, method="", redirects=0, said="", **of):
+def bound(url=URL, method="", redirects=0, said="", heard=False, **of):  # noqa: FBT002 - as Carried has it
     address = ADDRESSES.of(twilio.PROVIDER, tenant(**of))
-    return address.bound(Carried(url, method, redirects=redirects, said=said))
+    return address.bound(Carried(url, method, redirects=redirects, said=said, heard=heard))
 
 
 def test_a_tenants_address_names_provider_and_tenant():
@@ -48,6 +48,7 @@ def test_what_led_there_is_sealed_with_it():
 
     assert "Digits" not in sealed
     assert ADDRESSES.opened(sealed, "acme") == Carried(URL, "", redirects=3, said="Digits=1&SpeechResult=ja%2C+bitte")
+    assert ADDRESSES.opened(bound(heard=True), "acme") == Carried(URL, heard=True)
 
 
 @pytest.mark.parametrize(

@@ -129,11 +129,13 @@ class Running:
             peer.writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
             return await peer.message()
 
-    def carrying(self, url, tenant_id="acme", name="voice", method="", *, begins=False):
+    def carrying(self, url, tenant_id="acme", name="voice", method="", *, begins=False, heard=False):
         """The target of our webhook, carrying an application's URL."""
         tenant = self.proxied.published.current.tenants[tenant_id]
         bind = self.addresses.of(twilio.PROVIDER, tenant).bound
-        return f"/webhooks/twilio/{tenant_id}/{name}?to={quote(bind(Carried(url, method, begins)), safe='')}"
+        return (
+            f"/webhooks/twilio/{tenant_id}/{name}?to={quote(bind(Carried(url, method, begins, heard=heard)), safe='')}"
+        )
 
 
 def carried(url):
@@ -785,6 +787,75 @@ async def test_where_a_redirect_of_a_call_that_goes_out_leads_nowhere_the_provid
     assert (await running.ask(target, ANSWERED)).status == 502
     assert [url.partition("?")[0] for url, *_ in running.applications.asked][1:] == ["https://gone.example/x"]
     assert running.events == []
+
+
+WAITING = RINGING | {"CallStatus": "in-progress", "QueueTime": "30"}
+
+
+async def test_what_who_waits_hears_is_no_step_and_leads_to_more_of_it(running):
+    running.applications.answers = {
+        "https://app.example/wait": answered(b"<Response><Say>Wait</Say><Redirect>/more</Redirect></Response>"),
+        "https://app.example/more": answered(b'<Response><Gather action="/out"/></Response>'),
+    }
+    first = await running.ask(running.carrying("https://app.example/wait", heard=True), WAITING)
+    target = first.body.partition(b"<Redirect>")[2].partition(b"<")[0].decode().removeprefix(PUBLIC_URL)
+
+    second = await running.ask(target, WAITING)
+
+    assert (first.status, second.status, running.events) == (200, 200, [])
+    ((_, _, headers, body, _), _) = running.applications.asked
+    fields = dict(parse_qsl(body.decode()))
+    assert RequestValidator(SIGNING).validate("https://app.example/wait", fields, headers["X-Twilio-Signature"])
+    pressed = second.body.partition(b'action="')[2].partition(b'"')[0].decode().removeprefix(PUBLIC_URL)
+    await running.ask(pressed, WAITING | {"Digits": "1"})
+    assert [event.event_type for event in running.events] == ["ivr_step"], "what is pressed there is"
+
+
+@pytest.mark.parametrize("left_out", [(), ("AccountSid",), ("CallSid",), ("AccountSid", "CallSid", "Direction")])
+async def test_what_is_heard_need_not_say_whose_it_is(running, left_out):
+    """Guards what is announced to a whole conference, of which nobody documents what Twilio says."""
+    running.applications.answers = {"https://app.example/wait": answered(b"<Response/>")}
+    said = {name: value for name, value in WAITING.items() if name not in left_out}
+
+    answer = await running.ask(running.carrying("https://app.example/wait", heard=True), said)
+
+    assert (answer.status, answer.body, running.events) == (200, b"<Response/>", [])
+
+
+async def test_what_is_heard_on_another_account_is_refused(running):
+    target = running.carrying("https://app.example/wait", heard=True)
+
+    assert (await running.ask(target, WAITING | {"AccountSid": OWN_SID})).status == 403
+    assert (await running.ask(running.carrying("https://app.example/menu"), {"CallSid": CALL})).status == 403
+
+
+async def test_where_nothing_is_heard_nobody_else_is_asked(running):
+    """Guards who waits: what answers calls ends them."""
+    running.applications.answers = {INTEGRATION.voice_fallback_url: answered()}
+
+    answer = await running.ask(running.carrying("https://app.example/wait", heard=True), WAITING)
+
+    assert answer.status == 502
+    assert [url for url, *_ in running.applications.asked] == ["https://app.example/wait"]
+
+
+@pytest.mark.parametrize(
+    "sound", [answered(b"\xff" * (DOCUMENT_BYTES_MAX + 1), media_type="audio/mpeg"), answered(media_type="audio/wav", whole=False)], ids=["long", "longer"]
+)  # fmt: skip
+async def test_a_sound_that_is_too_long_to_pass_on_is_played_by_the_provider(running, sound):
+    running.applications.answers = {"https://app.example/wait": sound}
+
+    answer = await running.ask(running.carrying("https://app.example/wait?a=1&b=2", heard=True), WAITING)
+
+    assert ET.fromstring(answer.body).findtext("Play") == "https://app.example/wait?a=1&b=2"
+
+
+async def test_a_short_sound_is_passed_on_as_it_came(running):
+    running.applications.answers = {"https://app.example/wait": answered(b"\xff\xfb", media_type="audio/mpeg")}
+
+    answer = await running.ask(running.carrying("https://app.example/wait", heard=True), WAITING)
+
+    assert (answer.body, answer.all("content-type")) == (b"\xff\xfb", ["audio/mpeg"])
 
 
 async def test_an_application_is_asked_by_get_where_the_provider_asks_by_get(tmp_path):

@@ -1,4 +1,4 @@
-"""Where an application leads one of Twilio's questions by an HTTP redirect, as Twilio gets it from us. Pure.
+"""Where an application leads one of Twilio's questions by an HTTP redirect, or by being a sound, as Twilio gets it. Pure.
 
 Twilio follows such an answer itself. We call no URL that we have not been given, and what a redirect leads to has no answer
 yet: so Twilio is told to ask once more, at a URL of ours that carries the new one, and everything holds for that which holds
@@ -37,11 +37,8 @@ _LOCATION = re.compile(r"[\x21-\x7e]+")
 
 def redirected(redirect: Redirect, address: CallbackAddress) -> Reply | None:
     """The document that has Twilio ask where this leads; None for what it would not follow, or we can not pass on."""
-    if (
-        redirect.status not in FOLLOWED
-        or redirect.redirects >= IN_A_ROW_MAX
-        or not _LOCATION.fullmatch(redirect.location)
-    ):
+    redirects = 0 if redirect.carried is None else redirect.carried.redirects
+    if redirect.status not in FOLLOWED or redirects >= IN_A_ROW_MAX or not _LOCATION.fullmatch(redirect.location):
         return None
     asked = redirect.asked
     posted = redirect.status == 307 and asked.method == "POST"
@@ -53,9 +50,17 @@ def redirected(redirect: Redirect, address: CallbackAddress) -> Reply | None:
     if is_twilios(url):
         return _document(url, "POST" if posted else "GET")
     said = _not_said_again(asked.body) if posted else ""
-    carried = Carried(url, "" if posted else "GET", redirects=redirect.redirects + 1, said=said)
+    carried = Carried(url, "" if posted else "GET", redirects=redirects + 1, said=said)
     ours = wrapped(carried, address, VOICE)
     return None if ours is None else _document(ours, "POST")
+
+
+def fetched(media_type: bytes, url: str) -> Reply | None:
+    """The document that has Twilio play what an application answers with, where that is a sound and no document; else None.
+    For those there is no limit, and Twilio fetches them itself."""
+    if not media_type.strip().lower().startswith(b"audio/"):
+        return None
+    return Reply(200, b"text/xml", f"<Response><Play>{escape(url)}</Play></Response>".encode())
 
 
 def asked_again(body: bytes, said: str) -> bytes:

@@ -12,7 +12,7 @@ from urllib.parse import unquote_plus, urlencode
 from gateway.providers.api import Content, Delivery, Proofs, Reply, Told, Webhook
 from gateway.providers.twilio.callback_requests import CARRIED, STATUS, VOICE
 from gateway.providers.twilio.callbacks import Form, form_of, read_message, read_status, read_voice
-from gateway.providers.twilio.redirects import asked_again, redirected
+from gateway.providers.twilio.redirects import asked_again, fetched, redirected
 from gateway.providers.twilio.signatures import FORM, HEADER, signed, verified
 from gateway.providers.twilio.twiml import led_back
 
@@ -94,6 +94,7 @@ WEBHOOKS = tuple(
         reply=reply,
         led_back=led_back if name == VOICE else None,
         redirected=redirected,
+        fetched=fetched,
     )
     for name, read, application, reply in (
         ("sms", lambda form, *_: read_message(form), lambda integration: integration.sms_url, NO_REPLY),

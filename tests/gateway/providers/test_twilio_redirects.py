@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.providers.api import CallbackAddress, Carried, Content, Redirect
 from gateway.providers.twilio.callback_requests import URL_CHARACTERS_MAX
-from gateway.providers.twilio.redirects import IN_A_ROW_MAX, asked_again, redirected
+from gateway.providers.twilio.redirects import IN_A_ROW_MAX, asked_again, fetched, redirected
 
 AT = "https://app.example/voice/start?lang=en"
 BASE = "https://tolls.example/webhooks/twilio/acme"
@@ -30,7 +30,7 @@ FORM = "application/x-www-form-urlencoded"
 def led(location, status=302, *, method="POST", at=AT, redirects=0, **said):
     """What has Twilio come to us, if anything: the method, and the URL."""
     content = Content(method, FORM, urlencode(CALL | said).encode())
-    reply = redirected(Redirect(status, location, at, content, redirects), ADDRESS)
+    reply = redirected(Redirect(status, location, at, content, Carried(at, redirects=redirects)), ADDRESS)
     if reply is None:
         return None
     assert (reply.status, reply.media_type) == (200, b"text/xml")
@@ -113,6 +113,24 @@ def test_what_is_twilios_own_is_asked_by_twilio(status, method):
     url = "https://handler.twilio.com/twiml/EH1?a=1&b=2"
 
     assert led(url, status) == (method, url)
+
+
+@pytest.mark.parametrize(
+    ("media_type", "is_played"),
+    [
+        (b"audio/mpeg", True),
+        (b" Audio/X-WAV; rate=8000", True),
+        (b"text/xml", False),
+        (b"video/mp4", False),
+        (b"", False),
+    ],
+)
+def test_a_sound_is_played_and_a_document_is_not(media_type, is_played):
+    reply = fetched(media_type, "https://app.example/a?b=1&c=2")
+
+    assert (reply is not None) is is_played
+    if reply is not None:
+        assert ET.fromstring(reply.body).findtext("Play") == "https://app.example/a?b=1&c=2"
 
 
 FIELDS = st.dictionaries(st.sampled_from(["Digits", "CallStatus", "From", "Confidence"]), st.text(max_size=9))

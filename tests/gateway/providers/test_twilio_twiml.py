@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twilio.twiml.voice_response import Dial, Gather, VoiceResponse
 
-from gateway.providers.api import CallbackAddress
+from gateway.providers.api import CallbackAddress, Carried
 from gateway.providers.twilio.twiml import DOCUMENT_BYTES_MAX, led_back
 
 AT = "https://app.example/voice/start?lang=en"
@@ -106,6 +106,21 @@ def test_what_is_played_is_fetched_from_the_application():
     assert led("<Response><Play>hello.mp3</Play></Response>") == (
         "<Response><Play>https://app.example/voice/hello.mp3</Play></Response>"
     )
+
+
+def test_what_who_waits_hears_is_carried_as_that_unless_it_is_a_sound():
+    seen = []
+    address = CallbackAddress(BASE, lambda one: seen.append(one) or "sealed")
+    document = (
+        '<Response><Enqueue action="/out" waitUrl="/wait">q</Enqueue><Dial><Conference waitUrl="hold.mp3" '
+        'waitMethod="GET">c</Conference></Dial></Response>'
+    )
+
+    after = ET.fromstring(led_back(document.encode(), AT, address))
+
+    assert seen == [Carried("https://app.example/out"), Carried("https://app.example/wait", heard=True)]
+    conference = after.find("Dial/Conference")
+    assert conference.attrib == {"waitUrl": "https://app.example/voice/hold.mp3", "waitMethod": "GET"}
 
 
 @pytest.mark.parametrize(
