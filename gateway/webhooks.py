@@ -393,6 +393,7 @@ class Webhooks:
                 answer = await self._egress.send(to, content.method, (*told, *content.headers, *signed), body, within_s)
             except EgressError as error:
                 said["application"] = type(error).__name__
+                content = webhook.fallen_back(content, url, None)
                 continue
             document = answer.body
             if not (200 <= answer.status < 300 and answer.whole and "Content-Encoding" not in answer.headers):
@@ -409,6 +410,7 @@ class Webhooks:
                 followed = webhook.fetched(_media_type(answer.headers, webhook), url)
             if followed is not None:
                 return followed
+            content = webhook.fallen_back(content, url, answer.status)
         if not urls:
             said["application"] = "no URL"
         elif secret is None:

@@ -345,6 +345,9 @@ class Webhook:
     """Where it is passed on to, unless it carries a URL."""
     fallback: Callable[[Integration], str | None] = lambda _: None
     """Where an answer is waited for: who has one if the first has none."""
+    fallen_back: Callable[[Content, str, int | None], Content] = lambda content, *_: content
+    """(what was asked, URL, status) of the first, which has none that can be taken → what the fallback is asked. Its status is
+    None where nobody answered."""
     own: tuple[str, ...] | None = ()
     """The fields of an integration that hold what of a shared account is the tenant's own: what came in must have come in at
     one of these. None where it is not the account's credential that verifies a delivery but a key of the tenant's, which

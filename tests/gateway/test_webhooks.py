@@ -899,6 +899,35 @@ async def test_an_application_that_does_not_answer_has_a_fallback(running, faili
     assert [event.event_type for event in running.events] == ["call_inbound"]
 
 
+@pytest.mark.parametrize("method", ["", "GET"])
+@pytest.mark.parametrize(
+    ("failing", "code"),
+    [
+        (TooSlow("too slow"), "11200"),
+        (answered(status=302), "11216"),
+        (answered(status=404), "11217"),
+        (answered(status=500), "11217"),
+        (answered(b"<Response>%b</Response>" % (b" " * DOCUMENT_BYTES_MAX)), "11750"),
+    ],
+    ids=lambda failing: str(failing)[:80],
+)
+async def test_a_fallback_is_told_why_as_twilio_tells_it(running, failing, code, method):
+    running.applications.answers = {
+        "https://app.example/menu": failing,
+        INTEGRATION.voice_fallback_url: answered(b"<Response/>"),
+    }
+
+    await running.ask(running.carrying("https://app.example/menu?a=1", method=method), PRESSED)
+
+    (first, (url, _, headers, body, _)) = running.applications.asked
+    told = dict(parse_qsl(body.decode() if body else urlsplit(url).query))
+    why = {"ErrorCode": code, "ErrorUrl": "https://app.example/menu?a=1"}
+    assert told == PRESSED | {"AccountSid": sid_of("acme")} | why
+    assert RequestValidator(SIGNING).validate(url, {} if method else told, headers["X-Twilio-Signature"])
+    assert b"ErrorCode" not in first[3]
+    assert "ErrorCode" not in first[0]
+
+
 async def test_where_nobody_answers_we_do(running):
     answer = await running.ask(VOICE, RINGING)
 

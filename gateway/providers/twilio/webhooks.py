@@ -79,6 +79,18 @@ def content(delivery: Delivery) -> Content:
     return Content("POST", delivery.headers.get("Content-Type", FORM), body, headers, identity)
 
 
+def fallen_back(content: Content, url: str, status: int | None) -> Content:
+    """What Twilio submits to a fallback besides: why, by its own codes, and which URL it stands in for."""
+    if status is None:
+        code = 11200  # HTTP retrieval failure
+    elif status < 300:
+        code = 11750  # TwiML response body too large
+    else:
+        code = 11216 if status < 400 else 11217  # HTTP invalid redirect; HTTP error response code
+    failure = urlencode({"ErrorCode": code, "ErrorUrl": url}).encode()
+    return content._replace(body=b"&".join(part for part in (content.body, failure) if part))
+
+
 WEBHOOKS = tuple(
     Webhook(
         name=name,
@@ -89,6 +101,7 @@ WEBHOOKS = tuple(
         content=content,
         application=application,
         fallback=(lambda integration: integration.voice_fallback_url) if name == VOICE else (lambda _: None),
+        fallen_back=fallen_back,
         own=("phone_numbers", "twilio_messaging_services"),
         sign=signed,
         reply=reply,
