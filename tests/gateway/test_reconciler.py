@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 from decimal import Decimal
 from fractions import Fraction
+from itertools import permutations
+from uuid import uuid4
 
 import msgspec
 import pytest
@@ -14,7 +16,7 @@ from gateway.providers import openai, twilio
 from gateway.providers.api import Late, Record, Total, Usage
 from gateway.reconciler import Account, NotReconciled, Reconciler, Wanted
 from gateway.recorder import late_event
-from gateway.tables import integrations
+from gateway.tables import audit_log
 from metering.claims import made_key
 from metering.intents import Intent
 from metering.late import PRICE
@@ -621,7 +623,7 @@ class Totals:
 
     def __init__(self):
         self.used = {}
-        self.account = Account("openai", "acme")
+        self.account = Account("openai", "acme", named_in="openai_project")
 
     def say(self, model="gpt-4o", day=DAY, kind="completions", calls=1, **amounts):
         self.used[day, f"{kind}:{model}"] = (calls, amounts)
@@ -784,14 +786,7 @@ async def test_calls_with_their_metering_off_did_not_go_around(database, meet, t
 
 async def test_what_a_project_was_used_for_before_it_was_the_tenants_is_not_the_tenants(database, meet, totals, rows):
     """Guards a project that goes from one tenant to another, who would pay once more for what the first one used."""
-    async with database.transaction() as connection:
-        row = {
-            "tenant_id": "acme",
-            "document": {"openai_project": "proj_1"},
-            "sealed": "",
-            "updated_at": NOON + dt.timedelta(days=2),
-        }
-        await connection.execute(insert(integrations).values(row))
+    await moved(database, "acme", NOON + dt.timedelta(days=2))
     totals.say(input_tokens=1000)
     before = await rows()
 
@@ -803,6 +798,128 @@ async def test_what_a_project_was_used_for_before_it_was_the_tenants_is_not_the_
     # Who names the tenant says that it is.
     await meet()
     assert await rows() != before
+
+
+async def moved(database, tenant_id, at, action="integration.change", subject=None, fields=("openai_project",)):
+    """As the audit log tells it."""
+    row = {"audit_id": str(uuid4()), "at": at, "actor": "test", "action": action, "tenant_id": tenant_id}
+    async with database.transaction() as connection:
+        values = row | {"subject": subject or tenant_id, "detail": {"fields": list(fields)}}
+        await connection.execute(insert(audit_log).values(values))
+
+
+async def test_another_field_of_its_integration_says_nothing_of_whose_a_project_was(database, meet, totals):
+    await moved(database, "acme", NOON + dt.timedelta(days=2), fields=("sms_url",))
+    totals.say(input_tokens=1000)
+
+    await meet(tenant_id=None)
+
+    [event] = await of_kind(database, Kind.BACKFILL)
+    assert event.quantities == {"input_tokens": 1000}
+
+
+async def tokens(database, tenants, day):
+    """What tenants pay for of a day."""
+    async with database.reading() as connection:
+        at = usage_events.c
+        statement = select(at.quantities).where(at.tenant_id.in_(tenants), at.event_day == day.isoformat())
+        return sum(row.quantities.get("input_tokens", 0) for row in await connection.execute(statement))
+
+
+@pytest.mark.parametrize("named", [False, True])
+async def test_on_the_day_on_which_a_project_changes_hands_nothing_is_booked_twice(
+    database, meet, totals, booked, rows, named
+):
+    """The project is the first tenant's until noon and the second's from then on. Whatever is booked in whichever order, what
+    both pay for is never more than OpenAI says, and a run after a run changes nothing."""
+
+    async def step(what, number, day, first, second):
+        at_ms = NOON_MS + (day - DAY).days * 86_400_000
+        amounts = {"first": 100, "second": 30, "at_night": 7, "off": 3}
+        values = {"source": "openai", "event_type": "llm_call", "endpoint": "chat.completions", "resource": "gpt-4o"}
+        if what == "around":
+            return 1000
+        if what == "before":
+            # Before anybody moves, the project is compared with the first tenant.
+            totals.account = Account("openai", first, name=f"project of {first}", named_in="openai_project")
+            await meet(day, day, first)
+            return 0
+        if what == "met":
+            totals.account = Account("openai", second, name=f"project of {first}", named_in="openai_project")
+            await meet(day, day, second if named else None)
+            return 0
+        event = usage_event(
+            event_id=call_id(number),
+            tenant_id=second if what == "second" else first,
+            # One that begins before midnight is told after it.
+            occurred_at_ms=at_ms - (12 * 3_600_000 + 1000 if what == "at_night" else 0),
+            quantities={"input_tokens": amounts[what]},
+            metered=what != "off",
+            **values,
+        )
+        await booked([fact(event)])
+        return amounts[what]
+
+    orders = list(permutations(["around", "first", "second", "at_night", "met"]))
+    orders += permutations(["around", "off", "before", "first", "met"])
+    number = 0
+    for at, order in enumerate(orders[13 * named :: 27]):
+        # Each has tenants of its own, whom nobody else is taken for, since all before have moved days before.
+        day, first, second = DAY - dt.timedelta(days=2 * at), f"first{at}", f"second{at}"
+        noon = NOON + (day - DAY)
+        await moved(database, first, noon)
+        await moved(database, second, noon)
+        told = 0
+        for what in [*order, "met"]:
+            number += 1
+            told += await step(what, number, day, first, second)
+            totals.used.clear()
+            if told:
+                totals.say(day=day, input_tokens=told)
+        before = await rows()
+        await step("met", at, day, first, second)
+        assert await rows() == before, order
+        paid = await tokens(database, [first, second], day) + await tokens(
+            database, [first, second], day - dt.timedelta(days=1)
+        )
+        assert paid <= told, order
+        if "around" in order:
+            assert paid >= 1000, order
+
+
+async def test_two_who_move_on_one_day_are_each_booked_what_went_around_on_their_own(database, meet, totals, rows):
+    """Guards sums that would be taken for each other's, and never come to rest."""
+    for tenant_id in ("acme", "globex"):
+        await moved(database, tenant_id, NOON)
+
+    async def both():
+        for tenant_id, amount in (("acme", 500), ("globex", 300)):
+            totals.account = Account("openai", tenant_id, name=f"of {tenant_id}", named_in="openai_project")
+            totals.say(input_tokens=amount)
+            await meet(tenant_id=None)
+
+    await both()
+    once = await rows()
+    await both()
+
+    assert await rows() == once
+    assert [await tokens(database, [one], DAY) for one in ("acme", "globex")] == [500, 300]
+
+
+async def test_what_whoever_had_the_project_before_is_still_to_be_told_of_is_not_booked(
+    database, meet, totals, booked, rows
+):
+    for tenant_id in ("acme", "globex"):
+        await moved(database, tenant_id, NOON, "credential.set", "openai")
+    values = {"source": "openai", "event_type": "llm_call", "endpoint": "responses.create", "resource": "gpt-4o"}
+    pending = {"quantities": {}, "completeness": Completeness.PENDING, "external_id": "resp_1"}
+    await booked([fact(usage_event(tenant_id="globex", occurred_at_ms=NOON_MS, **values, **pending))])
+    totals.say(input_tokens=1000)
+    before = await rows()
+
+    await meet(tenant_id=None)
+
+    assert await rows() == before
 
 
 async def test_what_is_told_as_completions_and_as_pictures_is_booked_as_one_of_them(database, meet, totals, rows):
