@@ -721,13 +721,13 @@ def _about(figure: Figure, one: Part | held.Legs | held.Waiting) -> bool:
 
 
 def _in_its_terms(figure: Figure, part: Part) -> dict[str, int]:
-    """Amounts as the provider counts them: what it counts within another is added to that, and what is in another currency
-    is not compared."""
+    """Amounts as the provider counts them: what it counts within another is that, and what is in another currency is not
+    compared."""
     amounts = dict(part.amounts)
     if part.currency and part.currency != figure.currency:
         amounts.pop(COST, None)
     for name, within in figure.within.items():
-        more = sum(amounts.get(one, 0) for one in within)
+        more = sum(amounts.pop(one, 0) for one in within if one not in figure.amounts)
         if more:
             amounts[name] = amounts.get(name, 0) + more
     return amounts
