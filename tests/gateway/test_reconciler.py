@@ -1000,6 +1000,38 @@ async def test_batches_are_booked_at_the_price_of_batches(database, meet, totals
     assert (await used(database))["cost_nano"] == 1000 * 1250
 
 
+async def test_speech_that_is_billed_by_what_it_is_told_in_is_booked_as_calls_of_it_are(
+    database, meet, totals, booked, rows
+):
+    values = {"source": "openai", "event_type": "audio_speech", "endpoint": "audio.speech", "resource": "tts-1"}
+    heard = {"source": "openai", "event_type": "audio_transcription", "resource": "whisper-1"}
+    await booked(
+        [
+            fact(usage_event(event_id=call_id(1), occurred_at_ms=NOON_MS, quantities={"characters": 100}, **values)),
+            fact(usage_event(event_id=call_id(2), occurred_at_ms=NOON_MS, quantities={"seconds": 60}, **heard)),
+        ]
+    )
+    totals.say(kind="audio_speeches", model="tts-1", characters=1100)
+    totals.say(kind="audio_transcriptions", model="whisper-1", seconds=360)
+    # One that is billed by the token, of which this does not tell how many.
+    totals.say(kind="audio_speeches", model="gpt-4o-mini-tts", characters=50)
+
+    report = await meet()
+
+    found = {(one.event_type, one.resource): one.quantities for one in await of_kind(database, Kind.BACKFILL)}
+    assert found == {
+        ("audio_speech", "tts-1"): {"characters": 1000},
+        ("audio_transcription", "whisper-1"): {"seconds": 300},
+    }
+    assert (Cause.NOT_PROXIED, OPEN, {"characters": 50}) in causes(report)
+    # The list price, which is 15 USD for a million characters and 0.006 USD for a minute.
+    assert (await used(database, event_type="audio_speech"))["cost_nano"] == 1100 * 15_000
+    assert (await used(database, event_type="audio_transcription"))["cost_nano"] == 6 * 6_000_000
+    once = await rows()
+    await meet()
+    assert await rows() == once
+
+
 async def test_many_small_calls_are_not_priced_as_one_large_one(database, meet, totals):
     totals.say(model="gpt-6.1-sol", calls=1000, input_tokens=1_000_000)
 
