@@ -8,7 +8,7 @@ question are read through once, by the database, and what comes back are sums.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -148,8 +148,9 @@ async def steps(connection: AsyncConnection, whose: Whose, since: dt.datetime) -
         .select_from(event.outerjoin(base, of_base).outerjoin(charges, of_charge))
         .where(
             *whose.of_events(event),
-            at.kind.in_((Kind.USAGE, Kind.BACKFILL, Kind.CORRECTION)),
+            at.kind.in_((Kind.USAGE, Kind.BACKFILL, Kind.CORRECTION, Kind.REVERSAL)),
             or_(
+                at.kind == Kind.REVERSAL,
                 at.kind == Kind.BACKFILL,
                 base.c.kind == Kind.BACKFILL,
                 base.c.completeness == Completeness.UNKNOWN,
@@ -159,7 +160,16 @@ async def steps(connection: AsyncConnection, whose: Whose, since: dt.datetime) -
         )
         .group_by(*keys)
     )
-    return [_step(row) for row in (await connection.execute(statement)).all()]
+    return [step for row in (await connection.execute(statement)).all() for step in _steps(row)]
+
+
+def _steps(row: Any) -> Iterator[StepPart]:
+    one = _step(row)
+    yield one
+    if row.kind == Kind.REVERSAL:
+        # It is used all the same, by a call that nobody is charged for.
+        amounts = {name: -amount for name, amount in one.part.amounts.items()}
+        yield StepPart(one.part._replace(amounts=amounts), Cause.NOT_ATTRIBUTED, corrects=False)
 
 
 def _step(row: Any) -> StepPart:
@@ -167,11 +177,15 @@ def _step(row: Any) -> StepPart:
     amounts = {name: amount * row.events for name, amount in quantities.items()}
     if row.kind in (Kind.USAGE, Kind.BACKFILL):
         amounts[COUNT] = row.events
+    elif row.kind == Kind.REVERSAL and row.base_kind in (Kind.USAGE, Kind.BACKFILL):
+        amounts[COUNT] = -row.events
     if row.cost_nano:
         amounts[COST] = row.cost_nano
     part = Part(row.event_day, row.event_type, row.way, row.what, row.cost_currency, amounts)
     if not row.metered:
         return StepPart(part, Cause.NOT_ATTRIBUTED, corrects=False)
+    if row.kind == Kind.REVERSAL:
+        return StepPart(part, Cause.NOT_ATTRIBUTED, corrects=True)
     if Kind.BACKFILL in (row.kind, row.base_kind):
         return StepPart(part, Cause.NOT_PROXIED, corrects=True)
     if row.base_completeness == Completeness.UNKNOWN:

@@ -316,6 +316,31 @@ async def test_what_went_around_the_gateway_is_booked_and_named(database, reconc
     }
 
 
+async def test_what_was_listed_before_its_call_said_that_its_metering_was_off_is_taken_back_and_named(
+    database, reconcile, provider, lists, booked, rows
+):
+    sid = provider.sends(1, segments=2)
+    await lists.collect(None, DAY, DAY, "schedule")
+    assert (await total(database))["segments"] == 2
+    await booked([sent(provider, sid, 1, metered=False)])
+
+    report = await reconcile()
+
+    assert set((await total(database)).values()) == {0}
+    [messages] = [one for one in report.comparisons if one.subject.category == "sms-outbound"]
+    whole = {"messages": 1, "segments": 2, "cost_nano": 15_800_000}
+    assert (messages.told, messages.held) == (whole, dict.fromkeys(whole, 0))
+    assert causes(report, "sms-outbound") == [
+        (Cause.NOT_PROXIED, CORRECTED, whole),
+        (Cause.NOT_ATTRIBUTED, CORRECTED, {name: -amount for name, amount in whole.items()}),
+        (Cause.NOT_ATTRIBUTED, EXPLAINED, whole),
+    ]
+    assert report.matched
+    once = await rows()
+    await reconcile()
+    assert await rows() == once
+
+
 async def test_a_second_run_changes_nothing_in_the_ledger(reconcile, provider, booked, rows):
     provider.sends(1, segments=3)
     provider.calls(2, seconds=61)
