@@ -369,6 +369,14 @@ class Reconciler:
                 holds = msgspec.structs.replace(
                     holds,
                     missing=added(_of_object(figure, parts) for parts in looked.missing),
+                    became=added(
+                        amounts
+                        for part, listed_as in looked.became
+                        for amounts in (
+                            _of_object(figure, [part._replace(event_type=listed_as)]),
+                            _less(_of_object(figure, [part])),
+                        )
+                    ),
                     elsewhere=added(
                         [
                             *(_of_object(figure, parts) for parts in looked.there),
@@ -386,6 +394,7 @@ class Reconciler:
         """The objects of a day that provider and ledger do not both have on it; None where there are too many to look."""
         listed = await self._ids(account, day)
         absent: dict[str, list[Part]] = {}
+        became: dict[tuple[tuple[str, str, str, str, str], str], Amounts] = {}
         seen: set[str] = set()
         after: held.OfObject | None = None
         while True:
@@ -394,6 +403,10 @@ class Reconciler:
             for row in rows:
                 if row.external_id in listed:
                     seen.add(row.external_id)
+                    listed_as = listed[row.external_id]
+                    if row.part.event_type != listed_as:
+                        key = row.part[:-1], listed_as
+                        became[key] = added([became.get(key, {}), row.part.amounts])
                 else:
                     absent.setdefault(row.external_id, []).append(row.part)
             if len(rows) < PAGE_ROWS:
@@ -404,23 +417,24 @@ class Reconciler:
         one_day = dt.timedelta(days=1)
         near: set[str] = set()
         if absent:
-            near = await self._ids(account, day - one_day) | await self._ids(account, day + one_day)
+            near.update(await self._ids(account, day - one_day), await self._ids(account, day + one_day))
         there: dict[str, list[Part]] = {}
         async with self._database.reading() as connection:
             whose = account.whose(day - one_day, day + one_day)
-            for row in await held.of_these(connection, whose, listed - seen):
+            for row in await held.of_these(connection, whose, listed.keys() - seen):
                 there.setdefault(row.external_id, []).append(row.part._replace(day=day.isoformat()))
         return _Apart(
             [parts for name, parts in absent.items() if name not in near],
             [parts for name, parts in absent.items() if name in near],
             list(there.values()),
+            [(Part(*of_part, amounts), listed_as) for (of_part, listed_as), amounts in became.items()],
         )
 
-    async def _ids(self, account: Account, day: dt.date) -> set[str]:
-        """The names of what is listed on a day; a hundred bytes each."""
-        found: set[str] = set()
+    async def _ids(self, account: Account, day: dt.date) -> dict[str, str]:
+        """The names of what is listed on a day, with what it was made as; a hundred and fifty bytes each."""
+        found: dict[str, str] = {}
         async for page in self._lists.records(account, day):
-            found.update(record.external_id for record in page)
+            found.update((record.external_id, record.made.event_type or OTHER.channel) for record in page)
             if len(found) > IDS_MAX:
                 break
         return found
@@ -654,6 +668,9 @@ class _Apart(NamedTuple):
     """In the ledger on this day, and listed on another."""
     there: Sequence[Sequence[Part]]
     """Listed on this day, and in the ledger on another."""
+    became: Sequence[tuple[Part, str]]
+    """Sums of what is listed as another type of event than the ledger has it as: a messaging service has picked another channel
+    than was asked for. The minutes of a call are told under the type of the call as well, and are its minutes there."""
 
 
 def _of_object(figure: Figure, parts: Sequence[Part]) -> dict[str, int]:

@@ -46,6 +46,7 @@ class Provider:
         self.fees = {}
         self.as_of = "2026-11-27T00:00:00+00:00"
         self.hidden = set()
+        self.rcs = set()
 
     def sends(self, number, segments=1, at_ms=NOON_MS, to="+1", sender="+2"):
         sid = f"SM{number:032x}"
@@ -79,7 +80,7 @@ class Provider:
                 quantities={"messages": 1} if sms else {"requests": 1},
                 completeness=Completeness.PENDING,
                 resource="US",
-                event_type="sms_outbound" if sms else "call_outbound",
+                event_type="message_outbound" if sid in self.rcs else "sms_outbound" if sms else "call_outbound",
                 parties=parties,
             ),
             late=(
@@ -100,7 +101,8 @@ class Provider:
             return Total(day=day, account="AC1", category=category, currency="USD", as_of=self.as_of, **said)
 
         sids = self.of_day(day)
-        messages = [sid for sid in sids if self.objects[sid][0] == "sms"]
+        messages = [sid for sid in sids if self.objects[sid][0] == "sms" and sid not in self.rcs]
+        others = [sid for sid in sids if sid in self.rcs]
         calls = [sid for sid in sids if self.objects[sid][0] == "call"]
         fees = {category: cost for (on, category), cost in self.fees.items() if on == day}
         yield total(
@@ -115,6 +117,8 @@ class Provider:
             usage=Decimal(sum(-(-self.objects[sid][2] // 60) for sid in calls)),
             cost=sum(map(self.cost, calls), Decimal(0)),
         )
+        if others:
+            yield total("channels-rcs-outbound", count=len(others), cost=sum(map(self.cost, others), Decimal(0)))
         for category, cost in fees.items():
             yield total(category, count=1, usage=Decimal(1), cost=cost)
         yield total("totalprice", cost=sum(map(self.cost, sids), Decimal(0)) + sum(fees.values(), Decimal(0)))
@@ -567,6 +571,34 @@ async def test_what_was_sent_before_midnight_and_is_dated_after_it_is_late_on_bo
     assert {"messages": -1, "segments": -2, "cost_nano": -15_800_000} in late
     assert Cause.UNEXPLAINED not in {cause for cause, _, _ in causes(report)}
     assert report.matched
+
+
+async def test_a_message_for_which_a_messaging_service_picked_another_channel_is_explained_in_both(
+    reconcile, provider, booked, rows
+):
+    """It was taken on as an SMS, and its list calls it RCS: it is counted once, under what its call was told."""
+    await booked([sent(provider, provider.sends(1), 1)])
+    picked = provider.sends(2, segments=2)
+    await booked([sent(provider, picked, 2)])
+    provider.rcs.add(picked)
+
+    report = await reconcile()
+
+    found = {
+        one.subject.category: [
+            (each.cause, each.resolution, each.amounts) for each in one.differences if each.resolution is not CORRECTED
+        ]
+        for one in report.comparisons
+    }
+    cost = provider.cost(picked) * 10**9
+    assert found["sms-outbound"] == [
+        (Cause.STATUS_CHANGED, EXPLAINED, {"messages": -1, "segments": -2, "cost_nano": -cost}),
+    ]
+    assert found["channels-others-outbound"] == [(Cause.STATUS_CHANGED, EXPLAINED, {"messages": 1, "cost_nano": cost})]
+    assert report.matched
+    once = await rows()
+    await reconcile()
+    assert await rows() == once
 
 
 async def test_what_the_ledger_has_and_the_provider_does_not_list_is_open(reconcile, provider, booked):
