@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from metering.usage import COUNTED_KINDS, DAY_MS, Completeness, UsageEvent
+from metering.usage import COUNTED_KINDS, DAY_MS, REVERSES, Completeness, UsageEvent
 from pricing.judgement import Rated
 from pricing.tables import ROLLUP_COUNTS, ROLLUP_SUMS
 
@@ -52,6 +52,9 @@ def fold(judged: Iterable[tuple[UsageEvent, Rated]]) -> dict[Key, Sums]:
                 sums[_UNKNOWN] += 1
             if not rated.priced:
                 sums[_UNPRICED] += 1
+        elif event.metadata.get(REVERSES) in COUNTED_KINDS:
+            sums[_EVENTS] -= 1
+            sums[_UNPRICED] -= not rated.priced
         amounts = (
             (_UNITS, event.units),
             (_CHARGE, rated.charge_nano),
