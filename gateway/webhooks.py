@@ -395,22 +395,26 @@ class Webhooks:
                 said["application"] = type(error).__name__
                 content = webhook.fallen_back(content, url, None)
                 continue
-            document = answer.body
-            if not (200 <= answer.status < 300 and answer.whole and "Content-Encoding" not in answer.headers):
+            document, media_type = answer.body, _media_type(answer.headers, webhook)
+            is_good = 200 <= answer.status < 300
+            failed: int | None = answer.status
+            fetched = webhook.fetched(media_type, url) if is_good else None
+            if not (is_good and answer.whole and "Content-Encoding" not in answer.headers):
                 said["application"] = f"status {answer.status}"
+                failed = None if is_good else answer.status
+            elif fetched is not None:
+                return Reply(200, media_type, document)
             else:
                 if address is not None and len(document) <= DOCUMENT_BYTES_MAX:
                     document = await asyncio.to_thread(webhook.led_back, document, url, address)
                 if len(document) <= DOCUMENT_BYTES_MAX:
-                    return Reply(200, _media_type(answer.headers, webhook), document)
+                    return Reply(200, media_type, document)
                 said["application"] = "too long"
             led = Redirect(answer.status, answer.headers.get("Location", ""), url, content, carried)
-            followed = None if address is None else webhook.redirected(led, address)
-            if followed is None and 200 <= answer.status < 300:
-                followed = webhook.fetched(_media_type(answer.headers, webhook), url)
+            followed = fetched or (None if address is None else webhook.redirected(led, address))
             if followed is not None:
                 return followed
-            content = webhook.fallen_back(content, url, answer.status)
+            content = webhook.fallen_back(content, url, failed)
         if not urls:
             said["application"] = "no URL"
         elif secret is None:

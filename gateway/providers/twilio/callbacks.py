@@ -8,7 +8,7 @@ says no more than that it is time to ask.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from urllib.parse import parse_qsl
 
 from gateway.providers.api import Carried, Late, Made, Reply, Told, Usage
@@ -136,7 +136,7 @@ def read_voice(form: Form, *, step: str = "", carried: Carried | None = None) ->
     direction = fields.text("Direction") or ""
     inbound = direction == "inbound"
     ringing = fields.text("CallStatus") == "ringing"
-    inputs = any(fields.text(name) is not None for name in _INPUTS)
+    inputs = {name for name in _INPUTS if fields.text(name) is not None}
     if inbound and ringing and carried is None:
         made.append(Made(f"{call}:made", CALLS, _call_usage(fields, call, "call_inbound")))
     elif _is_step(carried, inbound=inbound, inputs=inputs):
@@ -184,10 +184,13 @@ def read_voice(form: Form, *, step: str = "", carried: Carried | None = None) ->
     )
 
 
-def _is_step(carried: Carried | None, *, inbound: bool, inputs: bool) -> bool:
+def _is_step(carried: Carried | None, *, inbound: bool, inputs: Collection[str]) -> bool:
     if carried is None:
-        return inbound or inputs
-    return not carried.redirects and (inputs or not (carried.begins or carried.heard))
+        return inbound or bool(inputs)
+    if carried.redirects:
+        # The verb that asks once more submits nothing of what was pressed or said; who comes with that was sent there by another.
+        return bool({*inputs} - {"msg"})
+    return bool(inputs) or not (carried.begins or carried.heard)
 
 
 _INPUTS = (

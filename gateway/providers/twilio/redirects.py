@@ -14,11 +14,11 @@ is asked.
 from __future__ import annotations
 
 import re
-from urllib.parse import unquote_plus, urldefrag, urljoin
+from urllib.parse import quote, unquote, unquote_plus, urldefrag, urljoin
 from xml.sax.saxutils import escape
 
 from gateway.providers.api import CallbackAddress, Carried, Redirect, Reply
-from gateway.providers.twilio.callback_requests import VOICE, is_twilios, wrapped
+from gateway.providers.twilio.callback_requests import VOICE, is_sound, is_twilios, wrapped
 
 FOLLOWED = frozenset({301, 302, 303, 307})
 
@@ -34,6 +34,11 @@ _SAID_AGAIN = re.compile(
 
 _LOCATION = re.compile(r"[\x21-\x7e]+")
 
+_ENCODED = re.compile(r"(?:%[89A-Fa-f][0-9A-Fa-f])+")
+"""Bytes beyond ASCII."""
+
+_ASCII = "".join(map(chr, range(128)))
+
 
 def redirected(redirect: Redirect, address: CallbackAddress) -> Reply | None:
     """The document that has Twilio ask where this leads; None for what it would not follow, or we can not pass on."""
@@ -47,6 +52,8 @@ def redirected(redirect: Redirect, address: CallbackAddress) -> Reply | None:
         url = urldefrag(urljoin(redirect.url, redirect.location)).url
     except ValueError:
         return None
+    if is_sound(url):
+        return fetched(b"audio/", url)
     if is_twilios(url):
         return _document(url, "POST" if posted else "GET")
     said = _not_said_again(asked.body) if posted else ""
@@ -67,12 +74,22 @@ def asked_again(body: bytes, said: str) -> bytes:
     """The form of a question that is asked once more, with what was said before and it does not say."""
     told = {_name(pair) for pair in body.decode("latin-1").split("&")}
     missing = [pair for pair in said.split("&") if pair and _name(pair) not in told]
-    return b"&".join((*((body,) if body else ()), *(pair.encode("latin-1", "replace") for pair in missing)))
+    return b"&".join((*((body,) if body else ()), *(quote(pair, safe=_ASCII).encode() for pair in missing)))
 
 
 def _not_said_again(body: bytes) -> str:
-    pairs = body.decode("latin-1").split("&")
-    return "&".join(pair for pair in pairs if not _SAID_AGAIN.fullmatch(_name(pair)))
+    """As a form, but with letters beyond ASCII as they are: encoded, each has nine characters for the two bytes or three that
+    are sealed."""
+    pairs = body.decode("utf-8", "replace").split("&")
+    said = "&".join(pair for pair in pairs if not _SAID_AGAIN.fullmatch(_name(pair)))
+    return _ENCODED.sub(_letters, said)
+
+
+def _letters(encoded: re.Match[str]) -> str:
+    try:
+        return unquote(encoded[0], errors="strict")
+    except UnicodeDecodeError:
+        return encoded[0]
 
 
 def _name(pair: str) -> str:

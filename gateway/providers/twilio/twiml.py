@@ -165,7 +165,8 @@ def _beginning(found: re.Match[bytes], leading: _Leading) -> bytes:
         if name not in ATTRIBUTES or (name == b"url" and found["begin"] in _STREAMS):
             return attribute[0]
         before = _unescaped(value[1:-1])
-        if before is None:
+        if before is None or (name != b"action" and not before.strip()):
+            # Nothing is to be asked: `waitUrl=""` is how a conference waits in silence. An `action` is this very document then.
             return attribute[0]
         asked = METHODS.get(name, b"")
         if name == _HEARD:

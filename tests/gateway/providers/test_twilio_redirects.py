@@ -146,3 +146,28 @@ def test_what_is_said_again_counts_and_what_is_not_is_what_it_was(again, before)
 @given(st.binary(max_size=40))
 def test_without_anything_to_add_a_form_stays_byte_for_byte(body):
     assert asked_again(body, "") == body
+
+
+def test_a_sound_is_played_by_twilio_from_where_it_is():
+    """Guards URLs that are signed as a whole: to one that is asked by us, what the call says is added."""
+    signed = "https://bucket.example/hold.mp3?X-Amz-Signature=abc&X-Amz-Date=1"
+
+    reply = redirected(Redirect(302, signed, AT, Content("POST", FORM, urlencode(CALL).encode()), None), ADDRESS)
+
+    assert ET.fromstring(reply.body).findtext("Play") == signed
+
+
+def test_what_was_said_in_any_script_is_said_again():
+    """Guards who speaks at length: encoded for a form, a letter of three bytes has nine."""
+    speech = "\u3042" * 300 + " 5 & 10 % = a+b"
+    address = CallbackAddress(BASE, lambda one: "x" * len(msgspec.json.encode(one)))
+    content = Content("POST", FORM, urlencode(CALL | {"SpeechResult": speech}).encode())
+
+    reply = redirected(Redirect(307, "/menu/", AT, content, None), address)
+    said = carried("/menu/", 307, SpeechResult=speech[-40:]).said
+
+    assert reply is not None
+    assert parse_qsl(asked_again(b"CallStatus=ringing", said).decode("ascii")) == [
+        ("CallStatus", "ringing"),
+        ("SpeechResult", speech[-40:]),
+    ]

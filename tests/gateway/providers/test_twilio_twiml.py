@@ -127,6 +127,8 @@ def test_what_who_waits_hears_is_carried_as_that_unless_it_is_a_sound():
     "document",
     [
         "<Response/>",
+        # In silence, and without being told.
+        '<Response><Dial><Conference waitUrl="" statusCallback=" ">c</Conference></Dial></Response>',
         "<Response><Say>Go to /menu &amp; choose</Say></Response>",
         '<?xml version="1.0" encoding="UTF-8"?>\n<!-- hello -->\n<Response >  <Hangup/>\t</Response>\n',
         '<Response><Gather action="https://other.example/menu"/></Response>',
