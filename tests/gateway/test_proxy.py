@@ -20,6 +20,7 @@ from gateway.callback_addresses import CallbackAddresses
 from gateway.integrations import Integration
 from gateway.limits import UpstreamLimits
 from gateway.objects import LedgerObjects
+from gateway.providers.api import Carried
 from gateway.snapshot import TenantRecord
 from metering.spool_records import RECORD_BYTES_MAX
 from metering.usage import Completeness
@@ -1499,7 +1500,7 @@ async def test_a_call_that_is_led_elsewhere_is_led_through_us(gateway, key, user
         assert (method, rest) == (b"Method=POST", b"Status=")
         ours, _, carried = unquote(url.partition(b"=")[2].decode()).partition("?to=")
         assert ours == f"https://tolls.example/webhooks/twilio/{tenant_id}/voice"
-        assert CallbackAddresses("", SECRETS).opened(carried, tenant_id) == ("https://app.example/next", "GET", False)
+        assert CallbackAddresses("", SECRETS).opened(carried, tenant_id) == Carried("https://app.example/next", "GET")
 
 
 @pytest.mark.parametrize(

@@ -137,4 +137,14 @@ def test_what_there_is_not_is_refused(directed: Directed) -> None:
     assert directed.ask("/bill?from=2026-01-01")[0] == 400
     status, message = directed.ask("/tolls")
     assert (status, "/bill" in message) == (404, True)
-    assert directed.ask("/rates") != {}
+
+
+def test_who_has_asked_how_often_is_told(directed: Directed, alone: Any) -> None:
+    def asked() -> int:
+        return sum(rate["calls"] for rate in directed.ask("/rates").values())
+
+    before = asked()
+
+    alone.messages.list(limit=1)
+
+    assert asked() == before + 1
