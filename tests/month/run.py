@@ -10,8 +10,11 @@ import asyncio
 import datetime as dt
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -183,14 +186,29 @@ class Month:
     def _prepare(self, running: Installation, port: int) -> None:
         for tenant in range(TENANTS):
             name = name_of(tenant)
-            key = running.tenant(name, plan="starter")
-            self._keys[tenant] = running.account_sid(name), key
+            running.tenant(name, plan="starter")
             made = running.ask(
                 "PATCH",
                 f"/v1/tenants/{name}/integrations",
                 {"phone_numbers": [number_of(tenant)], "sms_url": f"http://127.0.0.1:{port}/{name}/sms"},
             )
             self._secrets[name] = made["signing_secret"]
+            # Last of all, so that a worker that knows it knows all of its tenant.
+            self._keys[tenant] = running.account_sid(name), running.key(name)
+        sid, key = self._keys[TENANTS - 1]
+        url = f"{running.proxy_url}/twilio/api/2010-04-01/Accounts/{sid}/Usage/Records.json"
+
+        def is_known(_: int) -> bool:
+            request = urllib.request.Request(url, headers=Login(sid, key).headers)
+            try:
+                with urllib.request.urlopen(request, timeout=60):
+                    return True
+            except urllib.error.HTTPError as refused:
+                with refused:
+                    return refused.code != 401
+
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            eventually(lambda: all(threads.map(is_known, range(AT_ONCE))), "every worker to know the tenants", QUIET_S)
 
     # -- what happens
 
@@ -296,7 +314,6 @@ class Month:
     def _billed(self, running: Installation, first: dt.datetime, last: dt.datetime) -> dict[str, Sums]:
         """What the simulator bills, by the tenant whose number it went from or came to."""
         import json  # noqa: PLC0415
-        import urllib.request  # noqa: PLC0415
 
         base = running.providers.base_urls["twilio"].partition("/twilio")[0]
         url = f"{base}/_simulator/bill?from={first.date()}&to={last.date()}"
@@ -379,7 +396,6 @@ def _quiet(running: Installation) -> None:
 
 def _pending(running: Installation) -> int:
     """Of how many things the provider is to say more."""
-    import urllib.request  # noqa: PLC0415
 
     with urllib.request.urlopen(f"{running.control_url}/metrics", timeout=60) as answer:
         lines = answer.read().decode().splitlines()
