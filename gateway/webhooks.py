@@ -397,24 +397,24 @@ class Webhooks:
                 continue
             document, media_type = answer.body, _media_type(answer.headers, webhook)
             is_good = 200 <= answer.status < 300
-            failed: int | None = answer.status
-            fetched = webhook.fetched(media_type, url) if is_good else None
-            if not (is_good and answer.whole and "Content-Encoding" not in answer.headers):
+            is_whole = is_good and answer.whole and "Content-Encoding" not in answer.headers
+            if not is_whole:
                 said["application"] = f"status {answer.status}"
-                failed = None if is_good else answer.status
-            elif fetched is not None:
-                return Reply(200, media_type, document)
-            else:
+            played = webhook.fetched(media_type, url) if is_good else None
+            if played is not None:
+                return Reply(200, media_type, document) if is_whole else played
+            if is_whole:
                 if address is not None and len(document) <= DOCUMENT_BYTES_MAX:
                     document = await asyncio.to_thread(webhook.led_back, document, url, address)
                 if len(document) <= DOCUMENT_BYTES_MAX:
                     return Reply(200, media_type, document)
                 said["application"] = "too long"
-            led = Redirect(answer.status, answer.headers.get("Location", ""), url, content, carried)
-            followed = fetched or (None if address is None else webhook.redirected(led, address))
-            if followed is not None:
-                return followed
-            content = webhook.fallen_back(content, url, failed)
+            elif not is_good and address is not None:
+                led = Redirect(answer.status, answer.headers.get("Location", ""), url, content, carried)
+                followed = webhook.redirected(led, address)
+                if followed is not None:
+                    return followed
+            content = webhook.fallen_back(content, url, answer.status if is_whole or not is_good else None)
         if not urls:
             said["application"] = "no URL"
         elif secret is None:

@@ -347,7 +347,7 @@ class Webhook:
     """Where an answer is waited for: who has one if the first has none."""
     fallen_back: Callable[[Content, str, int | None], Content] = lambda content, *_: content
     """(what was asked, URL, status) of the first, which has none that can be taken → what the fallback is asked. Its status is
-    None where nobody answered."""
+    None where there was no whole answer."""
     own: tuple[str, ...] | None = ()
     """The fields of an integration that hold what of a shared account is the tenant's own: what came in must have come in at
     one of these. None where it is not the account's credential that verifies a delivery but a key of the tenant's, which
@@ -363,8 +363,8 @@ class Webhook:
     """Where the application's answer is the answer: what has the provider come to us for what a redirect leads to; None for
     one that the provider would not follow."""
     fetched: Callable[[bytes, str], Reply | None] = lambda *_: None
-    """(media type, URL) of an application's answer that is longer than what is passed on → what has the provider fetch it
-    itself; None where that can not be."""
+    """(media type, URL) of an application's answer that is a sound, and may be too long to be passed on → what has the provider
+    fetch it itself; None for a document."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,8 @@ says no more than that it is time to ask.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from urllib.parse import parse_qsl
 
 from gateway.providers.api import Carried, Late, Made, Reply, Told, Usage
@@ -184,12 +185,12 @@ def read_voice(form: Form, *, step: str = "", carried: Carried | None = None) ->
     )
 
 
-def _is_step(carried: Carried | None, *, inbound: bool, inputs: Collection[str]) -> bool:
+def _is_step(carried: Carried | None, *, inbound: bool, inputs: AbstractSet[str]) -> bool:
     if carried is None:
         return inbound or bool(inputs)
     if carried.redirects:
         # The verb that asks once more submits nothing of what was pressed or said; who comes with that was sent there by another.
-        return bool({*inputs} - {"msg"})
+        return bool(inputs - {"msg"})
     return bool(inputs) or not (carried.begins or carried.heard)
 
 

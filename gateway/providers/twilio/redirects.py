@@ -8,7 +8,7 @@ Twilio documents which redirects it follows (error 11216), that there may be too
 method it asks then: it is what HTTP clients do (RFC 9110, 15.4), by GET after a POST, and after a 307 as before. With GET
 goes what the body said. After a 307 the body is sent again; but the verb that has Twilio ask once more submits nothing of
 what was pressed, said or dialled, so that our URL carries it. What would make that too long leads nowhere, and the fallback
-is asked.
+is asked. A sound Twilio fetches itself: nothing is added to its URL, which may be signed as a whole.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def redirected(redirect: Redirect, address: CallbackAddress) -> Reply | None:
     except ValueError:
         return None
     if is_sound(url):
-        return fetched(b"audio/", url)
+        return _played(url)
     if is_twilios(url):
         return _document(url, "POST" if posted else "GET")
     said = _not_said_again(asked.body) if posted else ""
@@ -63,11 +63,8 @@ def redirected(redirect: Redirect, address: CallbackAddress) -> Reply | None:
 
 
 def fetched(media_type: bytes, url: str) -> Reply | None:
-    """The document that has Twilio play what an application answers with, where that is a sound and no document; else None.
-    For those there is no limit, and Twilio fetches them itself."""
-    if not media_type.strip().lower().startswith(b"audio/"):
-        return None
-    return Reply(200, b"text/xml", f"<Response><Play>{escape(url)}</Play></Response>".encode())
+    """The document that has Twilio fetch and play what an application answers with, where that is a sound; else None."""
+    return _played(url) if media_type.strip().lower().startswith(b"audio/") else None
 
 
 def asked_again(body: bytes, said: str) -> bytes:
@@ -97,5 +94,12 @@ def _name(pair: str) -> str:
 
 
 def _document(url: str, method: str) -> Reply:
-    said = f'<Response><Redirect method="{method}">{escape(url)}</Redirect></Response>'
-    return Reply(200, b"text/xml", said.encode())
+    return _twiml(f'<Redirect method="{method}">{escape(url)}</Redirect>')
+
+
+def _played(url: str) -> Reply:
+    return _twiml(f"<Play>{escape(url)}</Play>")
+
+
+def _twiml(verb: str) -> Reply:
+    return Reply(200, b"text/xml", f"<Response>{verb}</Response>".encode())

@@ -92,9 +92,9 @@ class _Leading(NamedTuple):
             return url, False
         if not own:
             return url, False
-        carried = Carried(whole, method, heard=heard)
-        played = webhook is None or (heard and is_sound(whole))
-        ours = None if played else wrapped(carried, self.address, webhook or VOICE)
+        if webhook is None or (heard and is_sound(whole)):
+            return whole, False
+        ours = wrapped(Carried(whole, method, heard=heard), self.address, webhook)
         return ours or whole, ours is not None
 
 
@@ -168,11 +168,10 @@ def _beginning(found: re.Match[bytes], leading: _Leading) -> bytes:
         if before is None or (name != b"action" and not before.strip()):
             # Nothing is to be asked: `waitUrl=""` is how a conference waits in silence. An `action` is this very document then.
             return attribute[0]
-        asked = METHODS.get(name, b"")
-        if name == _HEARD:
+        heard, asked = name == _HEARD, METHODS.get(name, b"")
+        if heard:
             asked = _WAITS.get(found["begin"], asked)
         is_get = methods.get(asked) == b"GET"
-        heard = name == _HEARD
         after, is_ours = leading.led(before.strip(), ATTRIBUTES[name], "GET" if is_get else "", heard=heard)
         if is_ours and is_get:
             posted.add(asked)

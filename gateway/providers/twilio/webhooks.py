@@ -82,12 +82,12 @@ def content(delivery: Delivery) -> Content:
 def fallen_back(content: Content, url: str, status: int | None) -> Content:
     """What Twilio submits to a fallback besides: why, by its own codes, and which URL it stands in for. `status` is None where
     there was no whole answer; a good one was too long."""
-    if status is None:
+    if status is None or status >= 400:
         code = 11200  # HTTP retrieval failure
-    elif status < 300:
-        code = 11750  # TwiML response body too large
+    elif status >= 300:
+        code = 11216  # HTTP invalid redirect
     else:
-        code = 11216 if status < 400 else 11200  # HTTP invalid redirect
+        code = 11750  # TwiML response body too large
     failure = urlencode({"ErrorCode": code, "ErrorUrl": url}).encode()
     return content._replace(body=b"&".join(part for part in (content.body, failure) if part))
 
