@@ -316,9 +316,12 @@ class Reconciler:
         of their calls were on this very account no record says, so all of them are taken to be; of what they had booked of
         other sums, nothing is."""
         found = _Ledger((), (), (), (), ())
-        for day in _days(first, dt.date.fromisoformat(last)) if last else ():
-            async with self._database.reading() as connection:
-                movers = sorted(await moved_between(connection, account, day, moved))
+        if last < first.isoformat():
+            return found
+        async with self._database.reading() as connection:
+            moved_on = await moved_between(connection, account, first, moved)
+        for day in _days(first, dt.date.fromisoformat(last)):
+            movers = sorted(one for one, moved_last in moved_on.items() if moved_last >= day.isoformat())
             for start in range(0, len(movers), held.IDS_MAX):
                 some = held.Whose(
                     account.source, day.isoformat(), day.isoformat(), among=movers[start : start + held.IDS_MAX]
@@ -516,13 +519,15 @@ async def last_moved(connection: AsyncConnection, account: Account) -> str:
     return max((row.at.date().isoformat() for row in rows if _is_move(row, account)), default="")
 
 
-async def moved_between(connection: AsyncConnection, account: Account, first: dt.date, last: str) -> set[str]:
-    """The other tenants who came from or to an account of that provider within some days."""
+async def moved_between(connection: AsyncConnection, account: Account, first: dt.date, last: str) -> dict[str, str]:
+    """The other tenants who came from or to an account of that provider within some days, with the last day on which they
+    did."""
     begin = dt.datetime(first.year, first.month, first.day, tzinfo=dt.UTC)
     end = dt.datetime.fromisoformat(last).replace(tzinfo=dt.UTC) + dt.timedelta(days=1)
     at = audit_log.c
-    within = _moves(account).where(at.at >= begin, at.at < end, at.tenant_id != account.tenant_id)
-    return {row.tenant_id for row in await connection.execute(within) if _is_move(row, account)}
+    within = _moves(account).where(at.at >= begin, at.at < end, at.tenant_id != account.tenant_id).order_by(at.at)
+    rows = await connection.execute(within)
+    return {row.tenant_id: row.at.date().isoformat() for row in rows if _is_move(row, account)}
 
 
 def _moves(account: Account) -> Select[Any]:

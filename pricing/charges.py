@@ -47,13 +47,14 @@ async def append(connection: AsyncConnection, judged: Sequence[tuple[UsageEvent,
     await rows_in(connection).insert(connection, charges, rows)
 
 
+_KEY = (charges.c.tenant_id, charges.c.event_day, charges.c.event_id)
+
+
 async def costs(connection: AsyncConnection, keys: Collection[Key]) -> dict[Key, int]:
     """What events cost us, in nanos, as far as that is known. Of those that were booked."""
     if not keys:
         return {}
-    at = charges.c
-    key = (at.tenant_id, at.event_day, at.event_id)
-    found = await connection.execute(select(*key, at.cost_nano).where(tuple_(*key).in_(sorted(keys))))
+    found = await connection.execute(select(*_KEY, charges.c.cost_nano).where(tuple_(*_KEY).in_(sorted(keys))))
     return {tuple(row[:3]): row.cost_nano or 0 for row in found}
 
 
@@ -61,9 +62,7 @@ async def judgements(connection: AsyncConnection, keys: Collection[Key]) -> dict
     """What was said of events. Of those that were booked."""
     if not keys:
         return {}
-    at = charges.c
-    key = (at.tenant_id, at.event_day, at.event_id)
-    found = await connection.execute(select(charges).where(tuple_(*key).in_(sorted(keys))))
+    found = await connection.execute(select(charges).where(tuple_(*_KEY).in_(sorted(keys))))
     return {(row.tenant_id, row.event_day, row.event_id): msgspec.convert(_said(row), Rated) for row in found}
 
 
