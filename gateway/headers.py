@@ -56,11 +56,17 @@ def lines_of(names: frozenset[bytes]) -> re.Pattern[bytes]:
     return re.compile(rb"\r\n(?i:%b):[^\r]*+" % b"|".join(map(re.escape, sorted(names))))
 
 
+@cache
+def cut_of_answers(account_headers: frozenset[bytes]) -> frozenset[bytes]:
+    """The headers of answers that are not the client's business, besides these. The same set for the same ones."""
+    return OF_ANSWERS | account_headers
+
+
 def of_answer(head: ResponseHead, cut: frozenset[bytes]) -> bytes:
     """The header lines of an answer that cross, each behind a line end; `cut` are those that do not, in lower case."""
     if head.options:
         cut = cut.union(head.options)
-    return b"\r\n".join([b"", *[field.line for field in head.fields if field.name not in cut]])
+    return b"\r\n".join([b"", *[field.line for field in head.fields if field.crosses(cut)]])
 
 
 def _ours(lowered: bytes) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import re
 from functools import lru_cache
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 from aiohttp import base_protocol, http_parser
 from aiohttp.http_exceptions import HttpProcessingError
@@ -52,18 +52,30 @@ class Malformed(Exception):
 # Heads of requests
 
 
-class Request(NamedTuple):
+class Request:
     """A request's head, and what it says of the message and of the connection."""
 
-    head: RequestHead
-    chunked: bool
-    """True where the body comes in chunks; else it has the length that is told beside this."""
-    http10: bool
-    persistent: bool
-    """True where the client may send another request after this one (RFC 9112 section 9.3)."""
-    expects_continue: bool
-    websocket: bool
-    """True where it asks for the connection to go on as a WebSocket (RFC 6455 section 4.1)."""
+    __slots__ = ("chunked", "expects_continue", "head", "http10", "persistent", "websocket")
+
+    def __init__(
+        self,
+        head: RequestHead,
+        *,
+        chunked: bool,
+        http10: bool,
+        persistent: bool,
+        expects_continue: bool,
+        websocket: bool,
+    ) -> None:
+        self.head = head
+        self.chunked = chunked
+        """True where the body comes in chunks; else it has the length that is told beside this."""
+        self.http10 = http10
+        self.persistent = persistent
+        """True where the client may send another request after this one (RFC 9112 section 9.3)."""
+        self.expects_continue = expects_continue
+        self.websocket = websocket
+        """True where it asks for the connection to go on as a WebSocket (RFC 6455 section 4.1)."""
 
 
 LENGTH_DIGITS_MAX: Final = 15
@@ -181,22 +193,25 @@ class RequestHeads:
                 fields,
                 remembered=len(data) <= REMEMBERED_BYTES_MAX and (found or not length),
             ),
-            codings is not None,
-            http10,
+            chunked=codings is not None,
+            http10=http10,
             # A client that means to go on in another protocol may have begun to.
-            "close" not in options and (not http10 or "keep-alive" in options) and not upgrades,
-            not http10 and "Expect" in headers,
-            websocket,
+            persistent="close" not in options and (not http10 or "keep-alive" in options) and not upgrades,
+            expects_continue=not http10 and "Expect" in headers,
+            websocket=websocket,
         ), int(length or 0)
 
 
-class Alike(NamedTuple):
+class Alike:
     """The head of a request that had a length, in two parts: before the digits and behind them. A client's next request
     commonly differs in these alone."""
 
-    before: bytes
-    behind: bytes
-    request: Request
+    __slots__ = ("_before", "_behind", "request")
+
+    def __init__(self, before: bytes, behind: bytes, request: Request) -> None:
+        self._before = before
+        self._behind = behind
+        self.request = request
 
     @classmethod
     def of(cls, head: bytes, request: Request) -> Alike | None:
@@ -206,14 +221,13 @@ class Alike(NamedTuple):
 
     def found(self, data: bytes) -> tuple[int, int] | None:
         """The length of the body, and where it begins, if this begins with such a head."""
-        before, behind, _ = self
-        if data.startswith(before):
-            start = len(before)
+        if data.startswith(self._before):
+            start = len(self._before)
             end = data.find(b"\r", start, start + LENGTH_DIGITS_MAX + 1)
-            if end > start and data.startswith(behind, end):
+            if end > start and data.startswith(self._behind, end):
                 digits = data[start:end]
                 if digits.isdigit():
-                    return int(digits), end + len(behind)
+                    return int(digits), end + len(self._behind)
         return None
 
 
@@ -398,7 +412,7 @@ _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: ([\t\x20
 _FIELD_LINE: Final = re.compile(rb"(%b):[\t\x20-\x7e\x80-\xff]*+" % _TOKEN)
 """RFC 9112 section 5, without the folding of lines that it tells servers not to send."""
 
-_DIGITS: Final = re.compile(rb"[0-9]{1,18}")
+_LENGTH_DIGITS_MAX: Final = 18
 
 FIELDS_REMEMBERED_MAX: Final = 4096
 FIELD_REMEMBERED_BYTES_MAX: Final = 128
@@ -452,12 +466,12 @@ def response(data: bytes, *, to_head: bool) -> Response:
         if field is None:
             field = _field(line)
         fields.append(field)
-        name = field.name
-        if name not in _READ_OF_RESPONSES:
+        value = field.value
+        if value is None:
             continue
-        value = line[len(name) + 1 :].strip(b" \t")
+        name = field.name
         if name == b"content-length":
-            if length is not None or _DIGITS.fullmatch(value) is None:
+            if length is not None or not value.isdigit() or len(value) > _LENGTH_DIGITS_MAX:
                 raise Malformed
             length = int(value)
         elif name == b"content-type":
@@ -522,7 +536,8 @@ def _field(line: bytes) -> Field:
     told = _FIELD_LINE.fullmatch(line)
     if told is None:
         raise Malformed
-    field = Field(told[1].lower(), line)
+    name = told[1].lower()
+    field = Field(name, line, line[len(name) + 1 :].strip(b" \t") if name in _READ_OF_RESPONSES else None)
     if len(line) <= FIELD_REMEMBERED_BYTES_MAX:
         if len(_fields) >= FIELDS_REMEMBERED_MAX:
             # The most are other ones each time, such as dates.

@@ -32,12 +32,22 @@ class RequestHead:
 class Field:
     """One header field of an answer. Answers share those that are alike."""
 
-    __slots__ = ("line", "name")
+    __slots__ = ("_crosses", "_cut", "line", "name", "value")
 
-    def __init__(self, name: bytes, line: bytes) -> None:
-        """`name` is in lower case, `line` as it came, without its end."""
+    def __init__(self, name: bytes, line: bytes, value: bytes | None = None) -> None:
+        """`name` is in lower case, `line` as it came, without its end; `value` is there where it matters to us."""
         self.name = name
         self.line = line
+        self.value = value
+        self._cut: frozenset[bytes] | None = None
+        self._crosses = False
+
+    def crosses(self, cut: frozenset[bytes]) -> bool:
+        """True unless its name is among these. Of one answer after the other that is asked with the same set."""
+        if self._cut is not cut:
+            self._cut = cut
+            self._crosses = self.name not in cut
+        return self._crosses
 
 
 class ResponseHead:

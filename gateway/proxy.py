@@ -23,7 +23,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -51,7 +51,7 @@ from gateway.messages import RequestHead, ResponseHead
 from gateway.objects import Objects
 from gateway.providers.api import CallbackAddress, Meter, Prepared, Provider, SessionMeter, Usage, as_it_came
 from gateway.providers.decoding import UndecodableAnswer
-from gateway.recorder import Recorder, Recording, Sitting
+from gateway.recorder import CallKind, Outcome, Recorder, Recording, Sitting
 from gateway.request_body import LOOK_BYTES, RequestBody, codings_of
 from gateway.request_tags import tagged
 from gateway.routing import Route, Routes
@@ -63,7 +63,7 @@ from gateway.upstream import Connection, Origin, Pool, Upstream
 from metering.columns import iso_ms
 from metering.database import DatabaseUnavailable
 from metering.spool import SpoolFailed, SpoolFull
-from metering.usage import Completeness, UsageEvent
+from metering.usage import Completeness
 
 BODY_BYTES_MAX: Final = 8 << 20
 """A request body up to this size is held where it must be read or changed; a larger one is forwarded as it comes."""
@@ -98,44 +98,99 @@ class Rules:
     """Where the gateway is reached from outside."""
 
 
-class Plan(NamedTuple):
+class Plan:
     """What a request's head decides about its call: who it is for, and what goes where."""
 
-    snapshot: Snapshot
-    """What was known of keys and tenants when it was made: with the next snapshot it is made anew."""
-    expires_ms: float
-    """When the caller's key expires, in milliseconds since 1970."""
-    route: Route
-    caller: Caller
-    pool: Pool
-    lines: bytes
-    """The head as it goes to the provider, but for what frames the body."""
-    shared: bool
-    """True on an account that others share: nothing of theirs may be touched."""
-    names: tuple[str, ...]
-    """The objects that path and query name, each of which must then be the caller's own."""
-    own: Callable[[Iterable[str]], Awaitable[None]]
-    """Raises for names that are not."""
-    aliases: tuple[AccountAlias, ...]
-    """What names the account on the way, its own and that of the credential; none where the application knows the real one."""
-    links: AnswerLinks | None
-    """What leads the URLs of the answer to the gateway, None where it holds none that lead elsewhere."""
-    credential: Mapping[str, str] | None
-    """What is sent as ours; a provider could repeat it in an answer that is no success."""
-    answer_cut: frozenset[bytes]
-    """The headers of the answer that are not the client's business, in lower case."""
-    codings: tuple[str, ...]
-    """What the body is coded with."""
-    claim_key: str | None
-    estimated: bool
-    """True where the application asks to be told at once what the call comes to."""
+    __slots__ = (
+        "aliases",
+        "answer_cut",
+        "caller",
+        "claim_key",
+        "codings",
+        "credential",
+        "endpoint",
+        "estimated",
+        "expires_ms",
+        "kind",
+        "labelled",
+        "lines",
+        "links",
+        "names",
+        "own",
+        "pool",
+        "read_first",
+        "route",
+        "shared",
+        "snapshot",
+        "told",
+    )
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        expires_ms: float,
+        route: Route,
+        caller: Caller,
+        pool: Pool,
+        lines: bytes,
+        names: tuple[str, ...],
+        own: Callable[[Iterable[str]], Awaitable[None]],
+        aliases: tuple[AccountAlias, ...],
+        links: AnswerLinks | None,
+        credential: Mapping[str, str] | None,
+        answer_cut: frozenset[bytes],
+        codings: tuple[str, ...],
+        claim_key: str | None,
+        *,
+        shared: bool,
+        estimated: bool,
+        told: bool,
+    ) -> None:
+        endpoint = route.endpoint
+        self.snapshot = snapshot
+        """What was known of keys and tenants when it was made: with the next snapshot it is made anew."""
+        self.expires_ms = expires_ms
+        """When the caller's key expires, in milliseconds since 1970."""
+        self.route = route
+        self.endpoint = endpoint
+        self.caller = caller
+        self.kind = CallKind(caller, route)
+        self.pool = pool
+        self.lines = lines
+        """The head as it goes to the provider, but for what frames the body."""
+        self.shared = shared
+        """True on an account that others share: nothing of theirs may be touched."""
+        self.names = names
+        """The objects that path and query name, each of which must then be the caller's own."""
+        self.own = own
+        """Raises for names that are not."""
+        self.aliases = aliases
+        """What names the account on the way, its own and that of the credential; none where the application knows the real
+        one."""
+        self.links = links
+        """What leads the URLs of the answer to the gateway, None where it holds none that lead elsewhere."""
+        self.credential = credential
+        """What is sent as ours; a provider could repeat it in an answer that is no success."""
+        self.answer_cut = answer_cut
+        """The headers of the answer that are not the client's business, in lower case."""
+        self.codings = codings
+        """What the body is coded with."""
+        self.claim_key = claim_key
+        self.estimated = estimated
+        """True where the application asks to be told at once what the call comes to."""
+        self.told = told
+        """True where we ask the provider to tell us what becomes of it."""
+        self.labelled = caller.tenant.request_tags is not RequestTags.OFF and endpoint.billable
+        """True where the call is tagged with what its body says of itself."""
+        self.read_first = endpoint.prepare is not None or told or shared or claim_key is not None or self.labelled
+        """True where the body must be read, as far as it is held, before anything is sent."""
 
 
 class Call:
     """One call under way; filled in as it goes along."""
 
     # Most calls leave most of these as they are, which then costs them nothing.
-    event: UsageEvent | None = None
+    event: Outcome | None = None
     error: str | None = None
     upstream_s = 0.0
     """How long the provider was waited for."""
@@ -234,7 +289,7 @@ class Proxy:
             plan = await self._planned(head, call)
         route = call.route = plan.route
         call.caller = plan.caller
-        endpoint = route.endpoint
+        endpoint = plan.endpoint
         if plan.names:
             await plan.own(plan.names)
         if exchange.websocket and endpoint.session is None:
@@ -252,10 +307,8 @@ class Proxy:
             None if endpoint.watch is None else endpoint.watch(),
         )
         body = b""
-        caller = plan.caller
-        labelled = caller.tenant.request_tags is not RequestTags.OFF and endpoint.billable
-        told = endpoint.called_back is not None and self._addresses is not None
-        if endpoint.prepare is not None or told or plan.shared or plan.claim_key is not None or labelled:
+        kind = plan.kind
+        if plan.read_first:
             body = await (incoming.read() if exchange.whole else incoming.held(BODY_BYTES_MAX))
         whole = exchange.body_read
         if plan.claim_key is not None:
@@ -265,9 +318,9 @@ class Proxy:
         prepared = _prepared(route, body, whole=whole, websocket=exchange.websocket)
         call.data = _request(plan, exchange, prepared, whole=whole)
         learnt = incoming.learnt or _without_body(prepared)
-        if labelled:
-            caller = self._tagged(caller, route.provider, body)
-        recording = call.recording = Recording(call.call_id, call.arrived_ms, caller, route, learnt)
+        if plan.labelled:
+            kind = CallKind(self._tagged(plan.caller, route.provider, body), route)
+        recording = call.recording = Recording(call.call_id, call.arrived_ms, kind, learnt)
         if endpoint.estimate is not None and whole and not plan.codings:
             call.kept = Kept(prepared.body, self._estimator.allowance)
         del body, prepared
@@ -345,16 +398,17 @@ class Proxy:
             caller,
             pool,
             _lines(head, route, pool.origin, credential, aliases, changed=bool(aliases) or links is not None),
-            shared,
             tuple(names),
             partial(self._own, caller.tenant.tenant_id, provider.name),
             aliases,
             links,
             credential,
-            headers.OF_ANSWERS | of_account,
+            headers.cut_of_answers(of_account),
             codings_of(head.headers),
             head.headers.get("X-Gateway-Idempotency-Key"),
-            _asks_for_estimate(head) and route.endpoint.billable,
+            shared=shared,
+            estimated=_asks_for_estimate(head) and route.endpoint.billable,
+            told=route.endpoint.called_back is not None and self._addresses is not None,
         )
         if head.remembered:
             if len(self._plans) >= PLANS_MAX:
@@ -418,7 +472,7 @@ class Proxy:
                     await self._upload(exchange, connection, incoming)
                     learnt = incoming.learnt
                     if learnt is not None:
-                        call.recording = call.recording._replace(prepared=learnt)
+                        call.recording = Recording(call.call_id, call.arrived_ms, call.recording.kind, learnt)
                 head = await connection.answer()
             except upstream.TooSlow:
                 raise
@@ -504,7 +558,7 @@ class Proxy:
         self, exchange: Exchange, call: Call, plan: Plan, connection: Connection | Begun, head: ResponseHead
     ) -> None:
         """Pass a successful answer on, and record what it used before the client can conclude that it succeeded."""
-        endpoint, status = plan.route.endpoint, head.status
+        endpoint, status = plan.endpoint, head.status
         restoring = _restoring(plan, head)
         meter = endpoint.meter(head, call.recording.prepared)
         streamed = head.media_type == "text/event-stream"
@@ -595,7 +649,7 @@ class Proxy:
 
     async def _estimated(self, call: Call, kept: Kept, usage: Usage, head: ResponseHead, within_s: float) -> Usage:
         """What is unknown, as it is estimated to be; or as it is, where that can not be had in time."""
-        estimating = call.recording.route.endpoint.estimate
+        estimating = call.recording.kind.route.endpoint.estimate
         assert estimating is not None
         estimate = await asyncio.ensure_future(
             self._estimator.estimate(

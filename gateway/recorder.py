@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -17,11 +17,13 @@ from gateway.telemetry import log
 from metering.claims import made_key
 from metering.intents import Closed, Intent
 from metering.late import late_fact
+from metering.record_texts import IntentText, OutcomeText
 from metering.spool import SpoolFailed, SpoolFull
 from metering.spool_records import PAYLOAD_BYTES_MAX, RecordKind
 from metering.usage import EVENT_TYPES, OTHER, Kind, UsageEvent, event_id_of
 
 _encode: Final = msgspec.json.Encoder().encode
+_decode: Final = msgspec.json.Decoder(UsageEvent).decode
 
 UNSEEN_FIELDS_MAX: Final = 256
 """So many unknown fields of providers' usage are said once each; of any further one only the counter tells."""
@@ -32,14 +34,106 @@ TOO_LARGE: dict[str, object] = {"dropped": "larger than a record"}
 _OUTCOME: Final = RecordKind.OUTCOME  # Looking it up in the enumeration is a call.
 
 
-class Recording(NamedTuple):
+TEXTS_MAX: Final = 16
+"""So many models of one key at one endpoint are known by what their records say; then all are forgotten."""
+
+
+class CallKind:
+    """What calls have in common that one caller makes at one endpoint, and how their records are written."""
+
+    __slots__ = ("_intents", "_outcomes", "caller", "route")
+
+    def __init__(self, caller: Caller, route: Route) -> None:
+        self.caller = caller
+        self.route = route
+        self._intents: dict[tuple[str | None, str | None], IntentText] = {}
+        self._outcomes: dict[tuple[str | None, str | None, str | None], OutcomeText] = {}
+
+    def intent(self, told_type: str | None, asked: str | None) -> IntentText:
+        """The text of their intents, where the request tells of no event type or of this one, and asks for this."""
+        text = self._intents.get((told_type, asked))
+        if text is None:
+            if len(self._intents) >= TEXTS_MAX:
+                self._intents.clear()
+            text = self._intents[told_type, asked] = IntentText(self.intended("", 0, told_type, asked, {}))
+        return text
+
+    def outcome(self, told_type: str | None, asked: str | None, resource: str | None) -> OutcomeText:
+        """The text of their outcomes, where this was used."""
+        text = self._outcomes.get((told_type, asked, resource))
+        if text is None:
+            if len(self._outcomes) >= TEXTS_MAX:
+                self._outcomes.clear()
+            endpoint = self.route.endpoint
+            event = msgspec.structs.replace(
+                self.intended("", 0, told_type, resource, {}).unknown(),
+                description=f"{asked or resource or self.route.provider.name} {endpoint.describes or endpoint.name}",
+            )
+            text = self._outcomes[told_type, asked, resource] = OutcomeText(event)
+        return text
+
+    def event_type(self, told_type: str | None) -> str:
+        """What the request or the answer tells, else what the endpoint's calls are."""
+        return told_type or self.route.endpoint.event_type
+
+    def intended(
+        self, call_id: str, arrived_ms: int, told_type: str | None, asked: str | None, metadata: dict[str, object]
+    ) -> Intent:
+        """The intent of one call."""
+        caller, event_type = self.caller, self.event_type(told_type)
+        return Intent(
+            call_id=call_id,
+            tenant_id=caller.tenant.tenant_id,
+            source=self.route.provider.name,
+            event_type=event_type,
+            endpoint=self.route.endpoint.name,
+            occurred_at_ms=arrived_ms,
+            direction=EVENT_TYPES.get(event_type, OTHER).direction,
+            resource=asked,
+            category=caller.category,
+            tags=caller.tags,
+            key_id=caller.key.key_id,
+            metered=caller.metered,
+            metadata=metadata,
+        )
+
+
+class Recording:
     """One call under way, as its records will name it."""
 
-    call_id: str
-    arrived_ms: int
-    caller: Caller
-    route: Route
-    prepared: Prepared
+    __slots__ = ("arrived_ms", "call_id", "kind", "prepared")
+
+    def __init__(self, call_id: str, arrived_ms: int, kind: CallKind, prepared: Prepared) -> None:
+        self.call_id = call_id
+        self.arrived_ms = arrived_ms
+        self.kind = kind
+        self.prepared = prepared
+
+    @property
+    def tenant_id(self) -> str:
+        return self.kind.caller.tenant.tenant_id
+
+    @property
+    def source(self) -> str:
+        return self.kind.route.provider.name
+
+
+class Outcome:
+    """What became of a call, as it was recorded."""
+
+    __slots__ = ("completeness", "event_type", "quantities", "record", "resource")
+
+    def __init__(self, event_type: str, usage: Usage, record: bytes) -> None:
+        self.event_type = event_type
+        self.resource = usage.resource
+        self.completeness = usage.completeness
+        self.quantities = usage.quantities
+        self.record = record
+
+    @property
+    def event(self) -> UsageEvent:
+        """As whoever reads the record will see it."""
+        return _decode(self.record)
 
 
 class Records(Protocol):
@@ -99,10 +193,10 @@ class Recorder:
     async def begin(self, call: Recording) -> None:
         """Record that the call is about to be forwarded. Raises NotRecordable; nothing may then be sent."""
         try:
-            if not call.route.endpoint.billable:
+            if not call.kind.route.endpoint.billable:
                 self._spool.ensure_room()
                 return
-            self._open[call.call_id] = self._spool.admit(_encode(self._intent(call)))
+            self._open[call.call_id] = self._spool.admit(self._intent(call))
             self._counters.intent()
             if self.syncs:
                 try:
@@ -117,36 +211,36 @@ class Recorder:
         """Wait until what was recorded survives the death of the machine; where that `syncs`. Raises SpoolFailed."""
         await self._spool.durable()
 
-    def outcome(self, call: Recording, usage: Usage, status: int) -> UsageEvent:
+    def outcome(self, call: Recording, usage: Usage, status: int) -> Outcome:
         """Record what the call used, and with it the further events of its usage. Raises SpoolFailed or SpoolFull."""
-        for number, further in enumerate(usage.further):
-            self.further(call, further, status, str(number))
-        event, payload = self._event(call, usage, status, call.call_id)
+        if usage.further:
+            for number, further in enumerate(usage.further):
+                self.further(call, further, status, str(number))
+        outcome = self._outcome(call, usage, status, call.call_id)
         # Counted also where the disk refuses it: the spool keeps it until it is taken.
-        self._counters.outcome(event.completeness)
-        if call.route.endpoint.billable:
-            self._settle(call, _OUTCOME, payload)
+        self._counters.outcome(usage.completeness)
+        if call.kind.route.endpoint.billable:
+            self._settle(call, _OUTCOME, outcome.record)
         else:
-            self._spool.note(payload)
-        if event.external_id is not None:
-            self._objects.made(event.tenant_id, event.source, event.external_id)
-        return event
+            self._spool.note(outcome.record)
+        if usage.external_id is not None:
+            self._objects.made(call.tenant_id, call.source, usage.external_id)
+        return outcome
 
     def events(self, call: Recording, usage: Usage, status: int) -> list[UsageEvent]:
         """The events that `outcome` records."""
-        return [self._event(call, one, status, call.call_id)[0] for one in (usage, *usage.further)]
+        return [self._outcome(call, one, status, call.call_id).event for one in (usage, *usage.further)]
 
     def further(
         self, call: Recording, usage: Usage, status: int, name: str, write: Callable[[bytes], None] | None = None
-    ) -> UsageEvent:
+    ) -> None:
         """Record one more event of a call that is under way, which within the call is known by `name`: another response of
         a session, what a tool used at another model's price. Raises SpoolFailed or SpoolFull."""
-        event, payload = self._event(call, usage, status, event_id_of(f"{call.call_id}:{name}"))
-        self._counters.outcome(event.completeness)
-        (write or self._spool.note)(payload)
-        if event.external_id is not None:
-            self._objects.made(event.tenant_id, event.source, event.external_id)
-        return event
+        outcome = self._outcome(call, usage, status, event_id_of(f"{call.call_id}:{name}"))
+        self._counters.outcome(usage.completeness)
+        (write or self._spool.note)(outcome.record)
+        if usage.external_id is not None:
+            self._objects.made(call.tenant_id, call.source, usage.external_id)
 
     def sitting(self, call: Recording, status: int) -> Sitting:
         """Begin to record what is billed within a session. Raises NotRecordable; it must then not begin."""
@@ -157,7 +251,7 @@ class Recorder:
     def late(self, call: Recording, found: Sequence[Late]) -> None:
         """Record what the answer of this call says of others before it. That may fail: it will be asked for."""
         for one in found:
-            fact = late_event(call.caller.tenant.tenant_id, call.route.provider.name, one)
+            fact = late_event(call.tenant_id, call.source, one)
             try:
                 self._spool.note(_encode(fact))
             except (SpoolFailed, SpoolFull) as error:
@@ -209,46 +303,32 @@ class Recorder:
         described = f"{usage.resource or source} {event_type.replace('_', ' ')}"
         return msgspec.structs.replace(event, description=described)
 
-    def _event(self, call: Recording, usage: Usage, status: int, event_id: str) -> tuple[UsageEvent, bytes]:
-        """An event of a call, and how it is recorded."""
-        endpoint = call.route.endpoint
-        asked, source = call.prepared.resource, call.route.provider.name
-        event_type = usage.event_type or call.prepared.event_type or endpoint.event_type
-        caller = call.caller
+    def _outcome(self, call: Recording, usage: Usage, status: int, event_id: str) -> Outcome:
+        """What a call used, as an event of this id."""
+        kind, asked = call.kind, call.prepared
         if usage.unseen:
-            self._report(endpoint.name, usage.unseen)
-        # In two steps: Python puts more than fifteen named arguments into a dictionary, which costs more than the event.
-        event = UsageEvent(
-            event_id=event_id,
-            tenant_id=caller.tenant.tenant_id,
-            source=source,
-            event_type=event_type,
-            endpoint=endpoint.name,
-            occurred_at_ms=call.arrived_ms,
-            completeness=usage.completeness,
-            quantities=usage.quantities,
-            category=caller.category,
-            tags=caller.tags,
-            key_id=caller.key.key_id,
-            call_id=call.call_id,
-            metered=caller.metered,
-        )
-        event = msgspec.structs.replace(
-            event,
-            resource=usage.resource,
-            external_id=usage.external_id,
-            direction=EVENT_TYPES.get(event_type, OTHER).direction,
-            description=f"{asked or usage.resource or source} {endpoint.describes or endpoint.name}",
-            metadata=self._metadata(usage.metadata, usage.parties or call.prepared.parties),
-            status=status,
-            duration_ms=max(0, self._now_ms() - call.arrived_ms),
-        )
-        payload = _encode(event)
-        if len(payload) > PAYLOAD_BYTES_MAX:
-            # Only the provider's own objects can be this large; the quantities that were read from them stay.
-            event = msgspec.structs.replace(event, metadata=TOO_LARGE)
-            payload = _encode(event)
-        return event, payload
+            self._report(kind.route.endpoint.name, usage.unseen)
+        told_type = usage.event_type or asked.event_type
+        text = kind.outcome(told_type, asked.resource, usage.resource)
+        duration_ms = max(0, self._now_ms() - call.arrived_ms)
+        metadata = self._metadata(usage.metadata, usage.parties or asked.parties)
+        record = b""
+        for kept in (metadata, TOO_LARGE):
+            record = text.of(
+                event_id,
+                call.call_id,
+                call.arrived_ms,
+                status,
+                duration_ms,
+                usage.completeness,
+                usage.quantities,
+                usage.external_id,
+                kept,
+            )
+            # Only the provider's own objects can be larger; the quantities that were read from them stay.
+            if len(record) <= PAYLOAD_BYTES_MAX:
+                break
+        return Outcome(kind.event_type(told_type), usage, record)
 
     def _report(self, endpoint: str, fields: tuple[str, ...]) -> None:
         """Say, once for each, which fields of a provider's usage nobody here knows: what they count is not charged."""
@@ -264,38 +344,37 @@ class Recorder:
             self._counters.closed()
             self._settle(call, RecordKind.CLOSED, _encode(Closed(call_id=call.call_id, reason=reason)))
 
-    def lost(self, call: Recording) -> UsageEvent | None:
+    def lost(self, call: Recording) -> Outcome | None:
         """If the call has not ended, record that it was sent and no answer came: the provider may have acted.
 
         Raises SpoolFailed.
         """
         if call.call_id not in self._open:
             return None
-        event = msgspec.structs.replace(self._intent(call).unknown(), description="no answer came")
+        event = msgspec.structs.replace(self._intended(call).unknown(), description="no answer came")
         self._counters.outcome(event.completeness)
-        self._settle(call, RecordKind.OUTCOME, _encode(event))
-        return event
+        outcome = Outcome(
+            event.event_type,
+            Usage(quantities={}, completeness=event.completeness, resource=event.resource),
+            _encode(event),
+        )
+        self._settle(call, _OUTCOME, outcome.record)
+        return outcome
 
     def _settle(self, call: Recording, kind: RecordKind, payload: bytes) -> None:
         self._spool.settle(self._open.pop(call.call_id), kind, payload)
 
-    def _intent(self, call: Recording) -> Intent:
-        event_type = call.prepared.event_type or call.route.endpoint.event_type
-        return Intent(
-            call_id=call.call_id,
-            tenant_id=call.caller.tenant.tenant_id,
-            source=call.route.provider.name,
-            event_type=event_type,
-            endpoint=call.route.endpoint.name,
-            occurred_at_ms=call.arrived_ms,
-            direction=EVENT_TYPES.get(event_type, OTHER).direction,
-            resource=call.prepared.resource,
-            category=call.caller.category,
-            tags=call.caller.tags,
-            key_id=call.caller.key.key_id,
-            metered=call.caller.metered,
-            metadata=self._metadata({}, call.prepared.parties),
-        )
+    def _intent(self, call: Recording) -> bytes:
+        """What is written before the call is forwarded."""
+        asked = call.prepared
+        if asked.parties:
+            return _encode(self._intended(call))
+        return call.kind.intent(asked.event_type, asked.resource).of(call.call_id, call.arrived_ms)
+
+    def _intended(self, call: Recording) -> Intent:
+        asked = call.prepared
+        metadata = self._metadata({}, asked.parties)
+        return call.kind.intended(call.call_id, call.arrived_ms, asked.event_type, asked.resource, metadata)
 
     def _metadata(self, told: dict[str, object], parties: Mapping[str, str]) -> dict[str, object]:
         """What is kept besides the quantities, with the keyed hashes of who took part."""
@@ -329,7 +408,8 @@ class Sitting:
         if self._rooms:
             self._rooms -= 1
             write = self._spool.note_kept
-        call = self._call._replace(arrived_ms=self._began_ms.get(billed.name) or self._now_ms())
+        began_ms = self._began_ms.get(billed.name) or self._now_ms()
+        call = Recording(self._call.call_id, began_ms, self._call.kind, self._call.prepared)
         self._recorder.further(call, billed.usage, self._status, billed.name, write)
         for number, one in enumerate(billed.usage.further):
             self._recorder.further(call, one, self._status, f"{billed.name}:{number}")

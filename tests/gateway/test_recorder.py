@@ -9,7 +9,7 @@ from gateway.counters import Counters, living
 from gateway.errors import NotRecordable
 from gateway.providers import PROVIDERS
 from gateway.providers.api import Billed, Late, Made, Prepared, Told, Usage
-from gateway.recorder import UNSEEN_FIELDS_MAX, Recorder, Recording, late_event
+from gateway.recorder import TEXTS_MAX, UNSEEN_FIELDS_MAX, CallKind, Recorder, Recording, late_event
 from gateway.routing import Routes
 from gateway.snapshot import KeyRecord, TenantRecord
 from metering.intents import Closed, Intent
@@ -60,7 +60,7 @@ class Remembering:
 
 def recording(call_id="c1", method="POST", path="/openai/v1/chat/completions", **prepared):
     route = ROUTES.match(method, path)
-    return Recording(call_id, ARRIVED_MS, CALLER, route, Prepared(body=b"", **({"resource": "gpt-4o"} | prepared)))
+    return Recording(call_id, ARRIVED_MS, CallKind(CALLER, route), Prepared(body=b"", **({"resource": "gpt-4o"} | prepared)))
 
 
 class Recorded:
@@ -160,7 +160,7 @@ async def test_a_call_is_an_intent_and_an_outcome(made):
     recorded = made()
 
     await recorded.recorder.begin(recording())
-    event = recorded.recorder.outcome(recording(), USAGE, 200)
+    event = recorded.recorder.outcome(recording(), USAGE, 200).event
 
     intent, outcome = recorded.records
     assert (intent.call_id, intent.tenant_id, intent.endpoint, intent.resource) == (
@@ -200,7 +200,7 @@ async def test_a_call_of_which_nothing_was_heard_is_an_unknown_event(made):
     recorded = made()
 
     await recorded.recorder.begin(recording())
-    event = recorded.recorder.lost(recording())
+    event = recorded.recorder.lost(recording()).event
 
     assert recorded.records[1:] == [event]
     assert (event.completeness, event.quantities, event.resource) == (Completeness.UNKNOWN, {}, "gpt-4o")
@@ -230,7 +230,7 @@ async def test_what_costs_nothing_needs_no_intent_and_is_an_event_all_the_same(m
 
     await recorded.recorder.begin(call)
     before = recorded.records
-    event = recorded.recorder.outcome(call, Usage(quantities={}, completeness=Completeness.REPORTED), 200)
+    event = recorded.recorder.outcome(call, Usage(quantities={}, completeness=Completeness.REPORTED), 200).event
 
     assert before == []
     assert recorded.records == [event]
@@ -249,7 +249,7 @@ async def test_the_answer_may_tell_the_type_of_an_event(made):
 
     event = recorded.recorder.outcome(
         call, Usage(quantities={}, completeness=Completeness.REPORTED, event_type="llm_call"), 200
-    )
+    ).event
 
     assert event.event_type == "llm_call"
 
@@ -259,7 +259,7 @@ async def test_the_request_may_tell_the_type_of_an_event(made):
     call = recording(path=MESSAGES, resource="US:whatsapp", event_type="whatsapp_outbound")
 
     await recorded.recorder.begin(call)
-    event = recorded.recorder.outcome(call, Usage(quantities={}, completeness=Completeness.UNKNOWN), 201)
+    event = recorded.recorder.outcome(call, Usage(quantities={}, completeness=Completeness.UNKNOWN), 201).event
 
     assert [record.event_type for record in recorded.records] == ["whatsapp_outbound"] * 2
     assert event.description == "US:whatsapp message"
@@ -300,7 +300,7 @@ async def test_where_the_answer_tells_nobody_the_request_s_parties_are_kept(made
     call = recording(path="/sendgrid/v3/mail/send", parties={"from": "toll@example.com"})
     await recorded.recorder.begin(call)
 
-    event = recorded.recorder.outcome(call, Usage(quantities={}, completeness=Completeness.REPORTED), 202)
+    event = recorded.recorder.outcome(call, Usage(quantities={}, completeness=Completeness.REPORTED), 202).event
 
     assert event.metadata == {"from": hashed("toll@example.com")}
 
@@ -310,7 +310,7 @@ async def test_a_call_of_which_nothing_was_heard_can_be_looked_for_by_its_partie
     call = recording(path=MESSAGES, parties={"to": TO})
     await recorded.recorder.begin(call)
 
-    event = recorded.recorder.lost(call)
+    event = recorded.recorder.lost(call).event
 
     assert (event.metadata, event.direction) == ({"to": hashed(TO)}, "outbound")
 
@@ -339,7 +339,7 @@ async def test_a_type_that_is_not_in_the_table_goes_no_way(made):
     call = recording(event_type="something_else")
     await recorded.recorder.begin(call)
 
-    assert recorded.recorder.lost(call).direction is None
+    assert recorded.recorder.lost(call).event.direction is None
 
 
 async def test_what_was_made_is_remembered_for_its_tenant(made):
@@ -361,7 +361,7 @@ async def test_an_object_larger_than_a_record_costs_its_metadata_and_not_the_eve
         metadata={"usage": {f"k{n}": n for n in range(5000)}},
     )
 
-    event = recorded.recorder.outcome(recording(), usage, 200)
+    event = recorded.recorder.outcome(recording(), usage, 200).event
 
     assert event.quantities == {"input_tokens": 3}
     assert recorded.records[1] == event
@@ -440,7 +440,9 @@ async def test_where_it_is_asked_for_a_record_survives_the_machine(made, monkeyp
 
 async def test_a_call_that_is_not_metered_says_so_in_both_records(made):
     recorded = made()
-    call = recording()._replace(caller=CALLER._replace(metered=False))
+    plain = recording()
+    kind = CallKind(CALLER._replace(metered=False), plain.kind.route)
+    call = Recording(plain.call_id, plain.arrived_ms, kind, plain.prepared)
 
     await recorded.recorder.begin(call)
     recorded.recorder.outcome(call, USAGE, 200)
@@ -453,7 +455,7 @@ async def test_the_clock_may_go_backwards(made):
     early = Recorder(recorded.spool, recorded.objects, lambda: ARRIVED_MS - 5, hashed, Counters())
     await early.begin(recording())
 
-    assert early.outcome(recording(), USAGE, 200).duration_ms == 0
+    assert early.outcome(recording(), USAGE, 200).event.duration_ms == 0
 
 
 async def test_a_call_whose_intent_could_not_be_made_durable_leaves_nothing_open(made, monkeypatch):
