@@ -18,6 +18,7 @@ from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, Final, cast
 
+from gateway.departures import Departures, Sender
 from gateway.http1 import (
     BODILESS,
     HEAD_END,
@@ -317,9 +318,8 @@ class Exchange:
         if head is not None:
             self._head = None
             chunk = b"%b\r\n\r\n%b" % (head, chunk)
-        transport = self._connection.transport
-        if chunk and transport is not None:
-            transport.write(chunk)
+        if chunk:
+            self._connection.write(chunk)
 
 
 Handler = Callable[[Exchange], Coroutine[Any, Any, None]]
@@ -339,6 +339,7 @@ class Connection(asyncio.Protocol):
         "_proceeding",
         "_received",
         "_searched",
+        "_sender",
         "_unsent",
         "deadline",
         "limits",
@@ -353,6 +354,7 @@ class Connection(asyncio.Protocol):
         self.listener = listener
         self.limits = listener.limits
         self.transport: asyncio.Transport | None = None
+        self._sender: Sender | None = None
         self.reading_paused = False
         self.writing_paused = False
         self.now = loop.time
@@ -376,6 +378,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's are none by name.
+        self._sender = Sender(self.transport, self.listener.departures)
         self.deadline = self.now() + self.limits.head_timeout_s
         if NOTSENT_LOWAT is not None:
             # The system's own buffer would take megabytes before we saw that nobody reads them.
@@ -511,6 +514,7 @@ class Connection(asyncio.Protocol):
         """End the connection when the client has taken what was sent; requests behind that are not handled."""
         self._received = b""
         if self.transport is not None and not self.transport.is_closing():
+            self._flush()
             self.pause_writing()
             self.transport.close()
 
@@ -518,10 +522,11 @@ class Connection(asyncio.Protocol):
         exchange = self._exchange
         if exchange is not None:
             exchange.left()
+        self._flush()  # The transport closes when this returns.
         return False
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self.transport = None
+        self.transport = self._sender = None
         self.listener.lost(self)
         self._received = b""
         exchange = self._exchange
@@ -536,6 +541,7 @@ class Connection(asyncio.Protocol):
         """Read what the client still sends and drop it, until it closes or for a while: closing on it at once would
         reset the connection, and the answer could be lost with it (RFC 9112 section 9.6)."""
         if self.transport is not None:
+            self._flush()
             if self.transport.can_write_eof():
                 self.transport.write_eof()
             self._lingering = True
@@ -586,8 +592,13 @@ class Connection(asyncio.Protocol):
             exchange.strand.wake()
 
     def write(self, data: bytes) -> None:
-        if self.transport is not None:
-            self.transport.write(data)
+        if self._sender is not None:
+            self._sender.write(data)
+
+    def _flush(self) -> None:
+        """Send what waits for the end of the turn."""
+        if self._sender is not None:
+            self._sender.flush()
 
     def keep_alive(self) -> None:
         """Have the system ask from time to time whether the client is still there."""
@@ -604,6 +615,7 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         if self.transport is not None:
+            self._flush()
             self.transport.abort()
 
     def close_if_idle(self) -> None:
@@ -635,6 +647,7 @@ class Listener:
     def __init__(self, handler: Handler, limits: ClientLimits | None = None) -> None:
         self.handler = handler
         self.limits = ClientLimits() if limits is None else limits
+        self.departures = Departures()
         self.connections: set[Connection] = set()
         self.busy: set[Connection] = set()
         """Those with a call under way, whose client may be gone."""

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from gateway import http1
+from gateway.departures import Departures, Sender
 from gateway.http1 import Framing, Malformed, UntilClose
 from gateway.limits import NEVER, UpstreamLimits
 from gateway.messages import ResponseHead
@@ -95,6 +96,7 @@ class Connection(asyncio.Protocol):
         "_interim",
         "_pool",
         "_reading_paused",
+        "_sender",
         "_sent",
         "_size",
         "_strand",
@@ -115,6 +117,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self.transport: asyncio.Transport | None = None
+        self._sender: Sender | None = None
         self.writing_paused = False
         self.used = False
         """True once a request before the current one was answered here."""
@@ -162,15 +165,15 @@ class Connection(asyncio.Protocol):
         self.arrived = self._error is not None
         self.ended = False
         self.deadline = self._pool.now() + self._pool.limits.first_byte_timeout_s if whole else NEVER
-        if self.transport is None:
+        if self._sender is None:
             self._fail(NoAnswer("connection closed"))
         else:
-            self.transport.write(head_and_body)
+            self._sender.write(head_and_body)
 
     def send_more(self, chunk: bytes, *, last: bool) -> None:
         """Write more of the body."""
-        if self.transport is not None:
-            self.transport.write(chunk)
+        if self._sender is not None:
+            self._sender.write(chunk)
             self._sent = last
             if last and self.head is None:
                 self.deadline = self._pool.now() + self._pool.limits.first_byte_timeout_s
@@ -227,6 +230,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's are none by name.
+        self._sender = Sender(self.transport, self._pool.departures)
         self._pool.made(self)
 
     def data_received(self, data: bytes) -> None:
@@ -307,7 +311,7 @@ class Connection(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self.transport = None
+        self.transport = self._sender = None
         self.reusable = False
         self._pool.forget(self)
         if self._error is None and not (self._framing is not None and self._framing.ended):
@@ -336,9 +340,15 @@ class Connection(asyncio.Protocol):
     def rest(self, now: float) -> bool:
         """The answer is done with: wait for the next request, or end here if there can be none; True if it waits."""
         self._strand = None
-        transport = self.transport
+        transport, sender = self.transport, self._sender
         # What of the request has not left would be followed by the next one.
-        sent = self._sent and transport is not None and not transport.get_write_buffer_size()
+        sent = (
+            self._sent
+            and sender is not None
+            and not sender.holds
+            and transport is not None
+            and not transport.get_write_buffer_size()
+        )
         if not (sent and self.reusable and self.ended):
             if transport is not None and not transport.is_closing():
                 self.abort()
@@ -368,19 +378,29 @@ class Connection(asyncio.Protocol):
         self.reusable = False
         self.deadline = self._pool.now() + CLOSE_S
         if self.transport is not None:
+            self._flush()
             self.transport.close()
 
     def abort(self) -> None:
         self.reusable = False
         if self.transport is not None:
+            self._flush()
             self.transport.abort()
+
+    def _flush(self) -> None:
+        """Send what waits for the end of the turn."""
+        if self._sender is not None:
+            self._sender.flush()
 
 
 class Pool:
     """Connections to one origin."""
 
-    def __init__(self, origin: Origin, limits: UpstreamLimits, tls: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, origin: Origin, limits: UpstreamLimits, tls: ssl.SSLContext | None, departures: Departures
+    ) -> None:
         self.origin = origin
+        self.departures = departures
         self.limits = limits
         self._tls = tls
         self._idle: deque[Connection] = deque()
@@ -464,6 +484,7 @@ class Upstream:
         self.limits = UpstreamLimits() if limits is None else limits
         """May change; a pool keeps those that it was made with."""
         self._tls = tls
+        self._departures = Departures()
         self._pools: dict[tuple[Origin, UpstreamLimits], Pool] = {}
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -472,7 +493,7 @@ class Upstream:
         place = origin, self.limits
         pool = self._pools.get(place)
         if pool is None:
-            pool = self._pools[place] = Pool(origin, self.limits, self._tls)
+            pool = self._pools[place] = Pool(origin, self.limits, self._tls, self._departures)
         return pool
 
     @property

@@ -1045,6 +1045,7 @@ class Wire(asyncio.Transport):
     def deliver(self):
         while self._arriving and self.reading and self.ended is None:
             self.connection.data_received(self._arriving.pop(0))
+        self.listener.departures.leave()
 
     def take(self, size=1 << 30):
         """Take so many bytes of what waits."""
@@ -1067,6 +1068,7 @@ class Wire(asyncio.Transport):
             self.listener.now = self.clock
             if self.connection in self.listener.connections and self.connection.deadline <= self.clock:
                 self.connection.expired(self.clock)
+                self.listener.departures.leave()
 
     # -- what a transport is
 

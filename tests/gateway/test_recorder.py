@@ -60,7 +60,9 @@ class Remembering:
 
 def recording(call_id="c1", method="POST", path="/openai/v1/chat/completions", **prepared):
     route = ROUTES.match(method, path)
-    return Recording(call_id, ARRIVED_MS, CallKind(CALLER, route), Prepared(body=b"", **({"resource": "gpt-4o"} | prepared)))
+    return Recording(
+        call_id, ARRIVED_MS, CallKind(CALLER, route), Prepared(body=b"", **({"resource": "gpt-4o"} | prepared))
+    )
 
 
 class Recorded:
@@ -644,3 +646,19 @@ async def test_what_tools_used_within_a_session_is_recorded_beside_their_respons
     assert response.quantities == USAGE.quantities
     assert (drawn.resource, drawn.quantities) == ("gpt-image-1", {"output_tokens_image": 4_000})
     assert drawn.event_id != response.event_id
+
+
+async def test_models_are_as_many_as_applications_make_up(made):
+    """Guards the bound of the texts that are kept for one key: names of models are whatever an application writes."""
+    recorded = made()
+    kind = CallKind(CALLER, ROUTES.match("POST", "/openai/v1/chat/completions"))
+    models = [f"model-{number}" for number in range(3 * TEXTS_MAX)]
+    for model in models:
+        call = Recording(model, ARRIVED_MS, kind, Prepared(body=b"", resource=model))
+        await recorded.recorder.begin(call)
+        recorded.recorder.outcome(call, USAGE, 200)
+        assert len(kind._intents) <= TEXTS_MAX
+        assert len(kind._outcomes) <= TEXTS_MAX
+
+    said = [record for record in recorded.records if isinstance(record, Intent)]
+    assert [(intent.call_id, intent.resource) for intent in said] == [(model, model) for model in models]
