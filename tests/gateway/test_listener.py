@@ -1660,3 +1660,63 @@ async def test_an_answer_that_is_begun_anew_is_framed_as_the_second_one_says():
     wire.arrive(GET % 1)
 
     assert wire.taken == b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 5\r\n\r\nsorry"
+
+
+class OrderedWire(Wire):
+    """A client that knows in which order the system was told things, and can close its side alone."""
+
+    def __init__(self, handler):
+        self.told = []
+        super().__init__(handler)
+
+    def write(self, data):
+        self.told.append("bytes")
+        super().write(data)
+
+    def can_write_eof(self):
+        return True
+
+    def write_eof(self):
+        self.told.append("end of bytes")
+
+    def close(self):
+        self.told.append("closed")
+        super().close()
+
+    def abort(self):
+        self.told.append("aborted")
+        super().abort()
+
+
+async def breaking_off(exchange):
+    exchange.start(200, b"OK", b"", length=100)
+    exchange.send(b"a part")
+    exchange.abort()
+
+
+@pytest.mark.parametrize(
+    ("handler", "request_bytes", "told"),
+    [
+        (answering, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", ["bytes", "closed"]),
+        (breaking_off, GET % 1, ["bytes", "aborted"]),
+        (answering, b"GET / HTTP/1.1\r\n\r\n", ["bytes", "end of bytes"]),
+    ],
+    ids=["the last answer", "a part of an answer", "a refusal"],
+)
+async def test_what_waits_for_the_end_of_a_turn_leaves_before_its_connection_ends(handler, request_bytes, told):
+    """Guards what was written last: held until the turn was over, it was written to a connection that had ended."""
+    wire = OrderedWire(handler)
+    wire.connection.data_received(request_bytes)
+
+    assert wire.told[:2] == told
+
+
+async def test_an_answer_leaves_before_a_client_that_has_ended_its_side_is_closed():
+    """As above, where the system closes: on what `eof_received` returns."""
+    wire = Wire(answering)
+    wire.connection.data_received(GET % 1)
+    before = wire.taken
+    wire.connection.eof_received()
+
+    assert before == b""
+    assert wire.taken.startswith(b"HTTP/1.1 200 OK")

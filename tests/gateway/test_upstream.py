@@ -1010,3 +1010,35 @@ async def test_a_provider_that_ends_while_our_request_waits_to_leave_is_noticed_
         with pytest.raises(error):
             await soon(answered())
         noticed.set()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What has not left yet
+
+
+async def test_a_connection_is_not_used_again_while_a_part_of_the_request_has_not_left(pools):
+    """Guards early answers: the next request stood behind the rest of a body that waited for the end of the turn."""
+    async with provider(answers(answer(b"early"))) as serving:
+        call, connection = await opened(pools, serving)
+        connection.send(b"POST / HTTP/1.1\r\nHost: p\r\nContent-Length: 2\r\n\r\n", call, method="POST", whole=False)
+        connection.data_received(answer(b"early"))
+        assert await call.run(whole(connection)) == b"early"
+        connection.send_more(b"hi", last=True)
+        pool_of(pools, serving).release(connection)
+
+        assert pool_of(pools, serving).kept() is None
+
+
+async def test_what_waits_for_the_end_of_a_turn_leaves_before_the_connection_is_closed(pools):
+    came = asyncio.get_running_loop().create_future()
+
+    async def script(peer):
+        came.set_result(await peer.reader.read())
+
+    async with provider(script) as serving:
+        call, connection = await opened(pools, serving)
+        connection.send(ASK % 1, call, method="GET", whole=True)
+        connection.send_more(b"more", last=True)
+        connection.close()
+
+        assert await soon(came) == ASK % 1 + b"more"
