@@ -378,7 +378,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's are none by name.
-        self._sender = Sender(self.transport, self.listener.departures)
+        self._sender = Sender(self.transport, self.listener.departures, self.transport.abort)
         self.deadline = self.now() + self.limits.head_timeout_s
         if NOTSENT_LOWAT is not None:
             # The system's own buffer would take megabytes before we saw that nobody reads them.
@@ -526,6 +526,8 @@ class Connection(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        if self._sender is not None:
+            self._sender.drop()
         self.transport = self._sender = None
         self.listener.lost(self)
         self._received = b""
@@ -644,10 +646,12 @@ class Listener:
 
     heads: RequestHeads
 
-    def __init__(self, handler: Handler, limits: ClientLimits | None = None) -> None:
+    def __init__(
+        self, handler: Handler, limits: ClientLimits | None = None, departures: Departures | None = None
+    ) -> None:
         self.handler = handler
         self.limits = ClientLimits() if limits is None else limits
-        self.departures = Departures()
+        self.departures = departures or Departures()
         self.connections: set[Connection] = set()
         self.busy: set[Connection] = set()
         """Those with a call under way, whose client may be gone."""

@@ -20,6 +20,7 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -51,7 +52,7 @@ from gateway.messages import RequestHead, ResponseHead
 from gateway.objects import Objects
 from gateway.providers.api import CallbackAddress, Meter, Prepared, Provider, SessionMeter, Usage, as_it_came
 from gateway.providers.decoding import UndecodableAnswer
-from gateway.recorder import CallKind, Outcome, Recorder, Recording, Sitting
+from gateway.recorder import CallKind, Outcome, Recorder, Recording, Sitting, not_recordable
 from gateway.request_body import LOOK_BYTES, RequestBody, codings_of
 from gateway.request_tags import tagged
 from gateway.routing import Route, Routes
@@ -327,10 +328,14 @@ class Proxy:
         try:
             await self._recorder.begin(recording)
             await self._forward(exchange, call, plan, incoming, whole=whole)
-        except (errors.NotRecordable, errors.UpstreamUnreachable):
-            self._recorder.nothing(recording, "unreachable")
+        except (errors.NotRecordable, errors.UpstreamUnreachable, upstream.NotSent) as unsent:
+            # Where the disk refuses this as well, it is recorded once it does not.
+            with suppress(SpoolFailed):
+                self._recorder.nothing(recording, "unreachable")
             if plan.claim_key is not None:
                 await asyncio.ensure_future(self._claims.release(plan.caller.tenant.tenant_id, plan.claim_key))
+            if isinstance(unsent, upstream.NotSent):
+                raise not_recordable() from unsent
             raise
         except (ClientGone, errors.ObjectMissing, errors.OwnerUnknown, errors.EncodedBody):
             self._recorder.nothing(recording, "request not sent whole")
@@ -460,7 +465,10 @@ class Proxy:
     async def _forward(self, exchange: Exchange, call: Call, plan: Plan, incoming: RequestBody, *, whole: bool) -> None:
         began = time.perf_counter()
         pool, method = plan.pool, exchange.head.method
-        connection = pool.kept() or await self._connected(pool)
+        connection = pool.kept()
+        if connection is None:
+            self._recorder.begun()
+            connection = await self._connected(pool)
         try:
             if exchange.gone and not self._rules.drain_on_disconnect:
                 raise ClientGone
@@ -646,6 +654,8 @@ class Proxy:
         call.event = self._recorder.outcome(call.recording, usage, head.status)
         if self._recorder.syncs:
             await self._recorder.durable()
+        else:
+            self._recorder.ended()
 
     async def _estimated(self, call: Call, kept: Kept, usage: Usage, head: ResponseHead, within_s: float) -> Usage:
         """What is unknown, as it is estimated to be; or as it is, where that can not be had in time."""

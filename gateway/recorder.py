@@ -34,7 +34,7 @@ TOO_LARGE: dict[str, object] = {"dropped": "larger than a record"}
 _OUTCOME: Final = RecordKind.OUTCOME  # Looking it up in the enumeration is a call.
 
 
-TEXTS_MAX: Final = 16
+TEXTS_MAX: Final = 8
 """So many models of one key at one endpoint are known by what their records say; then all are forgotten."""
 
 
@@ -155,6 +155,8 @@ class Records(Protocol):
 
     def ensure_room(self) -> None: ...
 
+    def write_gathered(self) -> None: ...
+
     async def durable(self) -> None: ...
 
 
@@ -205,7 +207,18 @@ class Recorder:
                     self.nothing(call, "not durable")
                     raise
         except (SpoolFull, SpoolFailed) as error:
-            raise _not_recordable() from error
+            raise not_recordable() from error
+
+    def begun(self) -> None:
+        """Have the intent in the spool's file now: the call leaves in a later turn than this. Raises NotRecordable."""
+        try:
+            self._spool.write_gathered()
+        except SpoolFailed as error:
+            raise not_recordable() from error
+
+    def ended(self) -> None:
+        """Have the outcome in the spool's file now: bytes of the answer leave in later turns than this. Raises SpoolFailed."""
+        self._spool.write_gathered()
 
     async def durable(self) -> None:
         """Wait until what was recorded survives the death of the machine; where that `syncs`. Raises SpoolFailed."""
@@ -270,6 +283,7 @@ class Recorder:
                 self._objects.made(tenant_id, source, event.external_id)
         for late in told.late:
             self._spool.note(_encode(late_event(tenant_id, source, late)))
+        self._spool.write_gathered()
         if self.syncs and (told.made or told.late):
             await self.durable()
 
@@ -278,6 +292,7 @@ class Recorder:
         SpoolFull; what was written of them then is, too."""
         for event in events:
             self._spool.note(_encode(event))
+        self._spool.write_gathered()
         if self.syncs:
             await self.durable()
 
@@ -381,7 +396,8 @@ class Recorder:
         return told | {role: self._reference(party) for role, party in parties.items()} if parties else told
 
 
-def _not_recordable() -> NotRecordable:
+def not_recordable() -> NotRecordable:
+    """What a client is told whose call was not sent, since its use could not have been recorded."""
     return NotRecordable("Usage can not be recorded right now, so the call was not sent. Try again shortly.")
 
 
@@ -424,7 +440,7 @@ class Sitting:
             try:
                 self._spool.keep_room()
             except SpoolFull as error:
-                raise _not_recordable() from error
+                raise not_recordable() from error
             self._rooms += 1
         self._give_back(self._rooms - rooms)
 

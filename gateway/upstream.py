@@ -46,6 +46,10 @@ class ConnectTimeout(Unreachable):
     """No connection came about within the time limit."""
 
 
+class NotSent(UpstreamError):
+    """The request was held back, in whole or in part; the provider can not have acted on it."""
+
+
 class NoAnswer(UpstreamError):
     """The connection ended before an answer began; the provider may have acted on the request."""
 
@@ -230,7 +234,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's are none by name.
-        self._sender = Sender(self.transport, self._pool.departures)
+        self._sender = Sender(self.transport, self._pool.departures, self._refused)
         self._pool.made(self)
 
     def data_received(self, data: bytes) -> None:
@@ -308,9 +312,12 @@ class Connection(asyncio.Protocol):
             # The transport ends only when all that was written has left, which may be never.
             self._fail(self._broken())
         self._wake()
+        self._flush()  # The transport closes when this returns.
         return False
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        if self._sender is not None:
+            self._sender.drop()
         self.transport = self._sender = None
         self.reusable = False
         self._pool.forget(self)
@@ -382,10 +389,16 @@ class Connection(asyncio.Protocol):
             self.transport.close()
 
     def abort(self) -> None:
+        """End the connection at once: what has not left is not sent any more."""
         self.reusable = False
+        if self._sender is not None:
+            self._sender.drop()
         if self.transport is not None:
-            self._flush()
             self.transport.abort()
+
+    def _refused(self) -> None:
+        """What was to be sent may not leave: a request, or the rest of one, that the provider then does not act on."""
+        self._fail(NotSent("what it depends on is not recorded"))
 
     def _flush(self) -> None:
         """Send what waits for the end of the turn."""
@@ -480,11 +493,16 @@ class Pool:
 class Upstream:
     """The pools of all origins."""
 
-    def __init__(self, limits: UpstreamLimits | None = None, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        limits: UpstreamLimits | None = None,
+        tls: ssl.SSLContext | None = None,
+        departures: Departures | None = None,
+    ) -> None:
         self.limits = UpstreamLimits() if limits is None else limits
         """May change; a pool keeps those that it was made with."""
         self._tls = tls
-        self._departures = Departures()
+        self._departures = departures or Departures()
         self._pools: dict[tuple[Origin, UpstreamLimits], Pool] = {}
         self._sweeper: asyncio.Task[None] | None = None
 

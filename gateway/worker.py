@@ -22,6 +22,7 @@ from gateway.callback_addresses import PREFIX, CallbackAddresses
 from gateway.callers import Callers
 from gateway.cost_estimates import CostEstimates
 from gateway.counters import WRITE_S, Counters
+from gateway.departures import Departures
 from gateway.doubts import Doubts
 from gateway.egress import Egress
 from gateway.estimator import Estimator
@@ -64,12 +65,15 @@ class Front:
         self._access_log = AccessLog(sys.stdout.fileno(), as_json=as_json(settings))
         self._objects = LedgerObjects(office.database, BOOKED_S if settings.postgres_url is not None else 0)
         self._recorder = Recorder(spool, self._objects, now_ms, partial(reference, office.secrets.reference), counters)
-        self._upstream = Upstream()
+        departures = Departures(spool.end_turn)
+        spool.gather(departures.begin)
+        self._upstream = Upstream(departures=departures)
         self._estimator = Estimator()
         self._tls = tls(settings)
         self._inbox = inbox(office)
         self._egress = egress
-        self._listener = Listener(self._handler(settings), granted(settings.client_limits, settings.upstream_limits))
+        limits = granted(settings.client_limits, settings.upstream_limits)
+        self._listener = Listener(self._handler(settings), limits, departures)
         self._refused: str | None = None
         """Why the spool takes no call, as the log has it."""
         counters.look = self._look

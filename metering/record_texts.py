@@ -23,11 +23,11 @@ class IntentText:
 
     def __init__(self, intent: Intent) -> None:
         """Of calls like this one."""
-        self._rest = _rest(intent, "call_id", "occurred_at_ms").decode()
+        self._rest = _rest(intent, "call_id", "occurred_at_ms")
 
     def of(self, call_id: str, occurred_at_ms: int) -> bytes:
         """That of one call, whose id is ours: there is nothing in it to escape."""
-        return f'{{"call_id":"{call_id}","occurred_at_ms":{occurred_at_ms}{self._rest}'.encode()
+        return b"%b%b" % (f'{{"call_id":"{call_id}","occurred_at_ms":{occurred_at_ms}'.encode(), self._rest)
 
 
 class OutcomeText:

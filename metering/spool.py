@@ -5,6 +5,8 @@ lock file `<spool id>.lock` that is held for as long as the worker lives. An id 
 survives the death of the process (926,812 acknowledged records over 80 kills, none lost); with `fsync` it survives that of
 the machine. Whoever ships the spool reads the files and never talks to the worker.
 
+A worker has the records of one turn of its loop written in one piece (`gather`), before anything leaves that depends on them.
+
 What is full is full before a call is forwarded: `admit` keeps room for the outcome of every call under way, in a segment
 whose blocks are already allocated, and refuses when it can not. Where the disk refuses all the same, takes a record in part
 or fails to sync, the segment is given up, and the records that it may not have go into a new one. Where that fails too, no
@@ -19,6 +21,7 @@ import fcntl
 import os
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -65,6 +68,11 @@ class Spool:
         self._capacity = 0
         self._sequence = 0
         self._under_way = 0
+        self._gathered: list[bytes] = []
+        self._gathered_bytes = 0
+        self._when_gathering: Callable[[], None] | None = None
+        self._kept_back = False
+        """True where the disk has refused something that was gathered in this turn."""
         self._unconfirmed: deque[bytes] = deque()
         """The last records, oldest first, that the disk may not have: those not yet synced, or that it refused. They are few:
         so many calls are under way at most."""
@@ -93,8 +101,36 @@ class Spool:
             lock.unlink()
             raise
 
+    def gather(self, began: Callable[[], None]) -> None:
+        """From here on, the records of one turn are written in one piece, when `end_turn` is called or sooner. Nothing may
+        leave before that depends on them. `began` is called when there is something to be written."""
+        self._when_gathering = began
+
+    def end_turn(self) -> None:
+        """Have in the file what was recorded since this was called last. Raises SpoolFailed where some of that is not; it is
+        then recorded once the disk takes it."""
+        with suppress(SpoolFailed):
+            self.write_gathered()
+        if self._kept_back:
+            self._kept_back = False
+            raise SpoolFailed("the disk has refused what this turn has brought")
+
+    def write_gathered(self) -> None:
+        """Write it before the turn is over: for what goes on in another one. Raises SpoolFailed as `end_turn` still does."""
+        if self._gathered:
+            gathered, self._gathered = self._gathered, []
+            self._gathered_bytes = 0
+            try:
+                self._write_whole(gathered)
+            except SpoolFailed:
+                # Whoever asks for it now is not the only one who recorded something.
+                self._kept_back = True
+                raise
+
     def close(self) -> None:
         """Give the files back as long as they are, and let the lock go: what is there can be shipped to its end."""
+        with suppress(SpoolFailed):
+            self.write_gathered()
         if self.failed:
             with suppress(SpoolFull):
                 self._begin_segment()
@@ -158,7 +194,7 @@ class Spool:
     def _ensure_room(self, records: int) -> None:
         """Have room for so many records more than the calls under way will need."""
         needed = (self._under_way + records) * RECORD_BYTES_MAX
-        if self.failed or self._capacity - self._offset < needed:
+        if self.failed or self._capacity - self._offset - self._gathered_bytes < needed:
             self._make_room(needed)
 
     def _make_room(self, needed: int) -> None:
@@ -166,6 +202,8 @@ class Spool:
             raise SpoolFull(f"{self._under_way} calls under way leave no room for one more")
         if time.monotonic() < self._again_at:
             raise SpoolFull("the disk had no room a moment ago")
+        # What the next segment begins with is behind all that this one has.
+        self.write_gathered()
         try:
             self._begin_segment()
             if self._capacity - self._offset < needed:
@@ -178,7 +216,7 @@ class Spool:
     def recover(self) -> None:
         """Ask a disk that refuses whether it still does; to be called from time to time, whether calls come or not."""
         if self.refused is not None and time.monotonic() >= self._again_at:
-            with suppress(SpoolFull):
+            with suppress(SpoolFull, SpoolFailed):
                 self._make_room((self._under_way + 2) * RECORD_BYTES_MAX)
 
     def _write(self, kind: RecordKind, payload: bytes, intent: int = 0) -> None:
@@ -186,17 +224,28 @@ class Spool:
         self._sequence += 1
         if self.fsync:
             self._unconfirmed.append(data)
+        if self._when_gathering is None or self.failed:
+            self._write_whole([data])
+            return
+        if not self._gathered:
+            self._when_gathering()
+        self._gathered.append(data)
+        self._gathered_bytes += len(data)
+
+    def _write_whole(self, records: list[bytes]) -> None:
+        """Have these in the file, or in the next one."""
         reason = "the disk has refused before"
         if not self.failed:
+            data = records[0] if len(records) == 1 else b"".join(records)
             try:
                 if os.pwrite(self._fd, data, self._offset) == len(data):
                     self._offset += len(data)
                     return
-                reason = "a record was written in part"
+                reason = "records were written in part"
             except OSError as error:
                 reason = os.strerror(error.errno or 0)
         if not self.fsync:
-            self._unconfirmed.append(data)
+            self._unconfirmed.extend(records)
         self._give_up_segment(reason)
 
     def _give_up_segment(self, reason: str) -> None:
@@ -251,6 +300,9 @@ class Spool:
                 self.failed = True
                 raise SpoolFull(os.strerror(error.errno or 0)) from error
             self._synced = self._sequence
+            # They are not confirmed either, and so are among those that it begins with.
+            self._gathered.clear()
+            self._gathered_bytes = 0
         self._unconfirmed.clear()
         self.failed, self.refused = False, None
 
@@ -268,6 +320,7 @@ class Spool:
 
         Records that arrive while the disk is busy go with its next turn: one sync serves them all.
         """
+        self.write_gathered()
         target = self._sequence
         while self._synced < target:
             if self.failed:
@@ -277,6 +330,8 @@ class Spool:
             await asyncio.shield(self._syncing)
 
     async def _sync(self) -> None:
+        # What was gathered since `durable` asked for it is meant as well.
+        self.write_gathered()
         target, number, fd = self._sequence, self._number, -1
         try:
             if self.failed:  # Since `durable` asked for it: what was refused is not in the file.

@@ -19,6 +19,7 @@ from gateway.callback_addresses import CallbackAddresses
 from gateway.callers import Callers
 from gateway.cost_estimates import CostEstimates
 from gateway.counters import Counters
+from gateway.departures import Departures
 from gateway.estimator import Estimator
 from gateway.keys import Secrets
 from gateway.limits import ClientLimits, UpstreamLimits
@@ -149,6 +150,8 @@ class WatchedSpool:
         self._order = order
         self.fsync = False
         self.refusing: set[str] = set()
+        self.refusing_then: set[str] = set()
+        """What is refused once an outcome was taken."""
         self.syncs: asyncio.Semaphore | None = None
         """How often the disk may still sync; None for as often as it is asked to."""
 
@@ -164,6 +167,8 @@ class WatchedSpool:
     def settle(self, intent: int, kind: RecordKind, payload: bytes) -> None:
         self._told(kind.name.lower())
         self._spool.settle(intent, kind, payload)
+        if kind is RecordKind.OUTCOME:
+            self.refusing |= self.refusing_then
 
     def note(self, payload: bytes) -> None:
         self._told("note")
@@ -183,6 +188,18 @@ class WatchedSpool:
 
     def ensure_room(self) -> None:
         self._spool.ensure_room()
+
+    def write_gathered(self) -> None:
+        if "write" in self.refusing:
+            raise SpoolFailed("refused by the test")
+        self._spool.write_gathered()
+
+    def end_turn(self) -> None:
+        self._spool.end_turn()
+        if "turn" in self.refusing:
+            # Only once: in the next one, nothing is recorded that could be refused.
+            self.refusing.discard("turn")
+            raise SpoolFailed("refused by the test")
 
     async def durable(self) -> None:
         if self.syncs is not None:
@@ -305,7 +322,9 @@ async def proxied(
     spool = Spool(made.directory, "test", fsync=False, segment_bytes=segment_bytes)
     spool.open()
     made.spool = WatchedSpool(spool, made.order)
-    pool = Upstream(upstream_limits)
+    departures = Departures(made.spool.end_turn)
+    spool.gather(departures.begin)
+    pool = Upstream(upstream_limits, departures=departures)
     await pool.open()
 
     def now_ms() -> int:
@@ -343,7 +362,7 @@ async def proxied(
         estimator=estimator,
         addresses=None if public_url is None else CallbackAddresses(public_url, SECRETS),
     )
-    made.listener = Listener(made.proxy, client_limits or UNHURRIED)
+    made.listener = Listener(made.proxy, client_limits or UNHURRIED, departures)
     listening = bound("127.0.0.1", 0)
     made.port = listening.getsockname()[1]
     await made.listener.open(listening, None)

@@ -51,6 +51,9 @@ class Notes:
     def note(self, payload):
         self.events.append(msgspec.json.decode(payload, type=UsageEvent))
 
+    def write_gathered(self):
+        """Nothing is gathered."""
+
 
 class Thing(NamedTuple):
     """Something that the provider did, and how it came about."""

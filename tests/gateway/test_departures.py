@@ -6,8 +6,10 @@ import socket
 
 import pytest
 import uvloop
+from structlog.testing import capture_logs
 
 from gateway.departures import HELD_BYTES_MAX, Departures, Sender
+from metering.spool import SpoolFailed
 
 
 class Wire(asyncio.Transport):
@@ -16,6 +18,14 @@ class Wire(asyncio.Transport):
     def __init__(self):
         super().__init__()
         self.writes = []
+        self.unsent = 0
+        self.refused = False
+
+    def get_write_buffer_size(self):
+        return self.unsent
+
+    def refuse(self):
+        self.refused = True
 
     def write(self, data):
         self.writes.append(data)
@@ -24,7 +34,7 @@ class Wire(asyncio.Transport):
 async def test_what_one_turn_brings_leaves_at_its_end_in_one_piece_for_each():
     departures = Departures()
     one, other = Wire(), Wire()
-    first, second = Sender(one, departures), Sender(other, departures)
+    first, second = Sender(one, departures, one.refuse), Sender(other, departures, other.refuse)
 
     first.write(b"a")
     second.write(b"b")
@@ -41,7 +51,7 @@ async def test_what_one_turn_brings_leaves_at_its_end_in_one_piece_for_each():
 async def test_the_next_turn_is_another():
     departures = Departures()
     wire = Wire()
-    sender = Sender(wire, departures)
+    sender = Sender(wire, departures, wire.refuse)
     for piece in (b"a", b"b"):
         sender.write(piece)
         await asyncio.sleep(0)
@@ -52,13 +62,13 @@ async def test_the_next_turn_is_another():
 async def test_what_is_written_while_a_turn_ends_leaves_with_the_next():
     departures = Departures()
     wire = Wire()
-    sender = Sender(wire, departures)
+    sender = Sender(wire, departures, wire.refuse)
 
     class Answering(Wire):
         def write(self, data):
             sender.write(data)
 
-    Sender(Answering(), departures).write(b"a")
+    Sender(Answering(), departures, wire.refuse).write(b"a")
     await asyncio.sleep(0)
     at_first = list(wire.writes)
     await asyncio.sleep(0)
@@ -69,7 +79,7 @@ async def test_what_is_written_while_a_turn_ends_leaves_with_the_next():
 async def test_more_than_its_peer_s_slowness_may_hide_does_not_wait():
     """Guards the bound: a whole answer was read and held before anybody saw that its client takes nothing."""
     wire = Wire()
-    sender = Sender(wire, Departures())
+    sender = Sender(wire, Departures(), wire.refuse)
     sender.write(b"a" * HELD_BYTES_MAX)
     kept = list(wire.writes)
     sender.write(b"b")
@@ -80,9 +90,50 @@ async def test_more_than_its_peer_s_slowness_may_hide_does_not_wait():
     assert len(wire.writes) == 1
 
 
+async def test_to_a_peer_that_has_not_taken_what_was_sent_before_nothing_waits():
+    """Guards whoever looks whether to wait: told only at the end of the turn, it had read and sent more by then."""
+    wire = Wire()
+    sender = Sender(wire, Departures(), wire.refuse)
+    wire.unsent = 1
+    sender.write(b"a")
+
+    assert wire.writes == [b"a"]
+
+
+async def test_a_connection_that_has_ended_keeps_no_other_one_waiting():
+    """Guards those behind it: a transport raises for what is written to it after its end, and they were never sent to."""
+    departures = Departures()
+
+    class Ended(Wire):
+        def write(self, data):
+            raise RuntimeError("the handler is closed")
+
+    ended, wire = Ended(), Wire()
+    Sender(ended, departures, ended.refuse).write(b"a")
+    behind = Sender(wire, departures, wire.refuse)
+    behind.write(b"b")
+    with capture_logs() as said:
+        await asyncio.sleep(0)
+    behind.write(b"c")
+    await asyncio.sleep(0)
+
+    assert wire.writes == [b"b", b"c"]
+    assert [(line["event"], line["error"]) for line in said] == [("not_sent", "RuntimeError")]
+
+
+async def test_what_is_held_for_a_connection_that_has_ended_is_dropped():
+    wire = Wire()
+    sender = Sender(wire, Departures(), wire.refuse)
+    sender.write(b"a")
+    sender.drop()
+    await asyncio.sleep(0)
+
+    assert (wire.writes, wire.refused) == ([], False)
+
+
 async def test_what_is_held_can_be_sent_before_its_time_and_leaves_once():
     wire = Wire()
-    sender = Sender(wire, Departures())
+    sender = Sender(wire, Departures(), wire.refuse)
     sender.write(b"a")
     sender.flush()
     sender.flush()
@@ -102,7 +153,7 @@ def test_a_turn_ends_before_the_loop_waits_for_more(new_loop):
 
         class Echo(asyncio.Protocol):
             def connection_made(self, transport):
-                self.sender = Sender(transport, departures)
+                self.sender = Sender(transport, departures, transport.abort)
 
             def data_received(self, data):
                 self.sender.write(data)
@@ -123,3 +174,57 @@ def test_a_turn_ends_before_the_loop_waits_for_more(new_loop):
         loop.run_until_complete(answered())
     finally:
         loop.close()
+
+
+class Records:
+    """What is recorded in a turn, on a disk that may refuse it."""
+
+    def __init__(self):
+        self.refuses = False
+        self.written = []
+
+    def write(self):
+        self.written.append("records")
+        if self.refuses:
+            raise SpoolFailed("refused by the test")
+
+
+async def test_records_are_written_before_the_bytes_that_depend_on_them():
+    records, wire = Records(), Wire()
+    wire.writes = records.written
+    sender = Sender(wire, Departures(records.write), wire.refuse)
+    sender.write(b"a")
+    await asyncio.sleep(0)
+
+    assert records.written == ["records", b"a"]
+
+
+async def test_records_alone_are_written_at_the_end_of_their_turn():
+    records = Records()
+    departures = Departures(records.write)
+    departures.begin()
+    departures.begin()
+    await asyncio.sleep(0)
+
+    assert records.written == ["records"]
+
+
+@pytest.mark.parametrize("size", [1, HELD_BYTES_MAX + 1])
+async def test_nothing_leaves_whose_records_are_refused_and_the_next_turn_goes_on(size):
+    records, one, other = Records(), Wire(), Wire()
+    departures = Departures(records.write)
+    first, second = Sender(one, departures, one.refuse), Sender(other, departures, other.refuse)
+    records.refuses = True
+    first.write(b"a")
+    second.write(b"b" * size)
+    with capture_logs() as said:
+        await asyncio.sleep(0)
+        first.flush()
+    assert (one.refused, other.refused, one.writes + other.writes) == (True, True, [])
+    assert size > 1 or [line["connections"] for line in said] == [2]
+
+    records.refuses = False
+    first.write(b"c")
+    await asyncio.sleep(0)
+
+    assert one.writes == [b"c"]

@@ -1720,3 +1720,56 @@ async def test_an_answer_leaves_before_a_client_that_has_ended_its_side_is_close
 
     assert before == b""
     assert wire.taken.startswith(b"HTTP/1.1 200 OK")
+
+
+async def test_what_waits_for_the_end_of_a_turn_is_not_sent_to_a_client_that_is_gone():
+    """Guards the end of a connection: a provider's last words for it were written to what had ended."""
+    wire = Wire(answering)
+    wire.connection.data_received(GET % 1)
+    wire.ended = "closed"
+    wire.connection.connection_lost(None)
+    wire.listener.departures.leave()
+
+    assert wire.taken == b""
+
+
+async def sending_much(exchange):
+    while not exchange.body_read:
+        await exchange.read()
+    exchange.answer(200, b"OK", b"", b"a" * 700)
+
+
+async def test_a_client_that_is_to_be_waited_for_has_its_next_request_begun_when_it_has_taken_the_last_answer():
+    """Guards the time for a body: told to wait at the end of the turn, the listener forgot what the next request had begun."""
+    wire = Wire(sending_much, body_idle_timeout_s=10, body_rate_min=100)
+    wire.stalled = True
+    wire.arrive(GET % 1)
+    assert not wire.connection.writing_paused
+
+    wire.arrive(GET % 1 + b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
+    assert wire.connection.writing_paused
+    wire.stalled = False
+    wire.take()
+    for _ in range(3):
+        wire.pass_s(10)
+
+    assert wire.ended == "aborted"
+
+
+async def test_whether_a_client_is_to_be_waited_for_is_known_when_something_was_sent():
+    """Guards the rate of slow clients: one chunk more was written behind the count of what they had not taken."""
+    looked = []
+
+    async def handler(exchange):
+        exchange.start(200, b"OK", b"", length=2000)
+        for _ in range(3):
+            exchange.send(b"a" * 600)
+            looked.append(exchange.writing_paused)
+
+    wire = Wire(handler)
+    wire.stalled = True
+    wire.connection.write(b"b" * 10)
+    wire.listener.departures.leave()
+    wire.connection.data_received(GET % 1)
+
+    assert looked == [False, True, True]

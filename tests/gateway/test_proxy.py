@@ -598,6 +598,52 @@ async def test_what_can_not_be_recorded_does_not_look_like_success(gateway, endi
     capfd.readouterr()
 
 
+@pytest.mark.parametrize("ending", ENDINGS)
+async def test_what_the_disk_refuses_at_the_end_of_the_turn_does_not_look_like_success(gateway, ending, capfd):
+    """As above, where the outcome was taken and is not in the file when it is to be written."""
+    body, reply, mark = ENDINGS[ending]
+    script = answers(reply)
+    if ending in LATER:
+        go = asyncio.Event()
+        script = following(reply, go, LATER[ending])
+        asyncio.get_running_loop().call_later(0.05, go.set)
+    async with gateway(script) as made:
+        made.spool.refusing_then = {"turn", "write"}
+        async with client(made.port) as peer:
+            await peer.send(request(CHAT, body))
+            looks_whole = await whole_answer(peer)
+
+        assert not looks_whole
+        assert mark is None or mark == b"" or mark not in bytes(peer.seen)
+    capfd.readouterr()
+
+
+async def test_a_call_whose_intent_the_disk_refuses_at_the_end_of_the_turn_is_not_sent(gateway, capfd):
+    """Guards the bytes to the provider: held back with their record, and the client told to try again."""
+    async with gateway(answers(answer(b"{}"), answer(b"{}"))) as made, client(made.port) as peer:
+        await peer.send(request(CHAT))
+        first = await peer.message()
+        made.spool.refusing = {"turn"}
+        await peer.send(request(CHAT))
+        second = await peer.message()
+
+        assert (first.status, second.status) == (200, 503)
+        assert bytes(made.provider.peers[0].seen).count(b"POST ") == 1
+        await eventually(lambda: made.closed == ["unreachable"])
+        assert len(made.events) == 1
+    capfd.readouterr()
+
+
+async def test_a_call_whose_intent_is_refused_connects_to_nobody(gateway):
+    """Guards the calls for which a connection is made: they leave in a later turn than their intent."""
+    async with gateway(answers(answer(b"{}"))) as made:
+        made.spool.refusing = {"write"}
+        refused = await made.ask(request(CHAT))
+
+        assert refused.status == 503
+        assert made.provider.peers == []
+
+
 @pytest.mark.parametrize("ending", sorted(ENDINGS.keys() - LATER.keys()))
 async def test_the_end_of_an_answer_waits_for_the_disk_where_that_is_asked_for(gateway, ending):
     """Guards waiting for durable after the outcome, and before the call leaves."""
@@ -889,6 +935,7 @@ async def test_an_answer_that_breaks_off_never_looks_whole_and_is_recorded(gatew
         asyncio.get_running_loop().call_later(0.03, go.set)
 
         assert not await whole_answer(peer)
+        await eventually(lambda: made.events)
         (recorded,) = made.events
         assert recorded.quantities == quantities
         assert recorded.completeness is (Completeness.REPORTED if quantities else Completeness.UNKNOWN)

@@ -1042,3 +1042,39 @@ async def test_what_waits_for_the_end_of_a_turn_leaves_before_the_connection_is_
         connection.close()
 
         assert await soon(came) == ASK % 1 + b"more"
+
+
+async def test_what_has_not_left_when_a_call_is_given_up_never_leaves(pools):
+    """Guards the provider: a request of which the caller had been told that it failed was sent when it was given up."""
+    async with provider(answers(answer(b"one"), answer(b"two"))) as serving:
+        call, connection = await opened(pools, serving)
+        connection.send(POST, call, method="POST", whole=True)
+        connection.expire()
+        with pytest.raises(TooSlow):
+            await call.run(connection.answer())
+        await asyncio.sleep(0.05)
+
+        assert all(bytes(peer.seen) == b"" for peer in serving.peers)
+
+
+async def test_what_waits_for_the_end_of_a_turn_leaves_before_a_connection_whose_provider_has_ended_its_side(pools):
+    async with provider(answers(answer(b"one"))) as serving:
+        _, connection = await opened(pools, serving)
+        connection._waiting = False
+        connection._framing = http1.UntilClose()
+        written = []
+        connection._sender = upstream.Sender(Written(written), pool_of(pools, serving).departures, lambda: None)
+        connection.send_more(b"last words", last=False)
+        connection.eof_received()
+
+        assert written == [b"last words"]
+
+
+class Written:
+    """A transport that has sent all, and what is written to it."""
+
+    def __init__(self, written):
+        self.write = written.append
+
+    def get_write_buffer_size(self):
+        return 0

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -872,3 +872,143 @@ def test_a_spool_is_locked_before_anybody_can_see_a_segment_of_it(tmp_path):
     ended = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
 
     assert ended.stdout.split() == ["fcntl.flock", "os.rename"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One turn's records, in one piece
+
+
+@pytest.fixture
+def begun():
+    """How often a turn has begun in which there is something to write."""
+    return []
+
+
+@pytest.fixture
+def gathering(tmp_path, begun):
+    with opened(tmp_path) as spool:
+        spool.gather(lambda: begun.append(1))
+        yield spool
+
+
+def written(directory):
+    return [record.payload for record in read_to_end(directory, SPOOL_ID).records]
+
+
+def test_the_records_of_a_turn_are_written_in_one_piece_at_its_end(tmp_path, gathering, begun, monkeypatch):
+    writes = []
+    pwrite = os.pwrite
+    intent = gathering.admit(b"1")
+    monkeypatch.setattr("metering.spool.os.pwrite", lambda *how: writes.append(1) or pwrite(*how))
+    gathering.settle(intent, OUTCOME, b"2")
+    gathering.note(b"3")
+    assert (written(tmp_path), writes, begun) == ([], [], [1])
+
+    gathering.end_turn()
+    gathering.end_turn()
+
+    assert (written(tmp_path), writes, begun) == ([b"1", b"2", b"3"], [1], [1])
+    gathering.note(b"4")
+    assert begun == [1, 1]
+
+
+def test_what_was_gathered_is_written_before_the_spool_is_closed(tmp_path):
+    with opened(tmp_path) as spool:
+        spool.gather(lambda: None)
+        spool.note(b"1")
+
+    assert written(tmp_path) == [b"1"]
+
+
+def test_what_was_gathered_is_in_the_segment_that_it_had_room_in(tmp_path, gathering):
+    """Guards the order of segments: the next one began behind records that were in neither."""
+    for number in range(20):
+        gathering.note(LARGEST[: -len(b"%02d" % number)] + b"%02d" % number)
+        if number % 3 == 0:
+            gathering.end_turn()
+    gathering.end_turn()
+
+    read = read_to_end(tmp_path, SPOOL_ID)
+    assert ([record.payload[-2:] for record in read.records], read.damages) == (
+        [b"%02d" % number for number in range(20)],
+        [],
+    )
+    assert [record.sequence for record in read.records] == list(range(1, 21))
+
+
+def test_room_is_kept_beside_what_was_gathered(tmp_path):
+    """Guards the bound of a segment: records that are not written yet take room as those that are."""
+    with opened(tmp_path, segment_bytes=4 * RECORD_BYTES_MAX) as spool:
+        spool.gather(lambda: None)
+        for _ in range(8):
+            intent = spool.admit(LARGEST)
+            spool.settle(intent, OUTCOME, LARGEST)
+        spool.end_turn()
+        sizes = [path.stat().st_size for path in sorted(tmp_path.glob(f"*{SUFFIX}"))]
+
+    assert max(sizes) <= 4 * RECORD_BYTES_MAX
+    assert len(written(tmp_path)) == 16
+
+
+def test_a_turn_whose_records_went_into_a_new_segment_ends_well(tmp_path, gathering):
+    with instead_of_the_file(gathering, "/dev/full"):
+        gathering.note(b"1")
+        gathering.note(b"2")
+        gathering.end_turn()
+    gathering.note(b"3")
+    gathering.end_turn()
+
+    assert (written(tmp_path), gathering.given_up) == ([b"1", b"2", b"3"], 1)
+
+
+def test_a_turn_whose_records_the_disk_refuses_ends_badly_and_is_recorded_later(tmp_path, gathering):
+    intent = gathering.admit(b"1")
+    with no_further_segment(), instead_of_the_file(gathering, "/dev/full"), pytest.raises(SpoolFailed):
+        gathering.end_turn()
+    assert gathering.failed
+    with suppress(SpoolFailed):
+        gathering.settle(intent, CLOSED, b"2")
+    gathering.end_turn()  # Nothing was gathered in this one.
+
+    gathering.recover()
+    gathering.note(b"3")
+    gathering.end_turn()
+
+    assert written(tmp_path) == [b"1", b"2", b"3"]
+
+
+def test_a_turn_ends_badly_whoever_was_told_before_that_the_disk_refuses(tmp_path, gathering):
+    """Guards those who were not: another call, which needs a new segment, finds out first what theirs are not in."""
+    gathering.note(b"1")
+    with no_further_segment(), instead_of_the_file(gathering, "/dev/full"):
+        with pytest.raises(SpoolFailed):
+            [gathering.note(LARGEST) for _ in range(20)]
+        with pytest.raises(SpoolFailed):
+            gathering.end_turn()
+
+
+async def test_what_is_gathered_while_the_disk_is_asked_to_sync_is_not_taken_for_synced(tmp_path):
+    """Guards the moment at which a sync begins: a record counted as safe that was in no file."""
+    with opened(tmp_path, fsync=True) as spool:
+        spool.gather(lambda: None)
+        spool.note(b"1")
+        first = asyncio.ensure_future(spool.durable())
+        await asyncio.sleep(0)
+        spool.note(b"2")
+        await first
+        await spool.durable()
+
+        assert written(tmp_path) == [b"1", b"2"]
+        assert not spool._unconfirmed
+
+
+async def test_records_that_a_new_segment_begins_with_are_not_written_to_it_again(tmp_path):
+    with opened(tmp_path, fsync=True) as spool:
+        spool.gather(lambda: None)
+        spool.note(b"1")
+        with instead_of_the_file(spool, "/dev/full"):
+            await spool.durable()
+        spool.note(b"2")
+        await spool.durable()
+
+    assert written(tmp_path) == [b"1", b"2"]

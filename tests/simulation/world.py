@@ -17,6 +17,7 @@ import os
 import re
 import zlib
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -166,6 +167,8 @@ class Worker(Actor):
     def __init__(self, spool: Spool) -> None:
         super().__init__()
         self.spool = spool
+        self.turn: asyncio.Task[None] | None = None
+        """Ends the one in which something was recorded."""
         self.calls: list[Call] = []
         self.under_way: list[Call] = []
         self.durable_to = 0
@@ -309,7 +312,10 @@ class World:
             return None
         name = f"w{self.chance.randrange(3)}-{len(self.workers):04}"
         fsync = self.power and self.chance.random() < 0.7
-        worker = Worker(Spool(self.directory, name, fsync=fsync, segment_bytes=self.segment_bytes))
+        spool = Spool(self.directory, name, fsync=fsync, segment_bytes=self.segment_bytes)
+        worker = Worker(spool)
+        if self.chance.random() < 0.7:
+            spool.gather(partial(self._turn_begins, worker))
         self.workers[name] = worker
         try:
             worker.context.run(worker.spool.open)
@@ -341,15 +347,15 @@ class World:
         call.may = {ABSENT, UNKNOWN}
         try:
             call.sequence = spool.admit(call.begun)
-            if spool.fsync:
+            try:
+                await self._safe(worker)
+            except SpoolFailed:
                 try:
-                    await self._durable(worker)
-                except SpoolFailed:
-                    try:
-                        spool.settle(call.sequence, RecordKind.CLOSED, payload(closed(call.event_id)))
-                    finally:
-                        call.refused_at = spool._sequence
-                    raise
+                    spool.settle(call.sequence, RecordKind.CLOSED, payload(closed(call.event_id)))
+                finally:
+                    call.refused_at = spool._sequence
+                await self._end_of_turn(worker)
+                raise
         except SpoolFull:
             call.may = {ABSENT}
         except SpoolFailed:
@@ -360,6 +366,27 @@ class World:
             if not call.damaged:
                 call.may = {UNKNOWN}
             worker.under_way.append(call)
+
+    async def _safe(self, worker: Worker) -> None:
+        """Wait until what was recorded survives what it is to survive. Raises SpoolFailed."""
+        if worker.spool.fsync:
+            await self._durable(worker)
+        else:
+            await self._end_of_turn(worker)
+
+    def _turn_begins(self, worker: Worker) -> None:
+        if worker.turn is None:
+            worker.turn = self.loop.create_task(self._turn(worker), context=worker.context)
+
+    async def _turn(self, worker: Worker) -> None:
+        for _ in range(self.chance.randrange(3)):
+            await asyncio.sleep(0)
+        worker.turn = None
+        worker.spool.end_turn()
+
+    async def _end_of_turn(self, worker: Worker) -> None:
+        if worker.turn is not None:
+            await asyncio.shield(worker.turn)
 
     async def _durable(self, worker: Worker) -> None:
         target = worker.spool._sequence
@@ -383,8 +410,7 @@ class World:
         await self._acknowledged(worker, call)
 
     async def _acknowledged(self, worker: Worker, call: Call) -> None:
-        if worker.spool.fsync:
-            await self._durable(worker)
+        await self._safe(worker)
         if not call.damaged:
             call.may = {call.target}
 
@@ -424,8 +450,7 @@ class World:
     async def _noted_again(self, worker: Worker, call: Call, said: bytes) -> None:
         with suppress(SpoolFull):
             worker.spool.note(said)
-            if worker.spool.fsync:
-                await self._durable(worker)
+            await self._safe(worker)
             self.clashes.add(f"{call.event_id}:{_digest(said)}")
 
     def hang_up(self):
