@@ -253,7 +253,7 @@ def _zstd_frame() -> _Decoder:
 _gzip = _in_parts(lambda: _zlib(16 + zlib.MAX_WBITS), b"\x1f\x8b")
 _zstd = _in_parts(_zstd_frame, b"\x28\xb5\x2f\xfd")
 
-_DECODERS: dict[str, Callable[[], _Decoder]] = {
+_DECODERS: Final[dict[str, Callable[[], _Decoder]]] = {
     "gzip": _gzip,
     "x-gzip": _gzip,
     "deflate": _deflate,
@@ -264,7 +264,7 @@ _DECODERS: dict[str, Callable[[], _Decoder]] = {
 
 def plain_for(meter: Meter, head: ResponseHead) -> Meter:
     """The meter itself, or before an answer that is compressed one that feeds it the plain form."""
-    return Decoded(meter, head.encoding) if head.encoding in _DECODERS else meter
+    return Decoded(meter, head.encoding) if head.encoding and head.encoding in _DECODERS else meter
 
 
 ENCODINGS: Final = frozenset(_DECODERS)

@@ -7,17 +7,19 @@ blank line ends an event.
 from __future__ import annotations
 
 import re
+from typing import Final
 
-EVENT_BYTES_MAX = 16 << 20
+EVENT_BYTES_MAX: Final = 16 << 20
 """The largest event that is looked at. The largest seen in recordings has 100,867 bytes, partial images are larger; what
 exceeds the bound is passed over unread, so that one event can not fill the memory."""
 
-_BLANK_LINE = re.compile(rb"\n\n|\n\r\n|\r\r\n|\n\r(?=.)|\r\r(?=.)", re.DOTALL)
+_BLANK_LINE: Final = re.compile(rb"\n\n|\n\r\n|\r\r\n|\n\r(?=.)|\r\r(?=.)", re.DOTALL)
 """A carriage return that came last may be half of a line end: what it ends is told when the next byte has come."""
-_LOOK_BACK_BYTES = 3
+_LOOK_BACK_BYTES: Final = 3
 
-_CARRIAGE_RETURN = 0x0D
-"""As a number, for which bytes are looked through four times as fast."""
+_CARRIAGE_RETURN: Final = 0x0D
+_LINE_FEED: Final = 0x0A
+"""As numbers, for which bytes are looked through four times as fast."""
 
 
 class Frames:
@@ -36,8 +38,8 @@ class Frames:
         """Return the events that are complete with this chunk; joined with what came before they lose no byte."""
         rest = self.rest
         if not rest and not self.overflowed and chunk.endswith(b"\n\n") and _CARRIAGE_RETURN not in chunk:
-            # Most events are one line, whose end is found at once.
-            if chunk.find(b"\n") == len(chunk) - 2 or chunk.rfind(b"\n\n", 0, -1) < 0:
+            # Most events are one line.
+            if _LINE_FEED not in chunk[:-2] or chunk.rfind(b"\n\n", 0, -1) < 0:
                 return [chunk]
             if not chunk.endswith(b"\n\n\n"):
                 return [event + b"\n\n" for event in chunk[:-2].split(b"\n\n")]

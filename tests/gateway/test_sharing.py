@@ -169,6 +169,41 @@ def test_an_object_is_found_in_every_encoding_that_json_may_come_in(encoding):
     assert referred(body) == {RESPONSE}
 
 
+def joined(*parts):
+    """The parts, one after the other."""
+    return st.tuples(*(part if isinstance(part, st.SearchStrategy) else st.sampled_from(part) for part in parts)).map(
+        lambda found: "".join(found).encode()
+    )
+
+
+REFERRING = st.one_of(
+    joined(
+        ['"', "\n", "x"],
+        ["resp", "file", "vs", "tool"],
+        "_- ",
+        st.from_regex("[A-Za-z0-9]{14,18}", fullmatch=True),
+        '"\r,',
+    ),
+    joined(['"', "ApplicationSid=", "x"], ["MM", "AC", "re"], st.from_regex("[a-fA-F0-9]{32}", fullmatch=True), '"&'),
+    joined(
+        ['"', ""],
+        ["template_id", "Template_ID", "BATCH_ID", "batch_id", "batch"],
+        ['":"', '": "', '"'],
+        st.from_regex("[a-z0-9+=/-]{18,22}", fullmatch=True),
+        '",',
+    ),
+)
+
+
+@pytest.mark.parametrize("provider", PROVIDERS, ids=lambda provider: provider.name)
+@given(st.lists(REFERRING | st.binary(max_size=8), max_size=6).map(b"".join))
+def test_what_bears_no_sign_of_a_reference_holds_none(provider, body):
+    """Guards the sign that is looked for before the patterns are: sabotaged (a digit more), objects of others go through."""
+    found = {name.decode("latin-1") for pattern in provider.references for name in pattern.findall(body)}
+
+    assert set(References(provider).feed(body)) == found
+
+
 def test_an_object_that_is_a_part_of_a_form_is_found():
     form = b'--x\r\nContent-Disposition: form-data; name="file_id"\r\n\r\n' + FILE.encode() + b"\r\n--x--\r\n"
 

@@ -60,6 +60,12 @@ _REFERENCES = (re.compile(rb'"' + _WHOLE_ID), re.compile(rb"\n" + _WHOLE_ID))
 """A whole JSON string, or a whole part of a form. Ids are long and of one piece (24 to 50 characters in recordings), so
 that the names which applications give to their tools, `run_python_code`, are none."""
 
+_REFERENCE_SIGN = (
+    bytes(0x30 if bytes((one,)).isalnum() else 0x5F if one in b"-_" else 0x20 for one in range(256)),
+    b"_" + 16 * b"0",
+)
+"""What such an id is like where letters and digits are all zeros, and a dash is an underscore."""
+
 KEY_SUBPROTOCOL = "openai-insecure-api-key."
 """Before the key, among the subprotocols that a realtime client in a browser offers (OpenAI's realtime reference)."""
 
@@ -82,6 +88,7 @@ PROVIDER: Provider = Provider(
     ),
     object_id=_OBJECT_ID,
     references=_REFERENCES,
+    reference_sign=_REFERENCE_SIGN,
     refusal=refusal,
     missing=missing,
     labels=labels,

@@ -11,17 +11,20 @@ from gateway.messages import ResponseHead
 from gateway.providers import decoding, sse
 from gateway.providers.api import Meter, Prepared, Usage
 from gateway.providers.json_scan import UNREADABLE
-from gateway.providers.openai.documents import Answer, read_answer
+from gateway.providers.openai.documents import Answer, Documented, OddAnswer
 from gateway.providers.openai.requests import text
-from gateway.providers.openai.tools import NO_TOOLS, tools_used
-from gateway.providers.openai.usage import counted, is_documented, unseen
+from gateway.providers.openai.tools import Tools, tools_used
+from gateway.providers.openai.usage import counted, unseen
 from gateway.providers.revised import Revised
 from metering.usage import Completeness
 
 
-def _holds(value: msgspec.Raw) -> bool:
-    """True for an object, whatever it holds."""
-    return bytes(value).startswith(b"{")
+def _told(answer: Answer | OddAnswer) -> Documented | msgspec.Raw | None:
+    """The usage object of an answer, whatever it holds; None where there is none."""
+    usage = answer.usage
+    if usage is None or type(usage) is Documented:
+        return usage
+    return usage if bytes(usage).startswith(b"{") else None
 
 
 _REPORTED: Final = Completeness.REPORTED  # Looking it up in the enumeration is a call.
@@ -33,30 +36,31 @@ class _Findings:
     model: str | None = None
     external_id: str | None = None
     service_tier: str | None = None
-    usage: msgspec.Raw | None = None
+    usage: Documented | msgspec.Raw | None = None
+    tools: Tools | None = None
     background = False
     failed = False
 
     def __init__(self, prepared: Prepared) -> None:
-        self.tools = NO_TOOLS
         self.requested = prepared.resource
 
-    def see(self, answer: Answer) -> None:
+    def see(self, answer: Answer | OddAnswer) -> None:
         self.external_id = text(answer.id) or self.external_id
         self.model = text(answer.model) or self.model
         self.service_tier = text(answer.service_tier) or self.service_tier
-        if _holds(answer.usage):
-            self.usage = answer.usage
+        usage = _told(answer)
+        if usage is not None:
+            self.usage = usage
+            output = answer.output
             # Most outputs are words alone; looking for a call among them costs less than reading the items.
-            called = answer.tool_usage or (answer.output and bytes(answer.output).rfind(b'_call"') >= 0)
-            self.tools = tools_used(answer.output, answer.tool_usage, answer.tools) if called else NO_TOOLS
+            called = answer.tool_usage or (output and bytes(output).rfind(b'_call"') >= 0)
+            self.tools = tools_used(output, answer.tool_usage, answer.tools) if called else None
         # A background response is queued when it is created and runs on; what it uses is known when it is done. A
         # stream that is not of one begins as `in_progress`, too.
-        if answer.status is not None:
-            self.failed = answer.status == "failed"
-            self.background = answer.status == "queued" or (
-                answer.status == "in_progress" and answer.background is True
-            )
+        status = answer.status
+        if status is not None:
+            self.failed = status == "failed"
+            self.background = status == "queued" or (status == "in_progress" and answer.background is True)
 
     def result(self, *, whole: bool) -> Usage:
         metadata: dict[str, object] = {}
@@ -65,18 +69,20 @@ class _Findings:
         if self.service_tier is not None:
             metadata["service_tier"] = self.service_tier
         found: dict[str, int] = {}
-        documented = True
-        if self.usage is not None:
-            found, metadata["usage"] = counted(self.usage)
-            documented = is_documented(metadata["usage"])
-            if self.tools is not NO_TOOLS:
-                found.update(self.tools.quantities)
+        usage, tools = self.usage, self.tools
+        if usage is not None:
+            found, kept = counted(usage)
+            metadata["usage"] = kept
+            if kept is usage:
+                usage = None  # It is as it is documented: nothing is in it that nobody knows.
+            if tools is not None:
+                found.update(tools.quantities)
         if found:
             completeness = _REPORTED
         else:
             # One that is made in the background goes on though its stream broke off.
             completeness = Completeness.PENDING if self.background and self.external_id else Completeness.UNKNOWN
-        usage = Usage(
+        result = Usage(
             quantities=found,
             completeness=completeness,
             resource=self.model or self.requested,
@@ -84,25 +90,37 @@ class _Findings:
             metadata=metadata,
             failed=self.failed,
         )
-        if documented and self.tools is NO_TOOLS:
-            return usage
-        fields = () if documented or self.usage is None else unseen(self.usage)
-        return msgspec.structs.replace(usage, further=self.tools.further, unseen=fields + self.tools.unseen)
+        if usage is None and tools is None:
+            return result
+        fields = () if usage is None else unseen(usage)
+        if tools is None:
+            return msgspec.structs.replace(result, unseen=fields)
+        return msgspec.structs.replace(result, further=tools.further, unseen=fields + tools.unseen)
 
 
-def _read(text: bytes | bytearray) -> Answer | None:
+_read_answer: Final = msgspec.json.Decoder(Answer).decode
+_read_odd_answer: Final = msgspec.json.Decoder(OddAnswer).decode
+
+
+def _read_one(text: bytes | bytearray | msgspec.Raw) -> Answer | OddAnswer | None:
     try:
-        answer = read_answer(text)
+        return _read_answer(text)
+    except UNREADABLE:
+        pass
+    try:
+        return _read_odd_answer(text)
     except UNREADABLE:
         return None
-    if answer.response:
+
+
+def _read(text: bytes | bytearray) -> Answer | OddAnswer | None:
+    answer = _read_one(text)
+    if answer is not None and answer.response:
         # An event of a Responses stream holds the response, and says in its own `type` how far it is.
-        try:
-            inner = read_answer(answer.response)
-        except UNREADABLE:
-            return answer
-        inner.type = answer.type
-        return inner
+        inner = _read_one(answer.response)
+        if inner is not None:
+            inner.type = answer.type
+            return inner
     return answer
 
 
@@ -163,9 +181,9 @@ _END_IMAGE_TOOL: Final = re.compile(rb"\{[^{}]{0,500}\"type\"\s*:\s*\"image_gene
 """What a picture in a response makes it large for is told beside its usage."""
 
 
-def read_ends(body: bytes) -> Answer:
+def read_ends(body: bytes) -> OddAnswer:
     """Find the fields in a body whose middle was not kept: the usage last, the names first, as the provider writes them."""
-    answer = Answer()
+    answer = OddAnswer()
     for name, value in _END_FIELD.findall(body[:BODY_END_BYTES]) + _END_FIELD.findall(body[BODY_END_BYTES:]):
         if getattr(answer, name.decode()) is None:
             setattr(answer, name.decode(), value.decode("utf-8", "replace"))
@@ -209,7 +227,7 @@ class StreamMeter:
         for event in self._frames.feed(chunk):
             self._see(event)
         rest = self._frames.rest
-        if rest.endswith((b"\n", b"\r", b"[DONE]")):
+        if rest and rest.endswith((b"\n", b"\r", b"[DONE]")):
             # A client may act on a line before the blank one that ends the event has come.
             self._see(bytes(rest))
         return chunk
@@ -235,12 +253,15 @@ class StreamMeter:
 
     def _see(self, event: bytes) -> bool:
         """Take notice of one event; True if it is the usage chunk that a chat stream ends with when asked."""
-        # `rfind` looks for texts in half the time that `in` takes; what begins with an object is no `[DONE]`.
+        # `rfind` looks for texts in half the time that `in` takes, and how an event ends is seen in a tenth of it; what
+        # begins with an object is no `[DONE]`.
         if not event.startswith(b"data: {") and event.rfind(b"[DONE]") >= 0:
             self.concluded = self.concluded or sse.data(event).strip() == b"[DONE]"
         if (
             self._findings.external_id is not None
-            and (event.rfind(b'"usage":null') >= 0 or event.rfind(b'"usage"') < 0)
+            and (
+                event.endswith(b'"usage":null}\n\n') or event.rfind(b'"usage"') < 0 or event.rfind(b'"usage":null') >= 0
+            )
             and (self._bare or event.rfind(b'"response"') < 0)
         ):
             return False
@@ -251,7 +272,7 @@ class StreamMeter:
         self._bare = self._bare or bool(answer.choices)
         if isinstance(answer.type, str) and answer.type in CONCLUDING:
             self.concluded = True
-        return _holds(answer.usage) and bytes(answer.choices).strip() == b"[]"
+        return _told(answer) is not None and bytes(answer.choices).strip() == b"[]"
 
     def finish(self, *, whole: bool) -> tuple[bytes, Usage]:
         rest = bytes(self._frames.rest)

@@ -15,18 +15,20 @@ from gateway.providers.multipart import Fields
 from gateway.providers.openai.documents import (
     COUNT_MAX,
     MediaRequest,
+    ModelRequest,
     read_asked_session,
     read_media,
-    read_request,
     read_session,
     read_stream_options,
 )
+
+_read_request: Final = msgspec.json.Decoder(ModelRequest).decode
 
 
 def read_model_request(body: bytes) -> Prepared:
     """Learn what a body asks for and leave it as it is. What is not JSON is the provider's to refuse."""
     try:
-        request = read_request(body)
+        request = _read_request(body)
     except UNREADABLE:
         return Prepared(body=body)
     return Prepared(body=body, resource=text(request.model), stream=request.stream is True)
@@ -46,11 +48,13 @@ def ask_for_usage(body: bytes) -> Prepared:
     `stream_options` are of an unexpected shape are left for the provider to refuse.
     """
     try:
-        request = read_request(body)
+        request = _read_request(body)
+        if request.stream is not True:
+            return Prepared(body=body, resource=text(request.model))
+        prepared = Prepared(body=body, resource=text(request.model), stream=True)
         options = bytes(request.stream_options)
         asked = read_stream_options(options).include_usage if options.startswith(b"{") else None
-        prepared = Prepared(body=body, resource=text(request.model), stream=request.stream is True)
-        if not prepared.stream or not (asked is None or asked is False):
+        if not (asked is None or asked is False):
             return prepared
         if not options:
             brace = body.index(b"{") + 1

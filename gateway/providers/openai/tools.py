@@ -30,8 +30,6 @@ class Tools(NamedTuple):
     unseen: tuple[str, ...] = ()
 
 
-NO_TOOLS = Tools({})
-
 FURTHER_MAX = 16
 """So many pictures of one response become events of their own; none has been seen with more than a few."""
 

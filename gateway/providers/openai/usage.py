@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from itertools import islice
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import msgspec
 
 from gateway.providers.json_scan import UNREADABLE
-from gateway.providers.openai.documents import COUNT_MAX, Documented, InputDetails, OutputDetails, read_documented
+from gateway.providers.openai.documents import COUNT_MAX, Documented
 
 
 def quantities(usage: Mapping[str, object]) -> dict[str, int]:
@@ -166,36 +166,46 @@ def numbers_only(holder: Mapping[str, object], depth: int = 4) -> dict[str, obje
     return kept
 
 
+_UNSET: Final = msgspec.UNSET
+_fields: Final = msgspec.structs.astuple  # One call for all of them costs less than asking for two of them by name.
+
+
 def _documented_quantities(usage: Documented) -> dict[str, int]:
-    """What :func:`quantities` makes of it, at a third of the cost."""
+    """What :func:`quantities` makes of it, at a fifth of the cost."""
     found: dict[str, int] = {}
-    whole = usage.prompt_tokens
-    if whole is msgspec.UNSET:
-        whole = usage.input_tokens
-    if whole is not msgspec.UNSET:
-        found["input_tokens"] = whole
-        _take_parts(usage.prompt_tokens_details or usage.input_tokens_details, "input_tokens", _INPUT_PARTS, found)
-    whole = usage.completion_tokens
-    if whole is msgspec.UNSET:
-        whole = usage.output_tokens
-    if whole is not msgspec.UNSET:
-        found["output_tokens"] = whole
-        parts = usage.completion_tokens_details or usage.output_tokens_details
-        _take_parts(parts, "output_tokens", _OUTPUT_PARTS, found)
+    prompt, completion, _, of_prompt, of_completion, input_, of_input, output, of_output = _fields(usage)
+    if prompt is _UNSET:
+        prompt = input_
+    if prompt is not _UNSET:
+        _count_parts("input_tokens", prompt, of_prompt or of_input, _INPUT_DIMENSIONS, found)
+    if completion is _UNSET:
+        completion = output
+    if completion is not _UNSET:
+        _count_parts("output_tokens", completion, of_completion or of_output, _OUTPUT_DIMENSIONS, found)
     return found
 
 
-def _take_parts(
-    details: InputDetails | OutputDetails | msgspec.UnsetType,
-    whole: str,
-    parts: Iterable[tuple[str, str]],
-    found: dict[str, int],
-) -> None:
-    if details:
-        for name, part in parts:
-            amount = getattr(details, name)
-            if amount:
-                _take(whole, part, amount, found)
+_INPUT_DIMENSIONS: Final = [part for _, part in _INPUT_PARTS]
+_OUTPUT_DIMENSIONS: Final = [part for _, part in _OUTPUT_PARTS]
+"""What the first fields of the details are, in their order."""
+
+
+def _count_parts(name: str, whole: int, details: Any, dimensions: list[str], found: dict[str, int]) -> None:
+    """Count the parts that the details tell, each by itself, and under `name` what is left, as :func:`_take` does."""
+    found[name] = whole
+    if not details:
+        return
+    left = whole
+    told: tuple[Any, ...] = _fields(details)
+    for place, part in enumerate(dimensions):
+        amount = told[place]
+        if amount:
+            taken = min(cast("int", amount), left)
+            if taken:
+                found[part] = taken
+                left -= taken
+    if left != whole:
+        found[name] = left
 
 
 def is_documented(kept: object) -> bool:
@@ -203,10 +213,15 @@ def is_documented(kept: object) -> bool:
     return type(kept) is Documented
 
 
-def counted(usage: msgspec.Raw) -> tuple[dict[str, int], object]:
+_read_documented: Final = msgspec.json.Decoder(Documented).decode
+
+
+def counted(usage: Documented | msgspec.Raw) -> tuple[dict[str, int], object]:
     """What a usage object counts, and what of it is kept as it came."""
+    if type(usage) is Documented:
+        return _documented_quantities(usage), usage
     try:
-        documented = read_documented(usage)
+        documented = _read_documented(usage)
     except (msgspec.DecodeError, UnicodeDecodeError):
         # Something is there, or is written, as nobody has documented it: look at each field by itself.
         pass
@@ -249,12 +264,14 @@ UNSEEN_MAX: Final = 8
 """So many are named of one answer."""
 
 
-def unseen(usage: msgspec.Raw) -> tuple[str, ...]:
+def unseen(usage: Documented | msgspec.Raw) -> tuple[str, ...]:
     """The fields of a usage object that nobody here knows, by their paths; those that hold nothing are none.
 
     A new kind of use comes to light by its field: it is said, and not counted, since whether it is a part of what is
     counted nobody knows.
     """
+    if type(usage) is Documented:
+        return ()
     try:
         fields = msgspec.json.decode(usage)
     except UNREADABLE:

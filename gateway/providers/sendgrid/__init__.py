@@ -13,7 +13,7 @@ from gateway.providers.bearer import authorize, presented_key
 from gateway.providers.free import unlisted_by
 from gateway.providers.sendgrid.endpoints import ENDPOINTS
 from gateway.providers.sendgrid.figures import figures
-from gateway.providers.sendgrid.paths import OBJECT_ID, OPEN, REFERENCE
+from gateway.providers.sendgrid.paths import OBJECT_ID, OPEN, REFERENCE, REFERENCE_SIGN
 from gateway.providers.sendgrid.records import RECORDS, TOTALS
 from gateway.providers.sendgrid.refusals import missing, refusal
 from gateway.providers.sendgrid.unlisted import unknown
@@ -36,6 +36,7 @@ PROVIDER = Provider(
     administration=re.compile(rf"(?!(?:{OPEN})$).*", re.DOTALL),
     object_id=OBJECT_ID,
     references=(REFERENCE,),
+    reference_sign=REFERENCE_SIGN,
     refusal=refusal,
     missing=missing,
     webhooks=WEBHOOKS,

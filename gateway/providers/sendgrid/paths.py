@@ -22,3 +22,6 @@ REFERENCE = re.compile(
 )
 """All that these fields hold, or its beginning: an id among spaces is nobody's. What is shorter than the provider's ids
 is none, and no batch has a UUID: applications have fields of these names among their own data as well."""
+
+REFERENCE_SIGN = bytes(range(256)).lower(), b'_id"'
+"""How the names of these fields end, in any case."""

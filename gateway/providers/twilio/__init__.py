@@ -17,7 +17,7 @@ from gateway.providers.twilio.answers import judge_by_shape, meter
 from gateway.providers.twilio.endpoints import ENDPOINTS
 from gateway.providers.twilio.figures import figures
 from gateway.providers.twilio.owned_numbers import NUMBERS
-from gateway.providers.twilio.paths import ACCOUNT, LINKS, OBJECT_ID, OPEN, PRODUCTS, REFERENCE, place
+from gateway.providers.twilio.paths import ACCOUNT, LINKS, OBJECT_ID, OPEN, PRODUCTS, REFERENCE, REFERENCE_SIGN, place
 from gateway.providers.twilio.records import RECORDS, TOTALS
 from gateway.providers.twilio.refusals import authorize, missing, presented_key, refusal
 from gateway.providers.twilio.webhooks import WEBHOOKS
@@ -44,6 +44,7 @@ PROVIDER = Provider(
     administration=re.compile(rf"(?!(?:{OPEN.pattern})$).*", re.DOTALL),
     object_id=OBJECT_ID,
     references=(REFERENCE,),
+    reference_sign=REFERENCE_SIGN,
     refusal=refusal,
     missing=missing,
     links=LINKS,

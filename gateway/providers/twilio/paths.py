@@ -65,6 +65,9 @@ REFERENCE = re.compile(rb'(?:"|[sS][iI][dD][A-Za-z]{0,16}=)[\x00-\x20+]*((?!AC|M
 JSON the beginning of any text. A messaging service is no secret of whoever set it up: all who share the account can send
 by it, as they can from its numbers."""
 
+REFERENCE_SIGN = bytes(0x30 if one in b"0123456789abcdefABCDEF" else 0x20 for one in range(256)), 32 * b"0"
+"""What the end of a SID is like where hexadecimal digits are all zeros."""
+
 LINKS = Links(
     answers=re.compile(rf"/(?!api/).*|/api/{OLD_VERSION}/.*/Recordings(?:/.*)?", re.DOTALL),
     names=re.compile(rb"(?:[a-z0-9_]+_)?ur[il]"),

@@ -922,6 +922,53 @@ def test_a_usage_object_as_it_is_documented_counts_as_any_other_does(usage):
     assert msgspec.to_builtins(kept) == usage
 
 
+NUMBERS = COUNTS | st.sampled_from([-1, 0.5, 2.0, 1 << 53, (1 << 53) + 1, 1 << 70, None, "7", True, [], {}])
+USAGE = st.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens", "input_tokens", "queue_time"), NUMBERS),
+        **dict.fromkeys(
+            ("prompt_tokens_details", "completion_tokens_details"),
+            NUMBERS
+            | st.fixed_dictionaries(
+                {},
+                optional=dict.fromkeys(
+                    ("cached_tokens", "audio_tokens", "reasoning_tokens", "image_tokens", "new_tokens"), NUMBERS
+                ),
+            ),
+        ),
+    },
+)
+MEMBERS = st.one_of(
+    st.tuples(st.just("usage"), USAGE | NUMBERS),
+    st.tuples(st.sampled_from(["id", "model", "service_tier"]), st.sampled_from(["a", "b", "", 3, None])),
+    st.tuples(st.just("status"), st.sampled_from(["queued", "in_progress", "failed", "completed", None, 3])),
+    st.tuples(st.just("background"), st.booleans()),
+    st.tuples(st.just("choices"), st.just([{"message": {"content": 'is "usage": {"prompt_tokens": 5}'}}])),
+    st.tuples(
+        st.just("output"), st.sampled_from([[], [{"type": "web_search_call"}], [{"usage": {"input_tokens": 3}}]])
+    ),
+    st.tuples(st.just("tool_usage"), st.sampled_from([{}, {"web_search": {"num_requests": 2}}, {"image_gen": {}}])),
+)
+
+
+@given(st.lists(MEMBERS, max_size=8))
+def test_an_answer_that_is_read_at_once_says_what_one_says_that_is_read_twice(members):
+    """Guards the quick reading of what is common. A name may stand twice: the last one counts, as it does everywhere."""
+    body = b"{%b}" % b",".join(json.dumps(name).encode() + b":" + json.dumps(value).encode() for name, value in members)
+    twice = answers._Findings(Prepared(body=b"", resource="asked"))
+    twice.see(answers._read_odd_answer(body))
+
+    at_once = answers.read_usage(body, Prepared(body=b"", resource="asked"))
+
+    assert as_kept(at_once) == as_kept(twice.result(whole=True))
+
+
+def as_kept(usage):
+    """A usage with its metadata as the ledger has them."""
+    return msgspec.structs.replace(usage, metadata=msgspec.json.decode(msgspec.json.encode(usage.metadata)))
+
+
 @pytest.mark.parametrize(("status", "failed"), [("failed", True), ("completed", False), (None, False)])
 def test_a_response_that_failed_is_said_to_have_so_that_nobody_estimates_it(status, failed):
     response = {"id": "resp_1", "object": "response", "model": "gpt-4o", "status": status, "usage": None}
