@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := .tools/bin/uv
 export UV_PYTHON_DOWNLOADS := never
-COMPILED_TESTS := tests/test_builds.py tests/edge tests/pricing tests/metering/test_spool_records.py tests/metering/test_corrupted_spools.py
+COMPILED_TESTS := tests/test_builds.py tests/edge tests/gateway/test_access_log.py tests/gateway/test_call_ids.py tests/pricing tests/metering/test_spool_records.py tests/metering/test_corrupted_spools.py
 
 .PHONY: help run setup test check fix fuzz sdk-suite system chaos month outages bench bench-peers compiled lock clean
 
@@ -18,7 +18,7 @@ setup: .venv/.complete .venv/.node  ## Leave everything that running, testing an
 
 compiled: .venv/.compiled  ## Build the wheel as it is shipped, its busiest modules compiled, into .venv/compiled.
 
-test: .venv/.complete .venv/.node .venv/.compiled  ## Run the tests; those of the edge, of the spool and of prices also on what is compiled.
+test: .venv/.complete .venv/.node .venv/.compiled  ## Run the tests; those of the edge, of the spool, of prices and of what a call logs also on what is compiled.
 	$(BIN)/python -m pytest -q -n auto --dist loadfile --no-loadscope-reorder
 	@test ! -d .venv/compiled || TESTED_BUILD=compiled $(BIN)/python -m pytest -q -n auto --dist loadfile \
 		--no-loadscope-reorder -o pythonpath=".venv/compiled ." $(COMPILED_TESTS)

@@ -11,6 +11,9 @@ What to know when a module is on that list (all seen in trials of mypyc 2.4, and
   on the list: `asyncio.gather` returns no tuple, whatever its annotation says.
 - In one function, one name stands for one type of exception: two clauses with the same name fail at the second.
 - A slice of bytes that runs backwards raises, where the interpreter says that it is empty.
+- What a slice begins with may be worked out twice: `rest[os.write(fd, rest) :]` of a memoryview writes twice.
+- `items[at] += 1` adds as the interpreter does; `items[at] = items[at] + 1` is as cheap as it looks.
+- A tuple of known length is made anew wherever it is passed on or gone through, unless it is annotated as any length's.
 - A constant that is `Final` costs nothing to look up; another one is looked for in a dictionary each time.
 """
 

@@ -69,6 +69,9 @@ def supervise(
     settings: Settings, read: Read, role: str, new_event_loop: Callable[[], asyncio.AbstractEventLoop] | None
 ) -> None:
     """Run the gateway, or one role of it, in processes of their own until SIGTERM or SIGINT. Raises StartRefused."""
+    # Here and not in each fork: they share it, and one that follows later would import what an upgrade has put there since.
+    from metering import database_postgres  # noqa: F401, PLC0415 - SQLite does without
+
     check_process(settings)
     # Bound here, so that processes can follow one another on the same ports.
     proxy = None if role == "backoffice" else _bound("proxy", settings.proxy)

@@ -13,7 +13,6 @@ import os
 import struct
 import time
 import zlib
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import count, product
@@ -61,7 +60,7 @@ WEBHOOK_OUTCOMES: Final = (
 )  # fmt: skip
 """What can become of what a provider tells by itself."""
 
-GATEWAY_US_BOUNDS: Final = (
+GATEWAY_US_BOUNDS: Final[tuple[int, ...]] = (
     250,
     500,
     1_000,
@@ -161,12 +160,16 @@ _CALLS: Final[dict[str | None, int]] = {
     name: _BEGINNINGS[CALLS.name] + at * len(CLASSES)
     for at, name in enumerate((*(provider.name for provider in PROVIDERS), OTHER, None))
 }
+_CALLS_OF_OTHERS: Final = _CALLS[OTHER]
 _ERRORS: Final = {error: _BEGINNINGS[CALL_ERRORS.name] + at for at, error in enumerate(ERRORS)}
 _WEBHOOKS: Final = {outcome: _BEGINNINGS[WEBHOOKS.name] + at for at, outcome in enumerate(WEBHOOK_OUTCOMES)}
 _OUTCOMES: Final = {completeness: _BEGINNINGS[OUTCOMES.name] + at for at, completeness in enumerate(Completeness)}
-_BUCKETS, _GATEWAY_US, _UPSTREAM_US, _INTENTS, _CLOSED, _UNKNOWN_FIELDS = (
-    _BEGINNINGS[metric.name] for metric in (BUCKETS, GATEWAY_US, UPSTREAM_US, INTENTS, CLOSED, UNKNOWN_FIELDS)
-)
+_BUCKETS: Final = _BEGINNINGS[BUCKETS.name]
+_GATEWAY_US: Final = _BEGINNINGS[GATEWAY_US.name]
+_UPSTREAM_US: Final = _BEGINNINGS[UPSTREAM_US.name]
+_INTENTS: Final = _BEGINNINGS[INTENTS.name]
+_CLOSED: Final = _BEGINNINGS[CLOSED.name]
+_UNKNOWN_FIELDS: Final = _BEGINNINGS[UNKNOWN_FIELDS.name]
 
 _HEAD: Final = struct.Struct("<II")
 """Which layout it is, and the checksum of the words: a file that is read while it is written is read again."""
@@ -218,10 +221,17 @@ class Counters:
     def called(self, provider: str | None, status: int, error: str | None, gateway_us: int, upstream_us: int) -> None:
         """A call is over; `status` is 0 where the client got no answer."""
         words = self._words
-        words[_CALLS[provider if provider in _CALLS else OTHER] + status // 100] += 1
-        words[_BUCKETS + bisect_left(GATEWAY_US_BOUNDS, gateway_us)] += 1
-        words[_GATEWAY_US] += gateway_us
-        words[_UPSTREAM_US] += upstream_us
+        calls = _CALLS.get(provider, _CALLS_OF_OTHERS) + status // 100
+        words[calls] = words[calls] + 1
+        bucket = _BUCKETS
+        # Most calls are in the first buckets.
+        for bound in GATEWAY_US_BOUNDS:
+            if gateway_us <= bound:
+                break
+            bucket += 1
+        words[bucket] = words[bucket] + 1
+        words[_GATEWAY_US] = words[_GATEWAY_US] + gateway_us
+        words[_UPSTREAM_US] = words[_UPSTREAM_US] + upstream_us
         if error is not None:
             words[_ERRORS[error if error in _ERRORS else OTHER]] += 1
 

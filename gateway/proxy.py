@@ -29,6 +29,7 @@ from typing import Final
 import msgspec
 
 from gateway import errors, headers, http1, upstream
+from gateway.access_log import AccessLog
 from gateway.account_alias import AccountAlias, Restoring, hidden
 from gateway.answer_links import AnswerLinks, Hosts, Leading, address_of
 from gateway.call_ids import new_call_id
@@ -59,9 +60,8 @@ from gateway.routing import Route, Routes
 from gateway.sharing import References, is_within, named_objects
 from gateway.snapshot import RequestTags, Snapshot
 from gateway.strand import PARK
-from gateway.telemetry import AccessLog, CallLine, log
+from gateway.telemetry import log
 from gateway.upstream import Connection, Origin, Pool, Upstream
-from metering.columns import iso_ms
 from metering.database import DatabaseUnavailable
 from metering.spool import SpoolFailed, SpoolFull
 from metering.usage import Completeness
@@ -815,29 +815,22 @@ class Proxy:
     def _log(self, exchange: Exchange, call: Call) -> None:
         took_us = int((time.perf_counter() - call.began) * 1e6)
         upstream_us = int(call.upstream_s * 1e6)
-        route, caller, event = call.route, call.caller, call.event
+        route, caller = call.route, call.caller
         provider = None if route is None else route.provider.name
         self._counters.called(provider, exchange.status, call.error, took_us - upstream_us, upstream_us)
         self._access_log.call(
-            CallLine(
-                "info",
-                iso_ms(call.arrived_ms),
-                call.call_id,
-                exchange.status,
-                exchange.head.method,
-                provider,
-                None if route is None else route.endpoint.name,
-                None if caller is None else caller.tenant.tenant_id,
-                None if caller is None else caller.key.key_id,
-                took_us / 1000,
-                upstream_us / 1000,
-                (took_us - upstream_us) / 1000,
-                None if event is None else event.event_type,
-                None if event is None else event.resource,
-                None if event is None else event.completeness,
-                None if event is None else event.quantities,
-                call.error,
-            )
+            arrived_ms=call.arrived_ms,
+            call_id=call.call_id,
+            status=exchange.status,
+            method=exchange.head.method,
+            provider=provider,
+            endpoint=None if route is None else route.endpoint.name,
+            tenant_id=None if caller is None else caller.tenant.tenant_id,
+            key_id=None if caller is None else caller.key.key_id,
+            took_us=took_us,
+            upstream_us=upstream_us,
+            event=call.event,
+            error=call.error,
         )
 
 

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from gateway import errors, installation
+from gateway.access_log import AccessLog
 from gateway.accounts import NotAcceptable, NotPublished
 from gateway.books import books_of
 from gateway.call_ids import new_call_id
@@ -40,7 +41,7 @@ from gateway.routing import Routes
 from gateway.settings import OnDisconnect, ProxySettings, Settings, Unlisted
 from gateway.snapshot import EMPTY, SnapshotFile
 from gateway.supervisor import Life, StartRefused
-from gateway.telemetry import AccessLog, log
+from gateway.telemetry import log
 from gateway.upstream import Upstream
 from gateway.webhooks import Webhooks
 from metering.database import DatabaseUnavailable

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import Any
 import msgspec
 
 from gateway import keys, snapshot
+from gateway.access_log import AccessLog
 from gateway.callback_addresses import CallbackAddresses
 from gateway.callers import Callers
 from gateway.cost_estimates import CostEstimates
@@ -29,7 +31,6 @@ from gateway.proxy import Proxy, Rules
 from gateway.recorder import Recorder
 from gateway.routing import Routes
 from gateway.snapshot import KeyRecord, Snapshot, SnapshotFile, TenantRecord
-from gateway.telemetry import CallLine
 from gateway.upstream import Origin, Upstream
 from metering.database import DatabaseUnavailable
 from metering.intents import Closed, Intent
@@ -215,14 +216,13 @@ class Proxied:
     directory: Path
     order: list[str] = field(default_factory=list)
     """What happened, in order: records of the spool, and what the scripts of client and provider add."""
-    lines: list[dict[str, Any]] = field(default_factory=list)
-    """The access log."""
     objects: Remembered = field(default_factory=Remembered)
     port: int = 0
     spool: WatchedSpool = field(init=False)
     listener: Listener = field(init=False)
     proxy: Proxy = field(init=False)
     published: SnapshotFile = field(init=False)
+    access_log: AccessLog = field(init=False)
 
     def publish(self, tenant: TenantRecord) -> None:
         """A tenant as it is from now on; the worker has looked."""
@@ -231,9 +231,15 @@ class Proxied:
         snapshot.write(self.directory.parent / "snapshot.json", msgspec.structs.replace(current, tenants=tenants))
         self.published.refresh()
 
-    def call(self, said: CallLine) -> None:
-        """The access log's side."""
-        self.lines.append(msgspec.json.decode(msgspec.json.encode(said)))
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """The access log, as far as it goes."""
+        self.access_log.flush()
+        return [json.loads(line) for line in self.logged.read_bytes().splitlines()]
+
+    @property
+    def logged(self) -> Path:
+        return self.directory.parent / "access-log"
 
     @property
     def spooled(self) -> bytes:
@@ -335,6 +341,8 @@ async def proxied(
         estimator = Estimator()
         await estimator.close()
     made.published = snapshot_in(directory)
+    logging = os.open(made.logged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    made.access_log = AccessLog(logging, as_json=True)
     made.proxy = Proxy(
         routes=Routes(PROVIDERS),
         callers=Callers(made.published, SECRETS, None),
@@ -356,7 +364,7 @@ async def proxied(
         else {},
         secrets=SECRETS,
         rules=Rules(unlisted_forwarded=unlisted, drain_on_disconnect=drain, shared_reads=shared_reads),
-        access_log=made,  # type: ignore[arg-type]
+        access_log=made.access_log,
         counters=counters,
         cost_estimates=CostEstimates(load_books),
         estimator=estimator,
@@ -373,3 +381,5 @@ async def proxied(
         await pool.close()
         await eventually(lambda: not made.listener.busy)
         spool.close()
+        made.access_log.flush()
+        os.close(logging)

@@ -1,5 +1,8 @@
 """Ids of our own making."""
 
+import os
+import subprocess
+import sys
 import uuid
 
 from gateway.call_ids import new_call_id
@@ -23,3 +26,27 @@ def test_an_id_begins_with_its_moment_so_that_ids_sort_by_time():
 
 def test_no_two_ids_of_one_moment_are_the_same():
     assert len({new_call_id(1_700_000_000_000) for _ in range(10_000)}) == 10_000
+
+
+FORKING = """
+import os
+from gateway.call_ids import new_call_id
+
+new_call_id()
+forked = os.fork()
+ids = "".join(f"{new_call_id(1_700_000_000_000)}\\n" for _ in range(300))
+os.write(1, ids.encode())
+if forked:
+    os.waitpid(forked, 0)
+"""
+
+
+def test_a_forked_process_makes_other_ids_than_its_parent():
+    """Guards register_at_fork: what the parent drew and did not use would be used by each of its workers."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+    told = subprocess.run(
+        (sys.executable, "-c", FORKING), env=environment, capture_output=True, text=True, check=True, timeout=60
+    )
+
+    assert len(set(told.stdout.split())) == 600

@@ -72,6 +72,22 @@ def test_told_to_stop_with_all_its_processes_at_once_it_stops_in_its_own_order(t
         assert gateway.gateway.popen.poll() is None
 
 
+def test_what_a_worker_has_imported_was_there_before_it(tmp_path, on_postgres):
+    """Guards the import before the fork: each worker had the driver of the database to itself, and one that is started after
+    an upgrade would have had another version of it than its own code is of."""
+    with installation(tmp_path, **on_postgres) as gateway:
+        call(gateway, gateway.tenant("acme"))
+
+        def extensions(process):
+            return {one.path for one in process.memory_maps() if ".cpython-" in one.path}
+
+        _, *workers = children(gateway)
+        there = extensions(psutil.Process(gateway.gateway.popen.pid))
+        assert there
+        for worker in workers:
+            assert extensions(worker) <= there
+
+
 def test_workers_without_a_back_office_wait_for_what_it_publishes(tmp_path, on_postgres):
     """Guards keys that are right: a worker that began with none published would tell them that they are unknown."""
     simulator = simulator_process(tmp_path / "truth.jsonl")
