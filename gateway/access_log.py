@@ -14,8 +14,8 @@ from typing import Final
 
 import msgspec
 
+from gateway.recorder import Outcome
 from metering.columns import iso_ms
-from metering.usage import UsageEvent
 
 GATHERED_S: Final = 0.01
 """So long a line waits for others, unless there are enough."""
@@ -68,7 +68,7 @@ class AccessLog:
         key_id: str | None,
         took_us: int,
         upstream_us: int,
-        event: UsageEvent | None,
+        outcome: Outcome | None,
         error: str | None,
     ) -> None:
         """Write the line of one call; what is None is not said.
@@ -85,9 +85,9 @@ class AccessLog:
             if second != self._second:
                 self._second, self._second_said = second, iso_ms(second * 1000)[: -len("000Z")].encode()
             used = b""
-            if event is not None:
-                use = self._piece(_USE, (event.event_type, event.resource, event.completeness))
-                used = b'%b,"usage":%b' % (use, _encode(event.quantities))
+            if outcome is not None:
+                use = self._piece(_USE, (outcome.event_type, outcome.resource, outcome.completeness))
+                used = b'%b,"usage":%b' % (use, _encode(outcome.quantities))
             line = (
                 b'{"event":"call","level":"info","timestamp":"%b%bZ","call_id":"%b"%b,"duration_ms":%d%b,"upstream_ms":%d%b,"gateway_ms":%d%b%b%b}\n'
                 % (
@@ -106,14 +106,14 @@ class AccessLog:
                 )
             )
         else:
-            usage = "" if event is None else " ".join(f"{name}={amount}" for name, amount in event.quantities.items())
+            usage = "" if outcome is None else " ".join(f"{name}={used}" for name, used in outcome.quantities.items())
             parts = (
                 iso_ms(arrived_ms)[11:23],
                 str(status),
                 tenant_id or "-",
                 f"{provider or '-'}.{endpoint or '-'}",
                 f"{took_us / 1000} ms (gateway {gateway_us / 1000} ms)",
-                usage or (event is not None and event.completeness) or error,
+                usage or (outcome is not None and outcome.completeness) or error,
                 call_id,
             )
             line = "  ".join(part for part in parts if part).encode() + b"\n"

@@ -191,7 +191,7 @@ class Call:
     """One call under way; filled in as it goes along."""
 
     # Most calls leave most of these as they are, which then costs them nothing.
-    event: Outcome | None = None
+    outcome: Outcome | None = None
     error: str | None = None
     upstream_s = 0.0
     """How long the provider was waited for."""
@@ -349,7 +349,7 @@ class Proxy:
         finally:
             if call.kept is not None:
                 call.kept.drop()
-            call.event = self._recorder.lost(recording) or call.event
+            call.outcome = self._recorder.lost(recording) or call.outcome
 
     def _tagged(self, caller: Caller, provider: Provider, body: bytes) -> Caller:
         """The caller, whose call is tagged with what its body says of itself as well."""
@@ -598,7 +598,7 @@ class Proxy:
                 passed = meter.feed(chunk)
                 if restoring is not None:
                     passed = restoring.feed(passed)
-                if call.event is None and meter.concluded:
+                if call.outcome is None and meter.concluded:
                     await self._outcome(call, meter, head)
                 if passed and (not streamed or length is not None):
                     # At most one chunk is held: the last one must not leave before the usage is recorded. What ends the
@@ -618,17 +618,17 @@ class Proxy:
             if held:
                 exchange.send(held)
             exchange.abort()
-            if call.event is None:
+            if call.outcome is None:
                 _, usage = meter.finish(whole=False)
                 if kept is not None and usage.estimable:
                     usage = await self._estimated(call, kept, usage, head, ESTIMATE_ALONE_S)
-                call.event = self._recorder.outcome(call.recording, usage, status)
+                call.outcome = self._recorder.outcome(call.recording, usage, status)
             return
         rest, usage = meter.finish(whole=True)
-        if call.event is None:
+        if call.outcome is None:
             if kept is not None and usage.estimable:
                 usage = await self._estimated(call, kept, usage, head, ESTIMATE_S)
-            call.event = self._recorder.outcome(call.recording, usage, status)
+            call.outcome = self._recorder.outcome(call.recording, usage, status)
             if self._recorder.syncs:
                 await self._recorder.durable()
         elif usage.late:
@@ -651,7 +651,7 @@ class Proxy:
             if usage.estimable:
                 usage = await self._estimated(call, call.kept, usage, head, ESTIMATE_S)
             call.kept.drop()
-        call.event = self._recorder.outcome(call.recording, usage, head.status)
+        call.outcome = self._recorder.outcome(call.recording, usage, head.status)
         if self._recorder.syncs:
             await self._recorder.durable()
         else:
@@ -738,7 +738,7 @@ class Proxy:
         finally:
             sitting.close()
         connection.close()
-        call.event = self._recorder.outcome(call.recording, meter.finish(), head.status)
+        call.outcome = self._recorder.outcome(call.recording, meter.finish(), head.status)
 
     async def _converse(
         self, exchange: Exchange, call: Call, plan: Plan, connection: Connection, meter: SessionMeter, sitting: Sitting
@@ -814,7 +814,7 @@ class Proxy:
 
     def _log(self, exchange: Exchange, call: Call) -> None:
         took_us = int((time.perf_counter() - call.began) * 1e6)
-        upstream_us = int(call.upstream_s * 1e6)
+        upstream_us = min(took_us, int(call.upstream_s * 1e6))
         route, caller = call.route, call.caller
         provider = None if route is None else route.provider.name
         self._counters.called(provider, exchange.status, call.error, took_us - upstream_us, upstream_us)
@@ -829,7 +829,7 @@ class Proxy:
             key_id=None if caller is None else caller.key.key_id,
             took_us=took_us,
             upstream_us=upstream_us,
-            event=call.event,
+            outcome=call.outcome,
             error=call.error,
         )
 

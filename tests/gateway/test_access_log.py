@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from gateway import access_log
 from gateway.access_log import AccessLog
+from gateway.providers.api import Usage
+from gateway.recorder import Outcome
 from metering.columns import iso_ms
-from metering.usage import Completeness, UsageEvent
+from metering.usage import Completeness
 
 ARRIVED_MS = 1_700_000_000_123
 
@@ -44,24 +46,14 @@ class Line(msgspec.Struct, tag_field="event", tag="call", omit_defaults=True):
 
 def call(log, **said):
     """Have it say of a call that it took 1.5 ms, and the provider half a millisecond of them."""
-    named = dict.fromkeys(("provider", "endpoint", "tenant_id", "key_id", "event", "error"))
+    named = dict.fromkeys(("provider", "endpoint", "tenant_id", "key_id", "outcome", "error"))
     took = {"took_us": 1500, "upstream_us": 500}
     log.call(**{"arrived_ms": ARRIVED_MS, "call_id": "c1", "status": 200, "method": "POST"} | named | took | said)
 
 
 def used(resource=None, event_type="tokens", completeness=Completeness.REPORTED, **quantities):
     """What was used in a call, as far as the log says it."""
-    return UsageEvent(
-        event_id="c1",
-        tenant_id="acme",
-        source="openai",
-        event_type=event_type,
-        endpoint="embeddings",
-        occurred_at_ms=ARRIVED_MS,
-        completeness=completeness,
-        resource=resource,
-        quantities=quantities,
-    )
+    return Outcome(event_type, Usage(quantities=quantities, completeness=completeness, resource=resource), b"")
 
 
 @pytest.fixture
@@ -86,7 +78,7 @@ def lines(fd):
 async def test_a_call_is_one_line_of_json(pipe):
     reading, writing = pipe
 
-    call(AccessLog(writing, as_json=True), event=used(input_tokens=3))
+    call(AccessLog(writing, as_json=True), outcome=used(input_tokens=3))
     await asyncio.sleep(5 * access_log.GATHERED_S)
 
     (written,) = lines(reading)
@@ -121,15 +113,19 @@ calls = st.fixed_dictionaries(
         "key_id": said,
         "upstream_us": microseconds,
         "error": said,
-        "event": st.none()
+        "outcome": st.none()
         | st.builds(
             used,
             said | st.text(min_size=access_log.PIECE_BYTES_MAX),
             st.text(),
             st.sampled_from(Completeness),
         ).flatmap(
-            lambda event: st.dictionaries(st.text(), st.integers(-(1 << 53), 1 << 53)).map(
-                lambda quantities: msgspec.structs.replace(event, quantities=quantities)
+            lambda outcome: st.dictionaries(st.text(), st.integers(-(1 << 53), 1 << 53)).map(
+                lambda quantities: Outcome(
+                    outcome.event_type,
+                    Usage(quantities=quantities, completeness=outcome.completeness, resource=outcome.resource),
+                    b"",
+                )
             )
         ),
     }
@@ -147,7 +143,7 @@ def test_a_line_is_byte_for_byte_what_msgspec_would_write(of_calls):
     async def say_all():
         nonlocal written, expected
         for made, gateway_us in of_calls * 2:
-            took_us, event = made["upstream_us"] + gateway_us, made["event"]
+            took_us, outcome = made["upstream_us"] + gateway_us, made["outcome"]
             log.call(**made, took_us=took_us)
             log.flush()
             while select.select([reading], [], [], 0)[0]:
@@ -162,9 +158,9 @@ def test_a_line_is_byte_for_byte_what_msgspec_would_write(of_calls):
                 upstream_ms=made["upstream_us"] / 1000,
                 gateway_ms=gateway_us / 1000,
             )
-            if event is not None:
-                line.event_type, line.resource = event.event_type, event.resource
-                line.completeness, line.usage = event.completeness, event.quantities
+            if outcome is not None:
+                line.event_type, line.resource = outcome.event_type, outcome.resource
+                line.completeness, line.usage = outcome.completeness, outcome.quantities
             expected += msgspec.json.encode(line) + b"\n"
 
     try:
@@ -182,13 +178,13 @@ async def test_what_is_remembered_has_a_bound(pipe):
     log = AccessLog(writing, as_json=True)
 
     for number in range(3 * access_log.PIECES_MAX):
-        call(log, event=used(f"model {number}"))
+        call(log, outcome=used(f"model {number}"))
         log.flush()
         (written,) = lines(reading)
         assert json.loads(written)["resource"] == f"model {number}"
     assert len(log._pieces) <= access_log.PIECES_MAX
     remembered = len(log._pieces)
-    call(log, event=used("m" * 2000))
+    call(log, outcome=used("m" * 2000))
     assert len(log._pieces) == remembered
 
 
@@ -196,7 +192,7 @@ async def test_a_terminal_gets_a_line_that_people_read(pipe):
     reading, writing = pipe
     log = AccessLog(writing, as_json=False)
 
-    call(log, tenant_id="acme", provider="openai", endpoint="embeddings", event=used(input_tokens=3))
+    call(log, tenant_id="acme", provider="openai", endpoint="embeddings", outcome=used(input_tokens=3))
     call(log, status=401, error="missing_key")
     log.flush()
 
@@ -234,7 +230,7 @@ async def test_a_reader_that_does_not_read_stops_no_call_and_loses_no_line(pipe)
     count = 3000
 
     for number in range(count):
-        call(log, call_id=str(number), event=used("x" * 100))
+        call(log, call_id=str(number), outcome=used("x" * 100))
         if number % 100 == 0:
             await asyncio.sleep(0)
     found = b""
@@ -256,7 +252,7 @@ async def test_what_nobody_reads_has_a_bound_and_is_counted(pipe):
     log = AccessLog(writing, as_json=True)
 
     for _ in range(10_000):
-        call(log, event=used("x" * 3000))
+        call(log, outcome=used("x" * 3000))
 
     assert log.dropped > 5_000
     assert log._size < access_log.BACKLOG_BYTES_MAX + 10_000
