@@ -26,7 +26,7 @@ class Departures:
     __slots__ = ("_begun", "_loop", "_senders", "_write_records")
 
     def __init__(self, write_records: Callable[[], None] = lambda: None) -> None:
-        """`write_records` raises SpoolFailed where what was recorded in this turn is not safe; then nothing of it leaves."""
+        """`write_records` raises SpoolFailed where that can not be; it has then called `refuse`."""
         self._write_records = write_records
         self._senders: list[Sender] = []
         self._begun = False
@@ -48,20 +48,24 @@ class Departures:
     def leave(self) -> None:
         """The turn is over."""
         self._begun = False
-        senders, self._senders = self._senders, []
         try:
             self._write_records()
-        except SpoolFailed as failed:
-            if senders:
-                log.critical("usage_not_recorded", connections=len(senders), reason=str(failed))
-            for sender in senders:
-                sender.refuse()
-        else:
-            for sender in senders:
-                try:
-                    sender.send()
-                except Exception as error:  # noqa: BLE001  Whoever is behind does not wait for ever on its account.
-                    log.error("not_sent", error=type(error).__name__)
+        except SpoolFailed:
+            return
+        senders, self._senders = self._senders, []
+        for sender in senders:
+            try:
+                sender.send()
+            except Exception as error:  # noqa: BLE001  Whoever is behind does not wait for ever on its account.
+                log.error("not_sent", error=type(error).__name__)
+
+    def refuse(self, reason: str) -> None:
+        """Records of this turn are not safe: let nothing leave of what waits."""
+        senders, self._senders = self._senders, []
+        if senders:
+            log.critical("usage_not_recorded", connections=len(senders), reason=reason)
+        for sender in senders:
+            sender.refuse()
 
 
 class Sender:

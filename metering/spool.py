@@ -70,9 +70,8 @@ class Spool:
         self._under_way = 0
         self._gathered: list[bytes] = []
         self._gathered_bytes = 0
-        self._when_gathering: Callable[[], None] | None = None
-        self._kept_back = False
-        """True where the disk has refused something that was gathered in this turn."""
+        self._began: Callable[[], None] | None = None
+        self._refused: Callable[[str], None] | None = None
         self._unconfirmed: deque[bytes] = deque()
         """The last records, oldest first, that the disk may not have: those not yet synced, or that it refused. They are few:
         so many calls are under way at most."""
@@ -101,30 +100,24 @@ class Spool:
             lock.unlink()
             raise
 
-    def gather(self, began: Callable[[], None]) -> None:
-        """From here on, the records of one turn are written in one piece, when `end_turn` is called or sooner. Nothing may
-        leave before that depends on them. `began` is called when there is something to be written."""
-        self._when_gathering = began
+    def gather(self, began: Callable[[], None], refused: Callable[[str], None]) -> None:
+        """From here on, records are in the file when `write_gathered` has returned, to be called when a turn is over at the
+        latest. Nothing may leave before that depends on them.
 
-    def end_turn(self) -> None:
-        """Have in the file what was recorded since this was called last. Raises SpoolFailed where some of that is not; it is
-        then recorded once the disk takes it."""
-        with suppress(SpoolFailed):
-            self.write_gathered()
-        if self._kept_back:
-            self._kept_back = False
-            raise SpoolFailed("the disk has refused what this turn has brought")
+        `began` is called when there is something to be written, and `refused` with a reason when the disk does not take it,
+        whoever asked for that to be found out; it is then recorded once the disk takes it."""
+        self._began, self._refused = began, refused
 
     def write_gathered(self) -> None:
-        """Write it before the turn is over: for what goes on in another one. Raises SpoolFailed as `end_turn` still does."""
+        """Write what was gathered, in one piece. Raises SpoolFailed."""
         if self._gathered:
             gathered, self._gathered = self._gathered, []
             self._gathered_bytes = 0
             try:
                 self._write_whole(gathered)
-            except SpoolFailed:
-                # Whoever asks for it now is not the only one who recorded something.
-                self._kept_back = True
+            except SpoolFailed as failed:
+                if self._refused is not None:
+                    self._refused(str(failed))
                 raise
 
     def close(self) -> None:
@@ -224,11 +217,11 @@ class Spool:
         self._sequence += 1
         if self.fsync:
             self._unconfirmed.append(data)
-        if self._when_gathering is None or self.failed:
+        if self._began is None or self.failed:
             self._write_whole([data])
             return
         if not self._gathered:
-            self._when_gathering()
+            self._began()
         self._gathered.append(data)
         self._gathered_bytes += len(data)
 

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -151,6 +151,8 @@ class WatchedSpool:
         self._order = order
         self.fsync = False
         self.refusing: set[str] = set()
+        self.refused: Callable[[str], None] = print
+        """What is told when a turn ends badly."""
         self.refusing_then: set[str] = set()
         """What is refused once an outcome was taken."""
         self.syncs: asyncio.Semaphore | None = None
@@ -196,10 +198,11 @@ class WatchedSpool:
         self._spool.write_gathered()
 
     def end_turn(self) -> None:
-        self._spool.end_turn()
+        self._spool.write_gathered()
         if "turn" in self.refusing:
             # Only once: in the next one, nothing is recorded that could be refused.
             self.refusing.discard("turn")
+            self.refused("refused by the test")
             raise SpoolFailed("refused by the test")
 
     async def durable(self) -> None:
@@ -329,7 +332,8 @@ async def proxied(
     spool.open()
     made.spool = WatchedSpool(spool, made.order)
     departures = Departures(made.spool.end_turn)
-    spool.gather(departures.begin)
+    spool.gather(departures.begin, departures.refuse)
+    made.spool.refused = departures.refuse
     pool = Upstream(upstream_limits, departures=departures)
     await pool.open()
 

@@ -180,19 +180,21 @@ class Records:
     """What is recorded in a turn, on a disk that may refuse it."""
 
     def __init__(self):
+        self.departures = Departures(self.write)
         self.refuses = False
         self.written = []
 
     def write(self):
         self.written.append("records")
         if self.refuses:
+            self.departures.refuse("refused by the test")
             raise SpoolFailed("refused by the test")
 
 
 async def test_records_are_written_before_the_bytes_that_depend_on_them():
     records, wire = Records(), Wire()
     wire.writes = records.written
-    sender = Sender(wire, Departures(records.write), wire.refuse)
+    sender = Sender(wire, records.departures, wire.refuse)
     sender.write(b"a")
     await asyncio.sleep(0)
 
@@ -201,9 +203,8 @@ async def test_records_are_written_before_the_bytes_that_depend_on_them():
 
 async def test_records_alone_are_written_at_the_end_of_their_turn():
     records = Records()
-    departures = Departures(records.write)
-    departures.begin()
-    departures.begin()
+    records.departures.begin()
+    records.departures.begin()
     await asyncio.sleep(0)
 
     assert records.written == ["records"]
@@ -212,7 +213,7 @@ async def test_records_alone_are_written_at_the_end_of_their_turn():
 @pytest.mark.parametrize("size", [1, HELD_BYTES_MAX + 1])
 async def test_nothing_leaves_whose_records_are_refused_and_the_next_turn_goes_on(size):
     records, one, other = Records(), Wire(), Wire()
-    departures = Departures(records.write)
+    departures = records.departures
     first, second = Sender(one, departures, one.refuse), Sender(other, departures, other.refuse)
     records.refuses = True
     first.write(b"a")
@@ -228,3 +229,16 @@ async def test_nothing_leaves_whose_records_are_refused_and_the_next_turn_goes_o
     await asyncio.sleep(0)
 
     assert one.writes == [b"c"]
+
+
+async def test_what_is_said_after_a_turn_was_refused_leaves():
+    """Guards the answer to a call that could not be recorded: it depends on no record, and was held back as all before it."""
+    records, one, other = Records(), Wire(), Wire()
+    first, second = Sender(one, records.departures, one.refuse), Sender(other, records.departures, other.refuse)
+    first.write(b"a")
+    records.departures.refuse("found out by somebody")
+    second.write(b"503")
+    await asyncio.sleep(0)
+
+    assert (one.refused, one.writes) == (True, [])
+    assert (other.refused, other.writes) == (False, [b"503"])

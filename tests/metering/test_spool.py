@@ -885,9 +885,15 @@ def begun():
 
 
 @pytest.fixture
-def gathering(tmp_path, begun):
+def refused():
+    """Why the disk did not take what was gathered, each time."""
+    return []
+
+
+@pytest.fixture
+def gathering(tmp_path, begun, refused):
     with opened(tmp_path) as spool:
-        spool.gather(lambda: begun.append(1))
+        spool.gather(lambda: begun.append(1), refused.append)
         yield spool
 
 
@@ -904,8 +910,8 @@ def test_the_records_of_a_turn_are_written_in_one_piece_at_its_end(tmp_path, gat
     gathering.note(b"3")
     assert (written(tmp_path), writes, begun) == ([], [], [1])
 
-    gathering.end_turn()
-    gathering.end_turn()
+    gathering.write_gathered()
+    gathering.write_gathered()
 
     assert (written(tmp_path), writes, begun) == ([b"1", b"2", b"3"], [1], [1])
     gathering.note(b"4")
@@ -914,7 +920,7 @@ def test_the_records_of_a_turn_are_written_in_one_piece_at_its_end(tmp_path, gat
 
 def test_what_was_gathered_is_written_before_the_spool_is_closed(tmp_path):
     with opened(tmp_path) as spool:
-        spool.gather(lambda: None)
+        spool.gather(lambda: None, lambda _: None)
         spool.note(b"1")
 
     assert written(tmp_path) == [b"1"]
@@ -925,8 +931,8 @@ def test_what_was_gathered_is_in_the_segment_that_it_had_room_in(tmp_path, gathe
     for number in range(20):
         gathering.note(LARGEST[: -len(b"%02d" % number)] + b"%02d" % number)
         if number % 3 == 0:
-            gathering.end_turn()
-    gathering.end_turn()
+            gathering.write_gathered()
+    gathering.write_gathered()
 
     read = read_to_end(tmp_path, SPOOL_ID)
     assert ([record.payload[-2:] for record in read.records], read.damages) == (
@@ -939,11 +945,11 @@ def test_what_was_gathered_is_in_the_segment_that_it_had_room_in(tmp_path, gathe
 def test_room_is_kept_beside_what_was_gathered(tmp_path):
     """Guards the bound of a segment: records that are not written yet take room as those that are."""
     with opened(tmp_path, segment_bytes=4 * RECORD_BYTES_MAX) as spool:
-        spool.gather(lambda: None)
+        spool.gather(lambda: None, lambda _: None)
         for _ in range(8):
             intent = spool.admit(LARGEST)
             spool.settle(intent, OUTCOME, LARGEST)
-        spool.end_turn()
+        spool.write_gathered()
         sizes = [path.stat().st_size for path in sorted(tmp_path.glob(f"*{SUFFIX}"))]
 
     assert max(sizes) <= 4 * RECORD_BYTES_MAX
@@ -954,43 +960,43 @@ def test_a_turn_whose_records_went_into_a_new_segment_ends_well(tmp_path, gather
     with instead_of_the_file(gathering, "/dev/full"):
         gathering.note(b"1")
         gathering.note(b"2")
-        gathering.end_turn()
+        gathering.write_gathered()
     gathering.note(b"3")
-    gathering.end_turn()
+    gathering.write_gathered()
 
     assert (written(tmp_path), gathering.given_up) == ([b"1", b"2", b"3"], 1)
 
 
-def test_a_turn_whose_records_the_disk_refuses_ends_badly_and_is_recorded_later(tmp_path, gathering):
+def test_what_was_gathered_and_the_disk_refuses_is_said_and_recorded_later(tmp_path, gathering, refused):
     intent = gathering.admit(b"1")
     with no_further_segment(), instead_of_the_file(gathering, "/dev/full"), pytest.raises(SpoolFailed):
-        gathering.end_turn()
+        gathering.write_gathered()
     assert gathering.failed
+    assert len(refused) == 1
     with suppress(SpoolFailed):
         gathering.settle(intent, CLOSED, b"2")
-    gathering.end_turn()  # Nothing was gathered in this one.
+    gathering.write_gathered()  # Nothing was gathered since.
 
     gathering.recover()
     gathering.note(b"3")
-    gathering.end_turn()
+    gathering.write_gathered()
 
-    assert written(tmp_path) == [b"1", b"2", b"3"]
+    assert (written(tmp_path), len(refused)) == ([b"1", b"2", b"3"], 1)
 
 
-def test_a_turn_ends_badly_whoever_was_told_before_that_the_disk_refuses(tmp_path, gathering):
-    """Guards those who were not: another call, which needs a new segment, finds out first what theirs are not in."""
+def test_that_the_disk_refuses_is_said_whoever_finds_it_out(gathering, refused):
+    """Guards those who recorded something before: another call, which needs a new segment, was told alone."""
     gathering.note(b"1")
-    with no_further_segment(), instead_of_the_file(gathering, "/dev/full"):
-        with pytest.raises(SpoolFailed):
-            [gathering.note(LARGEST) for _ in range(20)]
-        with pytest.raises(SpoolFailed):
-            gathering.end_turn()
+    with no_further_segment(), instead_of_the_file(gathering, "/dev/full"), pytest.raises(SpoolFailed):
+        [gathering.note(LARGEST) for _ in range(20)]
+
+    assert len(refused) == 1
 
 
 async def test_what_is_gathered_while_the_disk_is_asked_to_sync_is_not_taken_for_synced(tmp_path):
     """Guards the moment at which a sync begins: a record counted as safe that was in no file."""
     with opened(tmp_path, fsync=True) as spool:
-        spool.gather(lambda: None)
+        spool.gather(lambda: None, lambda _: None)
         spool.note(b"1")
         first = asyncio.ensure_future(spool.durable())
         await asyncio.sleep(0)
@@ -1004,7 +1010,7 @@ async def test_what_is_gathered_while_the_disk_is_asked_to_sync_is_not_taken_for
 
 async def test_records_that_a_new_segment_begins_with_are_not_written_to_it_again(tmp_path):
     with opened(tmp_path, fsync=True) as spool:
-        spool.gather(lambda: None)
+        spool.gather(lambda: None, lambda _: None)
         spool.note(b"1")
         with instead_of_the_file(spool, "/dev/full"):
             await spool.durable()

@@ -169,6 +169,11 @@ class Worker(Actor):
         self.spool = spool
         self.turn: asyncio.Task[None] | None = None
         """Ends the one in which something was recorded."""
+        self.refused = False
+        """True where the disk has refused records of it."""
+
+    def refuse(self, _reason: str) -> None:
+        self.refused = True
         self.calls: list[Call] = []
         self.under_way: list[Call] = []
         self.durable_to = 0
@@ -315,7 +320,7 @@ class World:
         spool = Spool(self.directory, name, fsync=fsync, segment_bytes=self.segment_bytes)
         worker = Worker(spool)
         if self.chance.random() < 0.7:
-            spool.gather(partial(self._turn_begins, worker))
+            spool.gather(partial(self._turn_begins, worker), worker.refuse)
         self.workers[name] = worker
         try:
             worker.context.run(worker.spool.open)
@@ -382,7 +387,11 @@ class World:
         for _ in range(self.chance.randrange(3)):
             await asyncio.sleep(0)
         worker.turn = None
-        worker.spool.end_turn()
+        with suppress(SpoolFailed):
+            worker.spool.write_gathered()
+        if worker.refused:
+            worker.refused = False
+            raise SpoolFailed("refused in this turn")
 
     async def _end_of_turn(self, worker: Worker) -> None:
         if worker.turn is not None:
