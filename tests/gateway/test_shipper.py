@@ -18,7 +18,6 @@ from structlog.testing import capture_logs
 
 from gateway.shipper import (
     APART,
-    BATCH_BYTES_MAX,
     BESIDE_CALLS,
     GATHER_EVENTS_MIN,
     GATHER_S,
@@ -28,6 +27,7 @@ from gateway.shipper import (
     Pace,
     Shipper,
 )
+from gateway.spool_batches import BATCH_BYTES_MAX
 from metering.database import DatabaseUnavailable
 from metering.spool import SpoolFull, segment_path
 from metering.spool_reader import READ_BYTES, segments, spools

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from sqlalchemy import insert, select, text
 from sqlalchemy.exc import DataError
 
+from metering.event_types import DIMENSIONS
 from metering.tables import quarantine, usage_events
-from metering.usage import DIMENSIONS, Completeness, Kind
+from metering.usage import Completeness, Kind
 from pricing.ledger import book
 from pricing.tables import ROLLUP_COUNTS, ROLLUP_KEY, ROLLUP_SUMS, charges, rollups, tenant_plans
 from tests.builders import DAY_MS, NOON, NOON_MS, call_id, fact, usage_event
