@@ -20,8 +20,8 @@ One call, and the module of each step:
 A provider that tells by itself comes to the same listener: `webhooks` holds the path of a delivery and is the place to
 begin. `callback_addresses` is where providers are told to come, `inbox` what applications do not have yet, `deliverer` brings
 it to them, signed as their SDKs verify it and by `standard_webhooks`, and `egress` is the only way there; `integrations` say
-where that is, `connector` leads a tenant's numbers here, `subaccounts` asks what its account signs with, and
-`switch_records` takes what a switch posts.
+where that is, `connector` leads a tenant's numbers here, `subaccounts` asks what its account signs with (sooner where
+a worker left `doubts`), and `switch_records` takes what a switch posts.
 
 What went around the gateway is found by `collector` in providers' own lists (`asking` is how they are asked), or brought by
 `importer` out of `call_details`. `reconciler` holds the ledger against what providers say themselves, which `provider_lists`

@@ -250,6 +250,8 @@ class Accounts:
     ) -> None:
         self.providers = providers
         """With whom a tenant can have a credential, and a key a scope."""
+        self.platform_accounts: Mapping[str, str] = {}
+        """The platform's own, by the field of an integration that names a tenant's: all that is in these is everybody's."""
         self._database = database
         self._secrets = secrets
         self._snapshot_path = snapshot_path
@@ -268,7 +270,8 @@ class Accounts:
         publishing again then puts it in force.
         """
         async with self._one_at_a_time() as connection:
-            yield Change(connection, self._secrets, to_the_millisecond(self._now()), actor, self.providers)
+            at = to_the_millisecond(self._now())
+            yield Change(connection, self._secrets, at, actor, self.providers, self.platform_accounts)
         await self.publish()
 
     @asynccontextmanager
@@ -503,8 +506,10 @@ class Change:
         now: dt.datetime,
         actor: str,
         providers: Sequence[Provider],
+        platform_accounts: Mapping[str, str],
     ) -> None:
         self._providers = providers
+        self._platform_accounts = platform_accounts
         self._connection = connection
         self._secrets = secrets
         self._now = now
@@ -733,6 +738,11 @@ class Change:
             raise NotAcceptable("integration", str(error)) from None
         except NotAllowed as error:
             raise NotAcceptable(error.field, error.problem) from None
+        for name, account in self._platform_accounts.items():
+            if account in values_of(integration, name):
+                raise NotAcceptable(
+                    name, "is the platform's own account, which is no tenant's; give one below it, or none at all"
+                )
         await self._exclusive(tenant_id, integration)
         kept = integration.subaccount_secret
         if kept is not None and kept.account != integration.twilio_subaccount:

@@ -25,6 +25,7 @@ from gateway.collector import Collector, Owned, Scope
 from gateway.connector import Connector
 from gateway.connector import Source as Numbered
 from gateway.deliverer import Deliverer, Destination
+from gateway.doubts import Doubts
 from gateway.egress import Egress
 from gateway.importer import Importer
 from gateway.inbox import Waiting
@@ -72,6 +73,7 @@ class BackOffice:
 
     def change(self, settings: Settings) -> None:
         """Put other settings in force for what is asked from here on."""
+        self.office.accounts.platform_accounts = settings.platform_accounts
         self.poller.sources = polled(self.office, settings)
         self.collector.sources, self.collector.schedules = listed(self.office, settings), settings.collect
         self.connector.sources, self.connector.public_url = numbered(self.office, settings), settings.public_url
@@ -223,7 +225,8 @@ async def _knowing_subaccounts(office: Office, connector: Connector) -> AsyncIte
     def sources() -> Mapping[str, Numbered]:
         return {} if connector.public_url is None else connector.sources
 
-    async with _at_work(Subaccounts(office.accounts, office.secrets, office.snapshot, sources).run()):
+    doubts = Doubts(installation.doubts_directory(office.settings))
+    async with _at_work(Subaccounts(office.accounts, office.secrets, office.snapshot, doubts, sources).run()):
         yield
 
 

@@ -20,7 +20,7 @@ PREFIX = "/webhooks/"
 CARRIED = "to"
 """The parameter of our URLs that holds an application's."""
 
-_URL, _METHOD, _BEGINS = "callback", "method", "begins"
+_URL, _METHOD, _BEGINS, _REDIRECTS, _SAID, _HEARD = "callback", "method", "begins", "redirects", "said", "heard"
 
 
 class CallbackAddresses:
@@ -41,7 +41,14 @@ class CallbackAddresses:
         return CallbackAddress(f"{self.public_url}{PREFIX}{provider.name}/{tenant.tenant_id}", bound)
 
     def _sealed(self, tenant_id: str, carried: Carried) -> str:
-        held = {_URL: carried.url, _METHOD: carried.method, _BEGINS: "1" if carried.begins else ""}
+        held = {
+            _URL: carried.url,
+            _METHOD: carried.method,
+            _BEGINS: "1" if carried.begins else "",
+            _REDIRECTS: str(carried.redirects or ""),
+            _SAID: carried.said,
+            _HEARD: "1" if carried.heard else "",
+        }
         return self._secrets.seal({name: value for name, value in held.items() if value}, owner=tenant_id)
 
     def opened(self, sealed: str, tenant_id: str) -> Carried | None:
@@ -50,7 +57,17 @@ class CallbackAddresses:
             held: Mapping[str, str] = self._secrets.unseal(sealed, owner=tenant_id)
         except NotSealedHere:
             return None
-        return Carried(held[_URL], held.get(_METHOD, ""), _BEGINS in held) if _URL in held else None
+        if _URL not in held:
+            return None
+        redirects = int(held.get(_REDIRECTS, "0"))
+        return Carried(
+            url=held[_URL],
+            method=held.get(_METHOD, ""),
+            begins=_BEGINS in held,
+            redirects=redirects,
+            said=held.get(_SAID, ""),
+            heard=_HEARD in held,
+        )
 
 
 def secret_of_subaccount(provider: Provider, tenant: TenantRecord) -> SubaccountSecret | None:

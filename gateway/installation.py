@@ -67,6 +67,11 @@ def inbox_directory(settings: Settings) -> Path:
     return settings.data_dir / "inbox"
 
 
+def doubts_directory(settings: Settings) -> Path:
+    """Where workers say whose deliveries they could not verify."""
+    return settings.data_dir / "doubts"
+
+
 def counters_directory(settings: Settings) -> Path:
     """Where workers show what they have counted."""
     return settings.data_dir / "counters"

@@ -98,6 +98,7 @@ async def open_office(settings: Settings, *, prepares: bool = True) -> AsyncIter
     _, snapshot_path = installation.paths(settings)
     try:
         accounts = Accounts(database, secrets, snapshot_path, now, settings.known_providers)
+        accounts.platform_accounts = settings.platform_accounts
         snapshot = SnapshotFile(snapshot_path)
         accounts.when_published = snapshot.refresh
         if prepares:

@@ -10,7 +10,7 @@ from decimal import Decimal
 from sqlalchemy import select
 
 from gateway.asking import NotAnswered
-from gateway.collector import ASKED, DONE, OPEN, Collector, NoScope, Scope, Wanted
+from gateway.collector import ASKED, DONE, OPEN, Collector, NoScope, Owned, Scope, Wanted
 from gateway.providers.api import NotAPage, Record, Total, nanos
 from gateway.reconciler import Account, NotReconciled
 from gateway.tables import collections, unattributed
@@ -48,7 +48,9 @@ class ProviderLists:
                     f"{source} says what an account used, and not for whom: what {tenant_id} used can not be told apart. "
                     f"Give it a key of its own there, and name its account in {field} of its integration."
                 )
-            return [Account(source, tenant_id, shared=shared, opaque=scope)]
+            if shared:
+                return [Account(source, tenant_id, shared=True, opaque=scope)]
+            return [self._own(scope, tenant_id, owned)]
         try:
             platform = self._collector.scope(source, None, owned)
         except NoScope:
@@ -64,18 +66,28 @@ class ProviderLists:
             except NoScope:
                 continue
             if scope.tenant_id is not None:
-                found.append(Account(source, one, opaque=scope))
+                found.append(self._own(scope, one, owned))
             elif asked.calls_as_itself is not None:
                 continue
             elif platform is None or scope.headers != platform.headers:
                 found.append(Account(source, one, shared=True, opaque=scope))
         if platform is not None:
             apart = elsewhere.union(one.tenant_id for one in found if one.tenant_id is not None)
-            accounts = frozenset(one.opaque.account for one in found if not one.shared)
+            accounts = frozenset(one.opaque.account for one in found if not one.shared and one.opaque.account)
             found.append(Account(source, None, frozenset(apart), opaque=platform._replace(only=None), others=accounts))
         if not found:
             raise NotReconciled(asked.without("Nobody has a", source, "set the platform's, or a tenant's"))
         return found
+
+    def _own(self, scope: Scope, tenant_id: str, owned: Owned) -> Account:
+        """A tenant's own account. Where it is a whole organization, the projects in it that are other tenants' are theirs."""
+        field = self._collector.sources[scope.source].account_of or ""
+        others: frozenset[str] = frozenset()
+        if not scope.account:
+            others = frozenset(
+                name for one in owned if one != tenant_id and isinstance(name := owned[one].get(field), str)
+            )
+        return Account(scope.source, tenant_id, opaque=scope, name=scope.account, named_in=field, others=others)
 
     async def account_of(self, scope: Scope) -> Account | None:
         """The account whose lists these are; None where nobody is compared with it."""

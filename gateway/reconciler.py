@@ -18,11 +18,11 @@ from fractions import Fraction
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
-from sqlalchemy import select, union_all
+from sqlalchemy import Select, and_, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.providers.api import Record, Total, nanos
-from gateway.tables import credentials, integrations
+from gateway.tables import audit_log
 from gateway.unknown_outcomes import resolve
 from metering.around import ByName, around, over_midnight
 from metering.claims import made_key
@@ -72,6 +72,9 @@ BOOKINGS_MAX = 3
 FINAL = "final"
 """The phase that says what was used in all."""
 
+LUMPS = "reconciliation"
+"""The endpoint of what is booked of a sum."""
+
 LUMP = "sum"
 """How the phases are called that say once more what a sum comes to, with a number behind."""
 
@@ -92,6 +95,10 @@ class Account(NamedTuple):
     """True where others are on it than this tenant, so that its totals are not this tenant's."""
     others: frozenset[str] = frozenset()
     """Accounts that are in its totals and are compared by themselves."""
+    name: str = ""
+    """The provider's own; empty where it is all that a key opens."""
+    named_in: str = ""
+    """The field of an integration that says whose it is."""
     opaque: Any = None
     """What whoever reads its lists knows it by."""
 
@@ -261,22 +268,27 @@ class Reconciler:
             return await self._ledger(account, first, last, since), {}
         before = first - dt.timedelta(days=1)
         told = [*self.figures[account.source](await self._lists.totals(account, before)), *figures]
-        sums = _Sums([figure for figure in told if figure.booked_as])
+        sums = _Sums([figure for figure in told if figure.booked_as], account.name)
         async with self._database.reading() as connection:
             there = await held.lumps(connection, account.source, account.tenant_id, sums.names)
-            own_since = "" if wanted.tenant_id else await _own_since(connection, account.source, account.tenant_id)
+            taken = await held.lumps_of_others(connection, account.source, account.tenant_id, sums.names)
+            moved = await last_moved(connection, account)
+        own_since = "" if wanted.tenant_id else moved
         ledger = await self._ledger(account, before, last, since)
+        others = await self._before_it_was_its_own(account, before, min(last.isoformat(), moved), moved, since)
         events = []
-        for figure, around_it in sums.wanted(ledger, there, first):
-            lump = there.get(_name_of(figure), held.Lump(0, {}, 0))
+        for figure, around_it in sums.wanted(ledger, there, first, others, taken):
+            lump = there.get(sums.name_of(figure), held.Lump(0, {}, 0))
             booked = {name: amount for name, amount in lump.quantities.items() if amount}
-            if not self._settled(figure.day) or _may_come(ledger, figure) or figure.day < own_since:
+            may_come = _may_come(ledger, figure) or _may_come(others, figure)
+            if not self._settled(figure.day) or may_come or figure.day < own_since:
                 # What the ledger is still to be told of is not booked besides; what was booked may have been told by now.
                 # And what an account was used for before it was this tenant's is another's, who may have paid for it.
                 around_it = {name: min(amount, booked.get(name, 0)) for name, amount in around_it.items()}  # noqa: PLW2901
                 around_it = {name: amount for name, amount in around_it.items() if amount}  # noqa: PLW2901
             if around_it != booked:
-                events.append(lump_event(account.source, account.tenant_id, figure, around_it, lump))
+                name = sums.name_of(figure)
+                events.append(lump_event(account.source, account.tenant_id, name, figure, around_it, lump))
         for start in range(0, len(events), PAGE_ROWS):
             some = events[start : start + PAGE_ROWS]
             # Where somebody has booked another figure at the same time, the ledger says what it holds, and the next run mends.
@@ -284,6 +296,31 @@ class Reconciler:
         if events:
             ledger = await self._ledger(account, before, last, since)
         return ledger, sums.over_midnight(ledger, first)
+
+    async def _before_it_was_its_own(
+        self, account: Account, first: dt.date, last: str, moved: str, since: dt.datetime
+    ) -> _Ledger:
+        """What calls have in the ledger that can have been made on an account by whoever had it before: on each day up to the
+        one on which it became this tenant's, those of all who came from or to an account between that day and this one. Which
+        of their calls were on this very account no record says, so all of them are taken to be; of what they had booked of
+        other sums, nothing is."""
+        found = _Ledger((), (), (), (), ())
+        for day in _days(first, dt.date.fromisoformat(last)) if last else ():
+            async with self._database.reading() as connection:
+                movers = sorted(await moved_between(connection, account, day, moved))
+            for start in range(0, len(movers), held.IDS_MAX):
+                some = held.Whose(
+                    account.source, day.isoformat(), day.isoformat(), among=movers[start : start + held.IDS_MAX]
+                )
+                async with self._database.reading() as connection:
+                    found = _Ledger(
+                        (*found.sums, *await held.sums(connection, some, apart_from=LUMPS)),
+                        (*found.steps, *await held.steps(connection, some, since)),
+                        (),
+                        (*found.pending, *await held.pending(connection, some)),
+                        (),
+                    )
+        return found
 
     async def _listed(self, account: Account, first: dt.date, last: dt.date) -> list[Figure]:
         """What the objects of one tenant come to, on an account that others are on as well: whose an object is, the ledger
@@ -321,6 +358,14 @@ class Reconciler:
                 holds = msgspec.structs.replace(
                     holds,
                     missing=added(_of_object(figure, parts) for parts in looked.missing),
+                    became=added(
+                        amounts
+                        for part, listed_as in looked.became
+                        for amounts in (
+                            _of_object(figure, [part._replace(event_type=listed_as)]),
+                            _less(_of_object(figure, [part])),
+                        )
+                    ),
                     elsewhere=added(
                         [
                             *(_of_object(figure, parts) for parts in looked.there),
@@ -338,6 +383,7 @@ class Reconciler:
         """The objects of a day that provider and ledger do not both have on it; None where there are too many to look."""
         listed = await self._ids(account, day)
         absent: dict[str, list[Part]] = {}
+        became: dict[tuple[tuple[str, str, str, str, str], str], Amounts] = {}
         seen: set[str] = set()
         after: held.OfObject | None = None
         while True:
@@ -346,6 +392,10 @@ class Reconciler:
             for row in rows:
                 if row.external_id in listed:
                     seen.add(row.external_id)
+                    listed_as = listed[row.external_id]
+                    if row.part.event_type != listed_as:
+                        key = row.part[:-1], listed_as
+                        became[key] = added([became.get(key, {}), row.part.amounts])
                 else:
                     absent.setdefault(row.external_id, []).append(row.part)
             if len(rows) < PAGE_ROWS:
@@ -356,23 +406,24 @@ class Reconciler:
         one_day = dt.timedelta(days=1)
         near: set[str] = set()
         if absent:
-            near = await self._ids(account, day - one_day) | await self._ids(account, day + one_day)
+            near.update(await self._ids(account, day - one_day), await self._ids(account, day + one_day))
         there: dict[str, list[Part]] = {}
         async with self._database.reading() as connection:
             whose = account.whose(day - one_day, day + one_day)
-            for row in await held.of_these(connection, whose, listed - seen):
+            for row in await held.of_these(connection, whose, listed.keys() - seen):
                 there.setdefault(row.external_id, []).append(row.part._replace(day=day.isoformat()))
         return _Apart(
             [parts for name, parts in absent.items() if name not in near],
             [parts for name, parts in absent.items() if name in near],
             list(there.values()),
+            [(Part(*of_part, amounts), listed_as) for (of_part, listed_as), amounts in became.items()],
         )
 
-    async def _ids(self, account: Account, day: dt.date) -> set[str]:
-        """The names of what is listed on a day; a hundred bytes each."""
-        found: set[str] = set()
+    async def _ids(self, account: Account, day: dt.date) -> dict[str, str]:
+        """The names of what is listed on a day, with what it was made as; a hundred and fifty bytes each."""
+        found: dict[str, str] = {}
         async for page in self._lists.records(account, day):
-            found.update(record.external_id for record in page)
+            found.update((record.external_id, record.made.event_type or OTHER.channel) for record in page)
             if len(found) > IDS_MAX:
                 break
         return found
@@ -447,32 +498,66 @@ def _may_come(ledger: _Ledger, figure: Figure) -> bool:
     )
 
 
-async def _own_since(connection: AsyncConnection, source: str, tenant_id: str) -> str:
-    """The day from which on an account is known to be the tenant's: what says so was changed on that day the last time."""
-    said = [
-        select(integrations.c.updated_at.label("at")).where(integrations.c.tenant_id == tenant_id),
-        select(credentials.c.created_at).where(credentials.c.tenant_id == tenant_id, credentials.c.provider == source),
-    ]
-    moments = [row.at for row in await connection.execute(union_all(*said))]
-    return max((moment.date().isoformat() for moment in moments), default="")
+async def last_moved(connection: AsyncConnection, account: Account) -> str:
+    """The day on which an account became the tenant's, or the tenant last came to call with another credential; empty where
+    nothing ever said so."""
+    rows = await connection.execute(_moves(account).where(audit_log.c.tenant_id == account.tenant_id))
+    return max((row.at.date().isoformat() for row in rows if _is_move(row, account)), default="")
+
+
+async def moved_between(connection: AsyncConnection, account: Account, first: dt.date, last: str) -> set[str]:
+    """The other tenants who came from or to an account of that provider within some days."""
+    begin = dt.datetime(first.year, first.month, first.day, tzinfo=dt.UTC)
+    end = dt.datetime.fromisoformat(last).replace(tzinfo=dt.UTC) + dt.timedelta(days=1)
+    at = audit_log.c
+    within = _moves(account).where(at.at >= begin, at.at < end, at.tenant_id != account.tenant_id)
+    return {row.tenant_id for row in await connection.execute(within) if _is_move(row, account)}
+
+
+def _moves(account: Account) -> Select[Any]:
+    at = audit_log.c
+    of_credential = and_(at.action.in_(("credential.set", "credential.remove")), at.subject == account.source)
+    of_integration = at.action.in_(("integration.change", "integration.remove"))
+    return select(at.at, at.tenant_id, at.action, at.detail).where(or_(of_credential, of_integration))
+
+
+def _is_move(row: Any, account: Account) -> bool:
+    """True unless it was another field of the integration that was changed."""
+    return row.action != "integration.change" or account.named_in in row.detail["fields"]
 
 
 class _Sums:
     """What a provider tells in sums of one day, one kind of use and one resource each."""
 
-    def __init__(self, figures: Sequence[Figure]) -> None:
+    def __init__(self, figures: Sequence[Figure], account: str) -> None:
+        self._account = account
         self._groups: dict[tuple[str, str], list[Figure]] = {}
         """By what all of it is booked as, and day."""
         for figure in figures:
             self._groups.setdefault((figure.booked_as or "", figure.day), []).append(figure)
-        self.names = [_name_of(figure) for figure in figures]
+        self.names = {self.name_of(figure): figure.day for figure in figures}
+
+    def name_of(self, figure: Figure) -> str:
+        """What is booked of a sum is known by: with the account, which may be another tenant's tomorrow."""
+        return f"{figure.category}:{figure.day}" + (f":{self._account}" if self._account else "")
 
     def wanted(
-        self, ledger: _Ledger, there: Mapping[str, held.Lump], first: dt.date
+        self,
+        ledger: _Ledger,
+        there: Mapping[str, held.Lump],
+        first: dt.date,
+        others: _Ledger,
+        taken: Mapping[str, Amounts],
     ) -> Iterator[tuple[Figure, dict[str, int]]]:
-        """Each sum since a day, with what went around the gateway of it."""
+        """Each sum since a day, with what went around the gateway of it. `others` and `taken` are what tenants who had the
+        account before have in the ledger: of calls, and of these very sums."""
+        both = _Ledger((*ledger.sums, *others.sums), (*ledger.steps, *others.steps), (), (), ())
         for key, group in self._since(first):
-            found = around(self._told(key), self._calls(key, ledger, there), *self._before(key, ledger, there))
+            calls = dict(self._calls(key, both, there))
+            for figure in self._groups[key]:
+                name = figure.resource or ""
+                calls[name] = added([calls.get(name, {}), taken.get(self.name_of(figure), {})])
+            found = around(self._told(key), calls, *self._before(key, both, there))
             for figure in group:
                 yield figure, found.get(figure.resource or "", {})
 
@@ -513,16 +598,11 @@ class _Sums:
             if _about(of_all, part):
                 calls[part.resource] = added([calls.get(part.resource, {}), _in_its_terms(of_all, part)])
         for figure in figures:
-            lump = there.get(_name_of(figure))
+            lump = there.get(self.name_of(figure))
             if lump is not None:
                 name = figure.resource or ""
                 calls[name] = added([calls.get(name, {}), _less({**lump.quantities, COUNT: 1})])
         return calls
-
-
-def _name_of(figure: Figure) -> str:
-    """What is booked of a sum is known by."""
-    return f"{figure.category}:{figure.day}"
 
 
 def _day_before(day: str) -> str:
@@ -577,6 +657,9 @@ class _Apart(NamedTuple):
     """In the ledger on this day, and listed on another."""
     there: Sequence[Sequence[Part]]
     """Listed on this day, and in the ledger on another."""
+    became: Sequence[tuple[Part, str]]
+    """Sums of what is listed as another type of event than the ledger has it as: a messaging service has picked another channel
+    than was asked for. The minutes of a call are told under the type of the call as well, and are its minutes there."""
 
 
 def _of_object(figure: Figure, parts: Sequence[Part]) -> dict[str, int]:
@@ -644,13 +727,13 @@ def _about(figure: Figure, one: Part | held.Legs | held.Waiting) -> bool:
 
 
 def _in_its_terms(figure: Figure, part: Part) -> dict[str, int]:
-    """Amounts as the provider counts them: what it counts within another is added to that, and what is in another currency
-    is not compared."""
+    """Amounts as the provider counts them: what it counts within another is that, and what is in another currency is not
+    compared."""
     amounts = dict(part.amounts)
     if part.currency and part.currency != figure.currency:
         amounts.pop(COST, None)
     for name, within in figure.within.items():
-        more = sum(amounts.get(one, 0) for one in within)
+        more = sum(amounts.pop(one, 0) for one in within if one not in figure.amounts)
         if more:
             amounts[name] = amounts.get(name, 0) + more
     return amounts
@@ -678,10 +761,12 @@ def cost_event(source: str, tenant_id: str, figure: Figure, cost_nano: int, numb
     )
 
 
-def lump_event(source: str, tenant_id: str, figure: Figure, wanted: Mapping[str, int], there: held.Lump) -> UsageEvent:
+def lump_event(
+    source: str, tenant_id: str, name: str, figure: Figure, wanted: Mapping[str, int], there: held.Lump
+) -> UsageEvent:
     """What is to be booked of a sum, so that the ledger comes to this much of it: the first time an event, then a late fact
     about that, which takes back what is too much. It is not `reported`, since it is what calls leave of a whole."""
-    name, quantities = _name_of(figure), dict(sorted(wanted.items()))
+    quantities = dict(sorted(wanted.items()))
     if there.events:
         return late_fact(
             tenant_id,
@@ -699,7 +784,7 @@ def lump_event(source: str, tenant_id: str, figure: Figure, wanted: Mapping[str,
         tenant_id=tenant_id,
         source=source,
         event_type=figure.booked_as or OTHER.channel,
-        endpoint="reconciliation",
+        endpoint=LUMPS,
         occurred_at_ms=(dt.date.fromisoformat(figure.day).toordinal() - EPOCH_DAY) * DAY_MS,
         completeness=Completeness.ESTIMATED,
         quantities=quantities,

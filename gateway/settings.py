@@ -462,6 +462,17 @@ class Settings:
         )
 
     @property
+    def platform_accounts(self) -> dict[str, str]:
+        """The accounts that the platform's own credentials are of, by the field of an integration that could name one."""
+        found = {}
+        for provider in self.known_providers:
+            credential = self.providers[provider.name].credential or {}
+            account = credential.get(provider.account_field or "")
+            if account is not None and provider.account_of is not None:
+                found[provider.account_of] = account.get_secret_value()
+        return found
+
+    @property
     def client_limits(self) -> ClientLimits:
         """What one worker grants to its clients."""
         return ClientLimits(**{one.name: getattr(self.proxy, one.name) for one in fields(ClientLimits)})

@@ -2,7 +2,8 @@
 
 What a provider tells of such an account's calls it signs with that account's own secret. A tenant that has one by its
 integration, and no credential of its own, could be told nothing: so the back office asks for it, keeps it with the
-integration, and asks again every hour, since it may have been replaced. Where the provider does not tell it, calls go on
+integration, and asks again every hour, since it may have been replaced; within a minute, where a worker could not verify what
+came for the tenant. Where the provider does not tell it, calls go on
 and what they become is asked for instead; the log says so.
 """
 
@@ -15,6 +16,7 @@ from typing import Final, NamedTuple
 from gateway.accounts import Accounts, NoSuchIntegration, NoSuchTenant, NotPublished, TenantClosed
 from gateway.asking import Asker, NotAnswered
 from gateway.connector import Source
+from gateway.doubts import Doubts
 from gateway.keys import NotSealedHere, Secrets
 from gateway.providers.api import NotAPage
 from gateway.snapshot import SnapshotFile, TenantRecord
@@ -29,6 +31,9 @@ LOOK_S: Final = 0.5
 AGAIN_S: Final = 3600.0
 """So old what is known may become."""
 
+DOUBTED_S: Final = 60.0
+"""And so old where it is doubted: anybody can make us doubt, and the provider is asked no more often for that."""
+
 PAUSE_S, PAUSE_S_MAX = 5.0, 600.0
 """After a failure, twice as long each time."""
 
@@ -38,6 +43,8 @@ REQUESTS_PER_S: Final = 5.0
 class _Due(NamedTuple):
     """When an account is asked for again, by the loop's clock, and how long was waited for that."""
 
+    asked_s: float
+    """When it was asked for last."""
     at_s: float
     pause_s: float
 
@@ -50,12 +57,14 @@ class Subaccounts:
         accounts: Accounts,
         secrets: Secrets,
         snapshot: SnapshotFile,
+        doubts: Doubts,
         sources: Callable[[], Mapping[str, Source]],
     ) -> None:
         """`sources` are the providers that can be asked, as things are."""
         self._accounts = accounts
         self._secrets = secrets
         self._snapshot = snapshot
+        self._doubts = doubts
         self._sources = sources
         self._asker = Asker(REQUESTS_PER_S, tries_max=1)
         self._due: dict[tuple[str, str], _Due] = {}
@@ -78,17 +87,22 @@ class Subaccounts:
         loop = asyncio.get_running_loop()
         wanted = list(self._wanted())
         known = {(tenant.tenant_id, account) for _, tenant, account in wanted}
-        self._due = {place: due for place, due in self._due.items() if place in known}
+        doubted = self._doubts.take()
+        self._due = {
+            place: due._replace(at_s=min(due.at_s, due.asked_s + DOUBTED_S)) if place[0] in doubted else due
+            for place, due in self._due.items()
+            if place in known
+        }
         for source, tenant, account in wanted:
             place = tenant.tenant_id, account
             due = self._due.get(place)
             if due is not None and loop.time() < due.at_s:
                 continue
-            if await self._asked(source, tenant, account):
-                self._due[place] = _Due(loop.time() + AGAIN_S, 0.0)
-            else:
+            told = await self._asked(source, tenant, account)
+            asked_s, pause_s = loop.time(), 0.0
+            if not told:
                 pause_s = min(2 * due.pause_s if due is not None and due.pause_s else PAUSE_S, PAUSE_S_MAX)
-                self._due[place] = _Due(loop.time() + pause_s, pause_s)
+            self._due[place] = _Due(asked_s, asked_s + (AGAIN_S if told else pause_s), pause_s)
 
     def _wanted(self) -> Iterator[tuple[Source, TenantRecord, str]]:
         for source in self._sources().values():

@@ -27,13 +27,25 @@ from urllib.parse import parse_qsl
 from gateway.account_alias import AccountAlias
 from gateway.callback_addresses import CARRIED, PREFIX, CallbackAddresses, is_of_subaccount, secret_of_subaccount
 from gateway.counters import Counters
+from gateway.doubts import Doubts
 from gateway.egress import Egress, EgressError
 from gateway.inbox import Inbox, InboxFull, Kept
 from gateway.integrations import Integration, values_of
 from gateway.keys import NotSealedHere, Secrets, reference
 from gateway.listener import ClientGone, Exchange
 from gateway.objects import Objects
-from gateway.providers.api import Content, Delivery, Proofs, Provider, Reply, Told, Webhook
+from gateway.providers.api import (
+    CallbackAddress,
+    Carried,
+    Content,
+    Delivery,
+    Proofs,
+    Provider,
+    Redirect,
+    Reply,
+    Told,
+    Webhook,
+)
 from gateway.recorder import Recorder
 from gateway.snapshot import SigningSecrets, SnapshotFile, TenantRecord
 from gateway.switch_records import BODY_BYTES_MAX as SWITCH_BYTES_MAX
@@ -54,7 +66,7 @@ OWNER_LOOKS = 2
 behind, and a provider that is refused does not tell it again."""
 
 DOCUMENT_BYTES_MAX = 64 << 10
-"""Twilio reads no longer answer to a call."""
+"""Twilio reads no longer answer to a call (error 11750), and then asks the fallback."""
 
 HELD_BYTES_MAX = 128 << 20
 """Bodies of deliveries that one worker holds at once: beyond, they are told to come again."""
@@ -101,6 +113,7 @@ class Webhooks:
         inbox: Inbox,
         egress: Egress,
         counters: Counters,
+        doubts: Doubts,
         *,
         shared_reads: bool,
     ) -> None:
@@ -119,6 +132,7 @@ class Webhooks:
         self._inbox = inbox
         self._egress = egress
         self._counters = counters
+        self._doubts = doubts
         self._shared_reads = shared_reads
         self._held_bytes = 0
         self._switches = SwitchRecords(snapshot, secrets, recorder)
@@ -175,6 +189,9 @@ class Webhooks:
             raise Refused(403, "method_of_shared_account")
         proofs = Proofs(credential, integration, time.time())
         if not await _beside(len(body), lambda: webhook.is_authentic(delivery, proofs)):
+            if is_of_subaccount(provider, tenant):
+                # It may have been replaced at the provider, which tells nobody.
+                self._doubts.leave(tenant.tenant_id)
             raise Refused(403, "forged")
         carried = None if sealed is None else self._addresses.opened(sealed, tenant.tenant_id)
         if sealed is not None and carried is None:
@@ -185,7 +202,9 @@ class Webhooks:
         if told is None:
             raise Refused(400, "not_understood")
         accounts = {credential.get(provider.account_field or ""), provider.subaccount_of(integration)}
-        if told.account not in accounts - {None} and (told.account is not None or webhook.own is not None):
+        # What is heard need not say whose it is: our URL does.
+        says = webhook.own is not None and not (carried is not None and carried.heard)
+        if told.account not in accounts - {None} and (told.account is not None or says):
             raise Refused(403, "another_account")
         if shared and carried is None and webhook.own is not None:
             await self._check_own(provider, tenant, webhook, integration, told)
@@ -204,7 +223,7 @@ class Webhooks:
             # Where the provider itself has whom to ask next, that is not ours to say.
             fallback = webhook.fallback(integration) if told.unanswered is None else None
             urls = [one for one in (url, fallback) if one is not None]
-            relaying = self._relayed(provider, tenant, webhook, content, urls, said, began + ANSWERS_S)
+            relaying = self._relayed(provider, tenant, webhook, content, urls, carried, said, began + ANSWERS_S)
             return await asyncio.ensure_future(relaying) or told.unanswered or webhook.reply
         if url is not None:
             # Where the tenant's integration says where it goes, it says so when it goes there.
@@ -352,13 +371,16 @@ class Webhooks:
         webhook: Webhook,
         content: Content,
         urls: Sequence[str],
+        carried: Carried | None,
         said: dict[str, object],
         deadline: float,
     ) -> Reply | None:
-        """The answer of the first of these URLs that has one."""
+        """The answer of the first of these URLs that has one. A redirect is the provider's to follow, by way of us."""
         assert webhook.led_back is not None
         assert self._addresses is not None
         address = self._addresses.of(provider, tenant)
+        if carried is not None and carried.heard and address is not None:
+            address = _heard(address)
         secret = self._signing_secret(tenant)
         for url in urls if secret is not None else ():
             to, signed = webhook.sign(secret or "", url, content.method, content.media_type, content.body)
@@ -371,17 +393,28 @@ class Webhooks:
                 answer = await self._egress.send(to, content.method, (*told, *content.headers, *signed), body, within_s)
             except EgressError as error:
                 said["application"] = type(error).__name__
+                content = webhook.fallen_back(content, url, None)
                 continue
-            if not (200 <= answer.status < 300 and answer.whole and "Content-Encoding" not in answer.headers):
+            document, media_type = answer.body, _media_type(answer.headers, webhook)
+            is_good = 200 <= answer.status < 300
+            failed: int | None = answer.status
+            fetched = webhook.fetched(media_type, url) if is_good else None
+            if not (is_good and answer.whole and "Content-Encoding" not in answer.headers):
                 said["application"] = f"status {answer.status}"
-                continue
-            if len(answer.body) > DOCUMENT_BYTES_MAX:
+                failed = None if is_good else answer.status
+            elif fetched is not None:
+                return Reply(200, media_type, document)
+            else:
+                if address is not None and len(document) <= DOCUMENT_BYTES_MAX:
+                    document = await asyncio.to_thread(webhook.led_back, document, url, address)
+                if len(document) <= DOCUMENT_BYTES_MAX:
+                    return Reply(200, media_type, document)
                 said["application"] = "too long"
-                continue
-            document = answer.body
-            if address is not None:
-                document = await asyncio.to_thread(webhook.led_back, answer.body, url, address)
-            return Reply(200, _media_type(answer.headers, webhook), document)
+            led = Redirect(answer.status, answer.headers.get("Location", ""), url, content, carried)
+            followed = fetched or (None if address is None else webhook.redirected(led, address))
+            if followed is not None:
+                return followed
+            content = webhook.fallen_back(content, url, failed)
         if not urls:
             said["application"] = "no URL"
         elif secret is None:
@@ -397,6 +430,12 @@ class Webhooks:
         except NotSealedHere:
             return None
         return SigningSecrets.of(unsealed, iso_ms(time.time_ns() // 1_000_000)).current
+
+
+def _heard(address: CallbackAddress) -> CallbackAddress:
+    """The same, for what is heard: so is what it leads to."""
+    bound = address.bound
+    return address._replace(bound=None if bound is None else lambda one: bound(one._replace(heard=True)))
 
 
 def _media_type(told: Mapping[str, str], webhook: Webhook) -> bytes:

@@ -22,6 +22,7 @@ from gateway.callback_addresses import PREFIX, CallbackAddresses
 from gateway.callers import Callers
 from gateway.cost_estimates import CostEstimates
 from gateway.counters import WRITE_S, Counters
+from gateway.doubts import Doubts
 from gateway.egress import Egress
 from gateway.estimator import Estimator
 from gateway.idempotency import Claims
@@ -108,6 +109,7 @@ class Front:
             self._inbox,
             self._egress,
             self._counters,
+            Doubts(installation.doubts_directory(settings)),
             shared_reads=settings.shared_reads,
         )
         self._egress.policy = policy(settings)

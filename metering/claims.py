@@ -5,19 +5,26 @@ came in is told by a webhook, and stands there too. Each of them claims the obje
 it. What comes second is no second message: another report of the same is dropped, and a call whose message was found in the
 list, or told by a webhook, before its own record came is booked as a correction of nothing, which says whose call it was.
 
+Where that call had its metering off, all that was booked of the object before is taken back.
+
 A provider may repeat its names by mistake. A call is then still a call: only what was not recorded by the gateway itself
 gives way.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
 from metering.event_types import EVENT_TYPES
 from metering.facts import Fact
-from metering.usage import Completeness, Kind, UsageEvent, event_id_of
+from metering.usage import EPOCH, REVERSES, Completeness, Kind, UsageEvent, event_id_of
+
+OFF = "off"
+"""The phase under which events are taken back since their object's call had its metering off."""
 
 MADE = "made"
 """The phase of a dedupe key that claims an object."""
@@ -68,6 +75,37 @@ def gives_way(kind: str, event_id: str, key: str) -> bool:
     the key.
     """
     return kind in (Kind.BACKFILL, Kind.CORRECTION) or event_id == event_id_of(key)
+
+
+def keeps_off(event: UsageEvent) -> bool:
+    """True for what a call with its metering off has made, which somebody may have booked as if none had."""
+    return not event.metered and bool(event.external_id) and event.event_type in LISTED
+
+
+def taken_back(row: Any) -> UsageEvent:
+    """What takes an event of the ledger back whole: under all that sums are kept by, so that nothing of it stays in any."""
+    key = f"{row.source}:{row.external_id}:{OFF}:{row.event_id}"
+    return UsageEvent(
+        event_id=event_id_of(key),
+        tenant_id=row.tenant_id,
+        source=row.source,
+        event_type=row.event_type,
+        endpoint=row.endpoint,
+        occurred_at_ms=(row.occurred_at - EPOCH) // dt.timedelta(milliseconds=1),
+        completeness=Completeness.REPORTED,
+        quantities={name: -amount for name, amount in row.quantities.items()},
+        resource=row.resource,
+        external_id=row.external_id,
+        direction=row.direction,
+        kind=Kind.REVERSAL,
+        corrects=row.event_id,
+        category=row.category,
+        tags=row.tags,
+        description="its call had its metering off",
+        metadata={REVERSES: str(row.kind)},
+        key_id=row.key_id,
+        dedupe_key=key,
+    )
 
 
 def seconded(event: UsageEvent, counted: str) -> UsageEvent:

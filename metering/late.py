@@ -125,10 +125,10 @@ async def meet(connection: AsyncConnection, facts: Iterable[Fact]) -> Met:
     found = Met([], [one for key, one in by_key.items() if key in there], [], [], [], [], [], [])
     asked = [by_key[key] for key in sorted(by_key) if key not in there]
     objects = {(one.event.tenant_id, one.event.external_id or "") for one in asked}
-    of_objects = await _of_objects(connection, objects) if objects else {}
+    there_of = await of_objects(connection, objects) if objects else {}
     for one in asked:
         event = one.event
-        rows = of_objects.get((event.tenant_id, event.external_id or "", event.source), [])
+        rows = there_of.get((event.tenant_id, event.external_id or "", event.source), [])
         if not rows:
             found.waiting.append(one)
             continue
@@ -159,7 +159,7 @@ async def meet(connection: AsyncConnection, facts: Iterable[Fact]) -> Met:
     return found
 
 
-async def _of_objects(
+async def of_objects(
     connection: AsyncConnection, objects: set[tuple[str, str]]
 ) -> dict[tuple[str, str, str], list[Any]]:
     """The events of some objects, those that correct others included. Of two writers that correct the same event, the
@@ -215,6 +215,7 @@ def _correction(late: Fact, corrected: Any, rows: Sequence[Any]) -> Correction:
         added = {name: max(amount, -held.get(name, 0)) for name, amount in used.items()}
     elif phase != PRICE and completeness is not Completeness.UNKNOWN:
         added = {name: used.get(name, 0) - held.get(name, 0) for name in {**used, **held}}
+    root = corrected.corrects or corrected.event_id
     made = UsageEvent(
         event_id=event.event_id,
         tenant_id=event.tenant_id,
@@ -227,9 +228,10 @@ def _correction(late: Fact, corrected: Any, rows: Sequence[Any]) -> Correction:
         resource=resource,
         external_id=event.external_id,
         kind=Kind.CORRECTION,
-        corrects=corrected.corrects or corrected.event_id,
+        corrects=root,
         category=corrected.category,
-        metered=corrected.metered,
+        # One that was booked before its call was known to have its metering off is taken back, and no more is charged.
+        metered=all(row.metered for row in rows if root in (row.event_id, row.corrects)),
         dedupe_key=event.dedupe_key,
     )
     made = msgspec.structs.replace(

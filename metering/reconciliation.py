@@ -70,6 +70,7 @@ class Resolution(StrEnum):
 
 
 _RESOLUTIONS = {
+    Cause.STATUS_CHANGED: Resolution.EXPLAINED,
     Cause.LATE: Resolution.EXPLAINED,
     Cause.PRICED_DIFFERENTLY: Resolution.EXPLAINED,
     Cause.ROUNDING: Resolution.EXPLAINED,
@@ -160,6 +161,8 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
     """What the provider counts on this day and the ledger on another, less what it is the other way round."""
     not_attributed: Amounts = {}
     """What the provider lists and is nobody's."""
+    became: Amounts = {}
+    """What the ledger has as another type of event than the provider in the end, less what it is the other way round."""
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
@@ -202,6 +205,7 @@ def compared(subject: Subject, told: Told, held: Held) -> Comparison:
     explained = [
         (Cause.ROUNDING, rest.take({"seconds": held.rounded_up_s})),
         (Cause.NOT_ATTRIBUTED, rest.take(held.not_attributed)),
+        (Cause.STATUS_CHANGED, rest.take(held.became)),
         (Cause.MISSING_AT_PROVIDER, rest.take({name: -amount for name, amount in held.missing.items()})),
     ]
     late = rest.take(held.elsewhere)

@@ -46,6 +46,9 @@ class Kind(StrEnum):
 WAS = "was"
 """In the metadata of a correction: the completeness of the event as it was before it."""
 
+REVERSES = "reverses"
+"""In the metadata of a reversal: the kind of the event that it takes back."""
+
 CONTEXT_TOKENS = "context_tokens"
 """In the metadata of an event that is the sum of many requests: the input tokens of the largest, which decide its price."""
 

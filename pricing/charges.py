@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
+import msgspec
 from sqlalchemy import select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -39,6 +41,20 @@ async def costs(connection: AsyncConnection, keys: Collection[Key]) -> dict[Key,
     key = (at.tenant_id, at.event_day, at.event_id)
     found = await connection.execute(select(*key, at.cost_nano).where(tuple_(*key).in_(sorted(keys))))
     return {tuple(row[:3]): row.cost_nano or 0 for row in found}
+
+
+async def judgements(connection: AsyncConnection, keys: Collection[Key]) -> dict[Key, Rated]:
+    """What was said of events. Of those that were booked."""
+    if not keys:
+        return {}
+    at = charges.c
+    key = (at.tenant_id, at.event_day, at.event_id)
+    found = await connection.execute(select(charges).where(tuple_(*key).in_(sorted(keys))))
+    return {(row.tenant_id, row.event_day, row.event_id): msgspec.convert(_said(row), Rated) for row in found}
+
+
+def _said(row: Any) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in Rated.__struct_fields__} | {"priced": bool(row.priced)}
 
 
 async def add(connection: AsyncConnection, folded: Mapping[RollupKey, Sums]) -> None:

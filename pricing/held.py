@@ -8,7 +8,7 @@ question are read through once, by the database, and what comes back are sums.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -29,7 +29,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metering.columns import BigInt, Moment, Text, from_json
 from metering.event_types import DIMENSIONS, EVENT_TYPES
-from metering.reconciliation import COST, COUNT, Amounts, Cause
+from metering.reconciliation import COST, COUNT, Amounts, Cause, added
 from metering.tables import pending_events, usage_events
 from metering.usage import CONTEXT_TOKENS, Completeness, Kind
 from pricing.tables import charges, rollups
@@ -55,17 +55,23 @@ class Whose(NamedTuple):
     first_day: str
     last_day: str
     """Included."""
-    tenant_id: str | None
+    tenant_id: str | None = None
     """None for everybody on the account that tenants share."""
     apart: Collection[str] = ()
     """Those who have an account of their own, and are not on that one."""
+    among: Collection[str] = ()
+    """Where there are any: these tenants, whichever account they are on."""
 
     def of(self, table: FromClause, day: str) -> tuple[ColumnElement[bool], ...]:
         """What a row of a table has to be; `day` names the column of its day."""
         at = table.c
-        whose = (
-            at.tenant_id == self.tenant_id if self.tenant_id is not None else at.tenant_id.not_in(sorted(self.apart))
-        )
+        whose: ColumnElement[bool]
+        if self.among:
+            whose = at.tenant_id.in_(sorted(self.among))
+        elif self.tenant_id is not None:
+            whose = at.tenant_id == self.tenant_id
+        else:
+            whose = at.tenant_id.not_in(sorted(self.apart))
         return at.source == self.source, at[day] >= self.first_day, at[day] <= self.last_day, whose
 
     def of_events(self, table: FromClause) -> tuple[ColumnElement[bool], ...]:
@@ -99,14 +105,14 @@ class StepPart(NamedTuple):
 ROLLED_BY = ("day", "event_type", "direction", "resource", "cost_currency")
 
 
-async def sums(connection: AsyncConnection, whose: Whose) -> list[Part]:
-    """All that is booked."""
+async def sums(connection: AsyncConnection, whose: Whose, *, apart_from: str | None = None) -> list[Part]:
+    """All that is booked, or all that is not of an endpoint."""
     at = rollups.c
     keys = [at[name] for name in ROLLED_BY]
     measures = {COUNT: at.events, **{name: at[name] for name in DIMENSIONS}, COST: at.cost_nano}
     statement = (
         select(*keys, *(cast(func.sum(column), BigInt) for column in measures.values()))
-        .where(*whose.of(rollups, "day"))
+        .where(*whose.of(rollups, "day"), *([] if apart_from is None else [at.endpoint != apart_from]))
         .group_by(*keys)
         .order_by(*keys)
     )
@@ -143,8 +149,9 @@ async def steps(connection: AsyncConnection, whose: Whose, since: dt.datetime) -
         .select_from(event.outerjoin(base, of_base).outerjoin(charges, of_charge))
         .where(
             *whose.of_events(event),
-            at.kind.in_((Kind.USAGE, Kind.BACKFILL, Kind.CORRECTION)),
+            at.kind.in_((Kind.USAGE, Kind.BACKFILL, Kind.CORRECTION, Kind.REVERSAL)),
             or_(
+                at.kind == Kind.REVERSAL,
                 at.kind == Kind.BACKFILL,
                 base.c.kind == Kind.BACKFILL,
                 base.c.completeness == Completeness.UNKNOWN,
@@ -154,7 +161,16 @@ async def steps(connection: AsyncConnection, whose: Whose, since: dt.datetime) -
         )
         .group_by(*keys)
     )
-    return [_step(row) for row in (await connection.execute(statement)).all()]
+    return [step for row in (await connection.execute(statement)).all() for step in _steps(row)]
+
+
+def _steps(row: Any) -> Iterator[StepPart]:
+    one = _step(row)
+    yield one
+    if row.kind == Kind.REVERSAL:
+        # It is used all the same, by a call that nobody is charged for.
+        amounts = {name: -amount for name, amount in one.part.amounts.items()}
+        yield StepPart(one.part._replace(amounts=amounts), Cause.NOT_ATTRIBUTED, corrects=False)
 
 
 def _step(row: Any) -> StepPart:
@@ -162,11 +178,15 @@ def _step(row: Any) -> StepPart:
     amounts = {name: amount * row.events for name, amount in quantities.items()}
     if row.kind in (Kind.USAGE, Kind.BACKFILL):
         amounts[COUNT] = row.events
+    elif row.kind == Kind.REVERSAL and row.base_kind in (Kind.USAGE, Kind.BACKFILL):
+        amounts[COUNT] = -row.events
     if row.cost_nano:
         amounts[COST] = row.cost_nano
     part = Part(row.event_day, row.event_type, row.way, row.what, row.cost_currency, amounts)
     if not row.metered:
         return StepPart(part, Cause.NOT_ATTRIBUTED, corrects=False)
+    if row.kind == Kind.REVERSAL:
+        return StepPart(part, Cause.NOT_ATTRIBUTED, corrects=True)
     if Kind.BACKFILL in (row.kind, row.base_kind):
         return StepPart(part, Cause.NOT_PROXIED, corrects=True)
     if row.base_completeness == Completeness.UNKNOWN:
@@ -366,6 +386,29 @@ async def lumps(
             summed = {name: before.quantities.get(name, 0) + row.quantities.get(name, 0) for name in names}
             context = row.metadata.get(CONTEXT_TOKENS, 0) if row.kind == Kind.BACKFILL else before.context_tokens
             found[row.external_id] = Lump(before.events + 1, summed, context)
+    return found
+
+
+async def lumps_of_others(
+    connection: AsyncConnection, source: str, tenant_id: str, names: Mapping[str, str]
+) -> dict[str, Amounts]:
+    """What is booked of some sums of use for other tenants than this one. `names` are theirs, with the day of each: what is
+    booked of a sum is dated at the first moment of it."""
+    at = usage_events.c
+    found: dict[str, Amounts] = {}
+    ids = sorted(names)
+    for start in range(0, len(ids), IDS_MAX):
+        some = ids[start : start + IDS_MAX]
+        moments = {dt.datetime.fromisoformat(names[name]).replace(tzinfo=dt.UTC) for name in some}
+        statement = select(at.external_id, at.quantities).where(
+            at.occurred_at.in_(sorted(moments)),
+            at.external_id.in_(some),
+            at.tenant_id != tenant_id,
+            at.source == source,
+            at.kind.in_((Kind.BACKFILL, Kind.CORRECTION)),
+        )
+        for row in await connection.execute(statement):
+            found[row.external_id] = added([found.get(row.external_id, {}), row.quantities])
     return found
 
 

@@ -44,3 +44,27 @@ class Rated(msgspec.Struct, frozen=True):
     """The edition: `standard-v1`."""
     cost_book: str
     lines: tuple[Line, ...]
+
+    def taken_back(self) -> Rated:
+        """The same amounts the other way, to the last nano."""
+        return msgspec.structs.replace(
+            self,
+            charge_nano=_less(self.charge_nano),
+            credits=_less(self.credits),
+            cost_nano=_less(self.cost_nano),
+            lines=tuple(
+                msgspec.structs.replace(
+                    line,
+                    quantity=-line.quantity,
+                    rated_from=line.rated_from + line.quantity,
+                    charge_nano=_less(line.charge_nano),
+                    credits=_less(line.credits),
+                    cost_nano=_less(line.cost_nano),
+                )
+                for line in self.lines
+            ),
+        )
+
+
+def _less(amount: int | None) -> int | None:
+    return None if amount is None else -amount

@@ -6,14 +6,16 @@ import asyncio
 import datetime as dt
 from collections.abc import Iterable, Sequence
 
+import msgspec
 from sqlalchemy import bindparam, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metering import ledger
-from metering.facts import Fact, is_late
-from metering.late import PRICE, meet, phase_of, remember, settle
+from metering.claims import keeps_off, made_key, taken_back
+from metering.facts import Fact, fact, is_late
+from metering.late import PRICE, meet, of_objects, phase_of, remember, settle
 from metering.ledger import Appended
-from metering.usage import UsageEvent
+from metering.usage import UsageEvent, event_id_of
 from pricing import charges
 from pricing.book import EVENT
 from pricing.catalogue import Books
@@ -31,17 +33,18 @@ async def book(connection: AsyncConnection, facts: Sequence[Fact], books: Books,
     """Book some facts inside the caller's transaction; those that the ledger has already change nothing."""
     if not facts:
         return Appended([], 0, [])
-    plans = await _plans(connection, {fact.event.tenant_id for fact in facts}, books)
-    late = [fact for fact in facts if is_late(fact.event)]
-    calls = [fact for fact in facts if not is_late(fact.event)] if late else facts
+    plans = await _plans(connection, {one.event.tenant_id for one in facts}, books)
+    late = [one for one in facts if is_late(one.event)]
+    calls = [one for one in facts if not is_late(one.event)] if late else facts
     # To judge them takes us two thirds of the time that the database is busy with them.
     appended, rated = await asyncio.gather(ledger.append(connection, calls, now), _rated(calls, plans, books))
-    judged = [(fact.event, rated.get(id(fact)) or judge(fact, plans, books)) for fact in appended.new]
+    judged = [(one.event, rated.get(id(one)) or judge(one, plans, books)) for one in appended.new]
     await remember(connection, appended.new, now)
     if late:
         # After the calls, among which may be those that they are about.
         settled, corrected = await _settled(connection, late, judged, plans, books, now)
         appended, judged = appended.with_those_of(settled), judged + corrected
+    judged += await _taken_back(connection, judged, now)
     if judged:
         await charges.append(connection, judged)
         folded = fold(judged)
@@ -72,7 +75,7 @@ async def _settled(
     costs |= {event.key: rated.cost_nano or 0 for event, rated in calls}
     judged = []
     # What is left of a cost is known when the rest is judged.
-    for event in sorted((fact.event for fact in appended.new), key=lambda event: phase_of(event)[0] == PRICE):
+    for event in sorted((new.event for new in appended.new), key=lambda event: phase_of(event)[0] == PRICE):
         one = of_event[event.event_id]
         price_book = plans.price_book(event)
         if phase_of(event)[0] == PRICE:
@@ -86,6 +89,26 @@ async def _settled(
     unbooked = len(met.waiting) + len(met.heard) + len(met.open) + len(met.stale)
     repeated = len(late) - len(appended.new) - len(appended.conflicting) - unbooked
     return appended._replace(repeated=repeated, waiting=len(met.waiting)), judged
+
+
+async def _taken_back(
+    connection: AsyncConnection, judged: Sequence[tuple[UsageEvent, Rated]], now: dt.datetime
+) -> list[tuple[UsageEvent, Rated]]:
+    """Take back what a list or a webhook had booked of what calls with their metering off have made. What `judged` says is
+    of this transaction."""
+    off = {(event.tenant_id, event.external_id or "") for event, _ in judged if keeps_off(event)}
+    if not off:
+        return []
+    rows = []
+    for (_, external_id, source), of_object in (await of_objects(connection, off)).items():
+        reported = event_id_of(made_key(source, external_id))
+        rows += [row for row in of_object if row.metered and reported in (row.event_id, row.corrects)]
+    known = {event.key: rated for event, rated in judged}
+    key_of = {row.event_id: (row.tenant_id, row.event_day, row.event_id) for row in rows}
+    known |= await charges.judgements(connection, {key for key in key_of.values() if key not in known})
+    facts = [fact(event, msgspec.json.encode(event)) for event in map(taken_back, rows)]
+    appended = await ledger.append(connection, facts, now)
+    return [(one.event, known[key_of[one.event.corrects or ""]].taken_back()) for one in appended.new]
 
 
 async def _rated(facts: Sequence[Fact], plans: Plans, books: Books) -> dict[int, Rated]:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from metering.event_types import channel_of, units_of
 from metering.moments import DAY_MS, day_of
-from metering.usage import COUNTED_KINDS, Completeness, UsageEvent
+from metering.usage import COUNTED_KINDS, REVERSES, Completeness, UsageEvent
 from pricing.judgement import Rated
 from pricing.tables import ROLLUP_COUNTS, ROLLUP_SUMS
 
@@ -59,6 +59,9 @@ def fold(judged: Iterable[tuple[UsageEvent, Rated]]) -> dict[Key, Sums]:
                 sums[_UNKNOWN] += 1
             if not rated.priced:
                 sums[_UNPRICED] += 1
+        elif event.metadata.get(REVERSES) in COUNTED_KINDS:
+            sums[_EVENTS] -= 1
+            sums[_UNPRICED] -= not rated.priced
         quantities = event.quantities
         _add(sums, _UNITS, units_of(event.event_type, quantities))
         _add(sums, _CHARGE, rated.charge_nano)

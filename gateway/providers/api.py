@@ -219,6 +219,12 @@ class Carried(NamedTuple):
     """By which it is to be asked; empty for that by which we are."""
     begins: bool = False
     """True for what is asked first of all, because whoever made something named it."""
+    redirects: int = 0
+    """How many redirects in a row have led there: what is asked was asked already."""
+    said: str = ""
+    """What was said when it was asked before and is not said again, as a form."""
+    heard: bool = False
+    """True for what somebody hears who waits: asked again and again, and nobody else can answer it."""
 
 
 class CallbackAddress(NamedTuple):
@@ -305,6 +311,20 @@ class Reply(NamedTuple):
     body: bytes = b""
 
 
+class Redirect(NamedTuple):
+    """An application's answer that leads on to another URL."""
+
+    status: int
+    location: str
+    """As the header has it; empty without one."""
+    url: str
+    """That which answered."""
+    asked: Content
+    """What it was asked."""
+    carried: Carried | None
+    """What led to that, if a URL of ours did."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Webhook:
     """One thing that a provider tells an application by itself: it tells us, and we pass it on."""
@@ -325,6 +345,9 @@ class Webhook:
     """Where it is passed on to, unless it carries a URL."""
     fallback: Callable[[Integration], str | None] = lambda _: None
     """Where an answer is waited for: who has one if the first has none."""
+    fallen_back: Callable[[Content, str, int | None], Content] = lambda content, *_: content
+    """(what was asked, URL, status) of the first, which has none that can be taken → what the fallback is asked. Its status is
+    None where nobody answered."""
     own: tuple[str, ...] | None = ()
     """The fields of an integration that hold what of a shared account is the tenant's own: what came in must have come in at
     one of these. None where it is not the account's credential that verifies a delivery but a key of the tenant's, which
@@ -336,6 +359,12 @@ class Webhook:
     led_back: Callable[[bytes, str, CallbackAddress], bytes] | None = None
     """Set where the application's answer is waited for, and is the answer: (answer, URL it is from, our address) → the same,
     with the URLs in it leading to us."""
+    redirected: Callable[[Redirect, CallbackAddress], Reply | None] = lambda *_: None
+    """Where the application's answer is the answer: what has the provider come to us for what a redirect leads to; None for
+    one that the provider would not follow."""
+    fetched: Callable[[bytes, str], Reply | None] = lambda *_: None
+    """(media type, URL) of an application's answer that is longer than what is passed on → what has the provider fetch it
+    itself; None where that can not be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

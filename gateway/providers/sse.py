@@ -36,7 +36,8 @@ class Frames:
         """Return the events that are complete with this chunk; joined with what came before they lose no byte."""
         rest = self.rest
         if not rest and not self.overflowed and chunk.endswith(b"\n\n") and _CARRIAGE_RETURN not in chunk:
-            if chunk.rfind(b"\n\n", 0, -1) < 0:
+            # Most events are one line, whose end is found at once.
+            if chunk.find(b"\n") == len(chunk) - 2 or chunk.rfind(b"\n\n", 0, -1) < 0:
                 return [chunk]
             if not chunk.endswith(b"\n\n\n"):
                 return [event + b"\n\n" for event in chunk[:-2].split(b"\n\n")]

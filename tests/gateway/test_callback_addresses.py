@@ -23,9 +23,9 @@ def tenant(tenant_id="acme", **fields):
     return TenantRecord(tenant_id=tenant_id, status="active", account_sid="AC1", **{"signing": sealed} | fields)
 
 
-def bound(url=URL, method="", **of):
+def bound(url=URL, method="", redirects=0, said="", heard=False, **of):  # noqa: FBT002 - as Carried has it
     address = ADDRESSES.of(twilio.PROVIDER, tenant(**of))
-    return address.bound(Carried(url, method))
+    return address.bound(Carried(url, method, redirects=redirects, said=said, heard=heard))
 
 
 def test_a_tenants_address_names_provider_and_tenant():
@@ -41,6 +41,14 @@ def test_what_is_sealed_for_a_tenant_opens_for_it_alone(method):
     changed = "B" if sealed[-6] == "A" else "A"
     assert ADDRESSES.opened(sealed[:-6] + changed + sealed[-5:], "acme") is None
     assert CallbackAddresses("https://tolls.example", Secrets.derived("another")).opened(sealed, "acme") is None
+
+
+def test_what_led_there_is_sealed_with_it():
+    sealed = bound(redirects=3, said="Digits=1&SpeechResult=ja%2C+bitte")
+
+    assert "Digits" not in sealed
+    assert ADDRESSES.opened(sealed, "acme") == Carried(URL, "", redirects=3, said="Digits=1&SpeechResult=ja%2C+bitte")
+    assert ADDRESSES.opened(bound(heard=True), "acme") == Carried(URL, heard=True)
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,16 @@ async def test_an_admin_key_of_a_tenants_own_opens_its_project_or_all_of_its_org
     owned = {"acme": {"openai_project": "proj_1"}, "globex": {}}
     lists = by_project(database, {"acme": own, "globex": own._replace(headers={"Authorization": "g"})}, owned, owned)
 
-    assert told(await lists.accounts("openai", None)) == [("acme", False, "proj_1"), ("globex", False, "")]
+    accounts = await lists.accounts("openai", None)
+    assert told(accounts) == [("acme", False, "proj_1"), ("globex", False, "")]
+    # A project in that organization that is another tenant's is charged to that one alone.
+    assert [(one.name, one.named_in, one.others) for one in accounts] == [
+        ("proj_1", "openai_project", frozenset()),
+        ("", "openai_project", {"proj_1"}),
+    ]
+    assert [await lists.accounts("openai", tenant_id) for tenant_id in ("acme", "globex")] == [
+        [one] for one in accounts
+    ]
 
 
 async def test_what_can_not_be_told_apart_is_said_with_the_cure(database):

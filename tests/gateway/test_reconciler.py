@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 from decimal import Decimal
 from fractions import Fraction
+from itertools import permutations
+from uuid import uuid4
 
 import msgspec
 import pytest
@@ -14,7 +16,7 @@ from gateway.providers import openai, twilio
 from gateway.providers.api import Late, Record, Total, Usage
 from gateway.reconciler import Account, NotReconciled, Reconciler, Wanted
 from gateway.recorder import late_event
-from gateway.tables import integrations
+from gateway.tables import audit_log
 from metering.claims import made_key
 from metering.intents import Intent
 from metering.late import PRICE
@@ -44,6 +46,7 @@ class Provider:
         self.fees = {}
         self.as_of = "2026-11-27T00:00:00+00:00"
         self.hidden = set()
+        self.rcs = set()
 
     def sends(self, number, segments=1, at_ms=NOON_MS, to="+1", sender="+2"):
         sid = f"SM{number:032x}"
@@ -77,7 +80,7 @@ class Provider:
                 quantities={"messages": 1} if sms else {"requests": 1},
                 completeness=Completeness.PENDING,
                 resource="US",
-                event_type="sms_outbound" if sms else "call_outbound",
+                event_type="message_outbound" if sid in self.rcs else "sms_outbound" if sms else "call_outbound",
                 parties=parties,
             ),
             late=(
@@ -98,7 +101,8 @@ class Provider:
             return Total(day=day, account="AC1", category=category, currency="USD", as_of=self.as_of, **said)
 
         sids = self.of_day(day)
-        messages = [sid for sid in sids if self.objects[sid][0] == "sms"]
+        messages = [sid for sid in sids if self.objects[sid][0] == "sms" and sid not in self.rcs]
+        others = [sid for sid in sids if sid in self.rcs]
         calls = [sid for sid in sids if self.objects[sid][0] == "call"]
         fees = {category: cost for (on, category), cost in self.fees.items() if on == day}
         yield total(
@@ -113,6 +117,8 @@ class Provider:
             usage=Decimal(sum(-(-self.objects[sid][2] // 60) for sid in calls)),
             cost=sum(map(self.cost, calls), Decimal(0)),
         )
+        if others:
+            yield total("channels-rcs-outbound", count=len(others), cost=sum(map(self.cost, others), Decimal(0)))
         for category, cost in fees.items():
             yield total(category, count=1, usage=Decimal(1), cost=cost)
         yield total("totalprice", cost=sum(map(self.cost, sids), Decimal(0)) + sum(fees.values(), Decimal(0)))
@@ -312,6 +318,31 @@ async def test_what_went_around_the_gateway_is_booked_and_named(database, reconc
         "seconds": 0,
         "cost_nano": 39_500_000,
     }
+
+
+async def test_what_was_listed_before_its_call_said_that_its_metering_was_off_is_taken_back_and_named(
+    database, reconcile, provider, lists, booked, rows
+):
+    sid = provider.sends(1, segments=2)
+    await lists.collect(None, DAY, DAY, "schedule")
+    assert (await total(database))["segments"] == 2
+    await booked([sent(provider, sid, 1, metered=False)])
+
+    report = await reconcile()
+
+    assert set((await total(database)).values()) == {0}
+    [messages] = [one for one in report.comparisons if one.subject.category == "sms-outbound"]
+    whole = {"messages": 1, "segments": 2, "cost_nano": 15_800_000}
+    assert (messages.told, messages.held) == (whole, dict.fromkeys(whole, 0))
+    assert causes(report, "sms-outbound") == [
+        (Cause.NOT_PROXIED, CORRECTED, whole),
+        (Cause.NOT_ATTRIBUTED, CORRECTED, {name: -amount for name, amount in whole.items()}),
+        (Cause.NOT_ATTRIBUTED, EXPLAINED, whole),
+    ]
+    assert report.matched
+    once = await rows()
+    await reconcile()
+    assert await rows() == once
 
 
 async def test_a_second_run_changes_nothing_in_the_ledger(reconcile, provider, booked, rows):
@@ -542,6 +573,34 @@ async def test_what_was_sent_before_midnight_and_is_dated_after_it_is_late_on_bo
     assert report.matched
 
 
+async def test_a_message_for_which_a_messaging_service_picked_another_channel_is_explained_in_both(
+    reconcile, provider, booked, rows
+):
+    """It was taken on as an SMS, and its list calls it RCS: it is counted once, under what its call was told."""
+    await booked([sent(provider, provider.sends(1), 1)])
+    picked = provider.sends(2, segments=2)
+    await booked([sent(provider, picked, 2)])
+    provider.rcs.add(picked)
+
+    report = await reconcile()
+
+    found = {
+        one.subject.category: [
+            (each.cause, each.resolution, each.amounts) for each in one.differences if each.resolution is not CORRECTED
+        ]
+        for one in report.comparisons
+    }
+    cost = provider.cost(picked) * 10**9
+    assert found["sms-outbound"] == [
+        (Cause.STATUS_CHANGED, EXPLAINED, {"messages": -1, "segments": -2, "cost_nano": -cost}),
+    ]
+    assert found["channels-others-outbound"] == [(Cause.STATUS_CHANGED, EXPLAINED, {"messages": 1, "cost_nano": cost})]
+    assert report.matched
+    once = await rows()
+    await reconcile()
+    assert await rows() == once
+
+
 async def test_what_the_ledger_has_and_the_provider_does_not_list_is_open(reconcile, provider, booked):
     sid = provider.sends(1, segments=2)
     await booked(backfilled(provider.record(sid)))
@@ -621,7 +680,7 @@ class Totals:
 
     def __init__(self):
         self.used = {}
-        self.account = Account("openai", "acme")
+        self.account = Account("openai", "acme", named_in="openai_project")
 
     def say(self, model="gpt-4o", day=DAY, kind="completions", calls=1, **amounts):
         self.used[day, f"{kind}:{model}"] = (calls, amounts)
@@ -784,14 +843,7 @@ async def test_calls_with_their_metering_off_did_not_go_around(database, meet, t
 
 async def test_what_a_project_was_used_for_before_it_was_the_tenants_is_not_the_tenants(database, meet, totals, rows):
     """Guards a project that goes from one tenant to another, who would pay once more for what the first one used."""
-    async with database.transaction() as connection:
-        row = {
-            "tenant_id": "acme",
-            "document": {"openai_project": "proj_1"},
-            "sealed": "",
-            "updated_at": NOON + dt.timedelta(days=2),
-        }
-        await connection.execute(insert(integrations).values(row))
+    await moved(database, "acme", NOON + dt.timedelta(days=2))
     totals.say(input_tokens=1000)
     before = await rows()
 
@@ -803,6 +855,128 @@ async def test_what_a_project_was_used_for_before_it_was_the_tenants_is_not_the_
     # Who names the tenant says that it is.
     await meet()
     assert await rows() != before
+
+
+async def moved(database, tenant_id, at, action="integration.change", subject=None, fields=("openai_project",)):
+    """As the audit log tells it."""
+    row = {"audit_id": str(uuid4()), "at": at, "actor": "test", "action": action, "tenant_id": tenant_id}
+    async with database.transaction() as connection:
+        values = row | {"subject": subject or tenant_id, "detail": {"fields": list(fields)}}
+        await connection.execute(insert(audit_log).values(values))
+
+
+async def test_another_field_of_its_integration_says_nothing_of_whose_a_project_was(database, meet, totals):
+    await moved(database, "acme", NOON + dt.timedelta(days=2), fields=("sms_url",))
+    totals.say(input_tokens=1000)
+
+    await meet(tenant_id=None)
+
+    [event] = await of_kind(database, Kind.BACKFILL)
+    assert event.quantities == {"input_tokens": 1000}
+
+
+async def tokens(database, tenants, day):
+    """What tenants pay for of a day."""
+    async with database.reading() as connection:
+        at = usage_events.c
+        statement = select(at.quantities).where(at.tenant_id.in_(tenants), at.event_day == day.isoformat())
+        return sum(row.quantities.get("input_tokens", 0) for row in await connection.execute(statement))
+
+
+@pytest.mark.parametrize("named", [False, True])
+async def test_on_the_day_on_which_a_project_changes_hands_nothing_is_booked_twice(
+    database, meet, totals, booked, rows, named
+):
+    """The project is the first tenant's until noon and the second's from then on. Whatever is booked in whichever order, what
+    both pay for is never more than OpenAI says, and a run after a run changes nothing."""
+
+    async def step(what, number, day, first, second):
+        at_ms = NOON_MS + (day - DAY).days * 86_400_000
+        amounts = {"first": 100, "second": 30, "at_night": 7, "off": 3}
+        values = {"source": "openai", "event_type": "llm_call", "endpoint": "chat.completions", "resource": "gpt-4o"}
+        if what == "around":
+            return 1000
+        if what == "before":
+            # Before anybody moves, the project is compared with the first tenant.
+            totals.account = Account("openai", first, name=f"project of {first}", named_in="openai_project")
+            await meet(day, day, first)
+            return 0
+        if what == "met":
+            totals.account = Account("openai", second, name=f"project of {first}", named_in="openai_project")
+            await meet(day, day, second if named else None)
+            return 0
+        event = usage_event(
+            event_id=call_id(number),
+            tenant_id=second if what == "second" else first,
+            # One that begins before midnight is told after it.
+            occurred_at_ms=at_ms - (12 * 3_600_000 + 1000 if what == "at_night" else 0),
+            quantities={"input_tokens": amounts[what]},
+            metered=what != "off",
+            **values,
+        )
+        await booked([fact(event)])
+        return amounts[what]
+
+    orders = list(permutations(["around", "first", "second", "at_night", "met"]))
+    orders += permutations(["around", "off", "before", "first", "met"])
+    number = 0
+    for at, order in enumerate(orders[13 * named :: 27]):
+        # Each has tenants of its own, whom nobody else is taken for, since all before have moved days before.
+        day, first, second = DAY - dt.timedelta(days=2 * at), f"first{at}", f"second{at}"
+        noon = NOON + (day - DAY)
+        await moved(database, first, noon)
+        await moved(database, second, noon)
+        told = 0
+        for what in [*order, "met"]:
+            number += 1
+            told += await step(what, number, day, first, second)
+            totals.used.clear()
+            if told:
+                totals.say(day=day, input_tokens=told)
+        before = await rows()
+        await step("met", at, day, first, second)
+        assert await rows() == before, order
+        paid = await tokens(database, [first, second], day) + await tokens(
+            database, [first, second], day - dt.timedelta(days=1)
+        )
+        assert paid <= told, order
+        if "around" in order:
+            assert paid >= 1000, order
+
+
+async def test_two_who_move_on_one_day_are_each_booked_what_went_around_on_their_own(database, meet, totals, rows):
+    """Guards sums that would be taken for each other's, and never come to rest."""
+    for tenant_id in ("acme", "globex"):
+        await moved(database, tenant_id, NOON)
+
+    async def both():
+        for tenant_id, amount in (("acme", 500), ("globex", 300)):
+            totals.account = Account("openai", tenant_id, name=f"of {tenant_id}", named_in="openai_project")
+            totals.say(input_tokens=amount)
+            await meet(tenant_id=None)
+
+    await both()
+    once = await rows()
+    await both()
+
+    assert await rows() == once
+    assert [await tokens(database, [one], DAY) for one in ("acme", "globex")] == [500, 300]
+
+
+async def test_what_whoever_had_the_project_before_is_still_to_be_told_of_is_not_booked(
+    database, meet, totals, booked, rows
+):
+    for tenant_id in ("acme", "globex"):
+        await moved(database, tenant_id, NOON, "credential.set", "openai")
+    values = {"source": "openai", "event_type": "llm_call", "endpoint": "responses.create", "resource": "gpt-4o"}
+    pending = {"quantities": {}, "completeness": Completeness.PENDING, "external_id": "resp_1"}
+    await booked([fact(usage_event(tenant_id="globex", occurred_at_ms=NOON_MS, **values, **pending))])
+    totals.say(input_tokens=1000)
+    before = await rows()
+
+    await meet(tenant_id=None)
+
+    assert await rows() == before
 
 
 async def test_what_is_told_as_completions_and_as_pictures_is_booked_as_one_of_them(database, meet, totals, rows):
@@ -881,6 +1055,38 @@ async def test_batches_are_booked_at_the_price_of_batches(database, meet, totals
     [event] = await of_kind(database, Kind.BACKFILL)
     assert event.event_type == "batch"
     assert (await used(database))["cost_nano"] == 1000 * 1250
+
+
+async def test_speech_that_is_billed_by_what_it_is_told_in_is_booked_as_calls_of_it_are(
+    database, meet, totals, booked, rows
+):
+    values = {"source": "openai", "event_type": "audio_speech", "endpoint": "audio.speech", "resource": "tts-1"}
+    heard = {"source": "openai", "event_type": "audio_transcription", "resource": "whisper-1"}
+    await booked(
+        [
+            fact(usage_event(event_id=call_id(1), occurred_at_ms=NOON_MS, quantities={"characters": 100}, **values)),
+            fact(usage_event(event_id=call_id(2), occurred_at_ms=NOON_MS, quantities={"seconds": 60}, **heard)),
+        ]
+    )
+    totals.say(kind="audio_speeches", model="tts-1", characters=1100)
+    totals.say(kind="audio_transcriptions", model="whisper-1", seconds=360)
+    # One that is billed by the token, of which this does not tell how many.
+    totals.say(kind="audio_speeches", model="gpt-4o-mini-tts", characters=50)
+
+    report = await meet()
+
+    found = {(one.event_type, one.resource): one.quantities for one in await of_kind(database, Kind.BACKFILL)}
+    assert found == {
+        ("audio_speech", "tts-1"): {"characters": 1000},
+        ("audio_transcription", "whisper-1"): {"seconds": 300},
+    }
+    assert (Cause.NOT_PROXIED, OPEN, {"characters": 50}) in causes(report)
+    # The list price, which is 15 USD for a million characters and 0.006 USD for a minute.
+    assert (await used(database, event_type="audio_speech"))["cost_nano"] == 1100 * 15_000
+    assert (await used(database, event_type="audio_transcription"))["cost_nano"] == 6 * 6_000_000
+    once = await rows()
+    await meet()
+    assert await rows() == once
 
 
 async def test_many_small_calls_are_not_priced_as_one_large_one(database, meet, totals):

@@ -573,6 +573,18 @@ def test_two_listeners_may_both_let_the_system_choose_their_port():
 # ---------------------------------------------------------------------------------------------------------------------
 # Further providers
 
+
+def test_the_accounts_of_the_platforms_credentials_are_told_from_tenants():
+    sid = "AC" + "5" * 32
+    credential = {
+        "TOLLKEEPER_PROVIDERS__TWILIO__ACCOUNT_SID": sid,
+        "TOLLKEEPER_PROVIDERS__TWILIO__AUTH_TOKEN": "hunter2",
+    }
+
+    assert load_settings(credential, {}, None).platform_accounts == {"twilio_subaccount": sid}
+    assert load_settings({}, {}, None).platform_accounts == {}
+
+
 GROQ = {
     "TOLLKEEPER_PROVIDERS__GROQ__KIND": "openai",
     "TOLLKEEPER_PROVIDERS__GROQ__BASE_URL": "https://api.groq.test",

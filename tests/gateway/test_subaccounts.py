@@ -14,6 +14,7 @@ from gateway import subaccounts as module
 from gateway.accounts import Accounts, NoSuchIntegration
 from gateway.collector import Credential
 from gateway.connector import Source
+from gateway.doubts import Doubts
 from gateway.keys import Secrets
 from gateway.providers import twilio
 from gateway.snapshot import SnapshotFile
@@ -52,7 +53,8 @@ async def walk(database, tmp_path):
 
     sources = {"twilio": Source(twilio.PROVIDER, base_url, credential)}
     found.accounts, found.snapshot, found.database = accounts, snapshot, database
-    found.asking = Subaccounts(accounts, SECRETS, snapshot, lambda: sources)
+    found.doubts = Doubts(tmp_path / "doubts")
+    found.asking = Subaccounts(accounts, SECRETS, snapshot, found.doubts, lambda: sources)
 
     async def change(tenant_id, **changes):
         async with accounts.changing("test") as changing:
@@ -103,6 +105,28 @@ async def test_another_secret_takes_the_place_of_the_one_before(walk, monkeypatc
     await walk.look()
 
     assert walk.known("acme") == {BELOW: "second-token"}
+
+
+async def test_a_secret_that_is_doubted_is_asked_for_within_a_minute_and_no_more_often(walk, monkeypatch):
+    now_s = [1000.0]
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now_s[0])
+    await walk.look()
+    walk.tokens[BELOW] = "second-token"
+    for later_s in range(1, 61):
+        now_s[0] = 1000.0 + later_s
+        walk.doubts.leave("acme")
+        walk.doubts.leave("globex")
+        walk.doubts.leave("nobody")
+        await walk.look()
+        assert len(walk.asked) == (1 if later_s < 60 else 2)
+    assert walk.known("acme") == {BELOW: "second-token"}
+
+    now_s[0] += 120.0
+    await walk.look()
+    assert len(walk.asked) == 2, "nobody doubts the new one"
+    walk.doubts.leave("acme")
+    await walk.look()
+    assert len(walk.asked) == 3, "that was more than a minute ago"
 
 
 async def test_where_nobody_tells_it_is_asked_for_later(walk, monkeypatch):

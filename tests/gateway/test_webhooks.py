@@ -7,6 +7,7 @@ import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, parse_qsl, quote, urlencode, urlsplit
+from xml.etree import ElementTree as ET
 
 import msgspec
 import pytest
@@ -15,14 +16,16 @@ from twilio.request_validator import RequestValidator
 
 from gateway.callback_addresses import CallbackAddresses
 from gateway.counters import Counters
+from gateway.doubts import Doubts
 from gateway.egress import Answer, Forbidden, TooSlow
 from gateway.inbox import InboxFull, Kept
 from gateway.integrations import Integration, SubaccountSecret
 from gateway.listener import Listener, bound
 from gateway.providers import PROVIDERS, twilio
 from gateway.providers.api import Carried
+from gateway.providers.twilio import redirects
 from gateway.recorder import Recorder
-from gateway.webhooks import Webhooks
+from gateway.webhooks import DOCUMENT_BYTES_MAX, Webhooks
 from metering.spool import Spool
 from tests.gateway.peers import client
 from tests.gateway.proxied import (
@@ -126,11 +129,13 @@ class Running:
             peer.writer.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
             return await peer.message()
 
-    def carrying(self, url, tenant_id="acme", name="voice", method="", *, begins=False):
+    def carrying(self, url, tenant_id="acme", name="voice", method="", *, begins=False, heard=False):
         """The target of our webhook, carrying an application's URL."""
         tenant = self.proxied.published.current.tenants[tenant_id]
         bind = self.addresses.of(twilio.PROVIDER, tenant).bound
-        return f"/webhooks/twilio/{tenant_id}/{name}?to={quote(bind(Carried(url, method, begins)), safe='')}"
+        return (
+            f"/webhooks/twilio/{tenant_id}/{name}?to={quote(bind(Carried(url, method, begins, heard=heard)), safe='')}"
+        )
 
 
 def carried(url):
@@ -162,6 +167,7 @@ async def listening(directory, *, public_url=PUBLIC_URL, shared_reads=False, cre
         running.kept,
         running.applications,
         counters,
+        Doubts(directory / "doubts"),
         shared_reads=shared_reads,
     )
     running.webhooks = webhooks
@@ -324,6 +330,25 @@ async def test_what_a_subaccount_signs_is_verified_by_its_own_token(tmp_path):
         assert (await running.ask(STATUS, told, token=TOKEN_BELOW, method="GET")).status == 204
         (kept, _) = running.kept
         assert dict(parse_qsl(kept.body.decode())) == DELIVERED | {"AccountSid": sid_of("acme")}
+
+
+async def test_what_a_subaccount_signs_otherwise_leaves_a_doubt_for_that_tenant(tmp_path):
+    """Guards what Twilio tells after the token was replaced there, of which nobody tells us."""
+    async with listening(tmp_path, integration=below()) as running:
+        told = DELIVERED | {"AccountSid": BELOW}
+        assert (await running.ask(STATUS, told, token=TOKEN_BELOW)).status == 204
+        assert Doubts(tmp_path / "doubts").take() == frozenset()
+
+        for _ in range(3):
+            assert (await running.ask(STATUS, told, token="its-new-token")).status == 403
+        assert Doubts(tmp_path / "doubts").take() == {"acme"}
+
+
+async def test_what_is_forged_for_a_tenant_without_a_subaccount_leaves_no_doubt(running, tmp_path):
+    assert (await running.ask(STATUS, DELIVERED, token="forged")).status == 403
+    assert (await running.ask(STATUS.replace("acme", "nobody"), DELIVERED, token="forged")).status == 404
+
+    assert Doubts(tmp_path / "doubts").take() == frozenset()
 
 
 async def test_a_subaccount_says_nothing_of_the_account_above_it(tmp_path):
@@ -694,6 +719,144 @@ async def test_where_nobody_answers_a_call_that_goes_out_the_provider_asks_whom_
     assert [url for url, *_ in running.applications.asked] == ["https://app.example/made"]
 
 
+def followed(document):
+    """The target of ours to which a document leads, and what it says of the method."""
+    (verb,) = ET.fromstring(document)
+    return verb.text.removeprefix(PUBLIC_URL), verb.attrib
+
+
+PRESSED = RINGING | {"CallStatus": "in-progress", "Digits": "1"}
+
+
+async def test_a_redirect_is_followed_by_way_of_us_and_is_no_step(running):
+    running.applications.answers = {
+        INTEGRATION.voice_url: answered(b"", status=302, Location="/menu?a=1"),
+        "https://app.example/menu": answered(),
+    }
+
+    first = await running.ask(VOICE, RINGING)
+
+    target, said = followed(first.body)
+    assert (first.status, said) == (200, {"method": "POST"})
+    assert [url for url, *_ in running.applications.asked] == [INTEGRATION.voice_url], "nothing is followed here"
+    second = await running.ask(target, RINGING)
+    assert carried(second.body.partition(b'action="')[2].partition(b'"')[0].decode()) == "https://app.example/menu"
+    url, method, headers, body, _ = running.applications.asked[1]
+    assert (method, body) == ("GET", b"")
+    assert dict(parse_qsl(urlsplit(url).query)) == {"a": "1"} | RINGING | {"AccountSid": sid_of("acme")}
+    assert RequestValidator(SIGNING).validate(url, {}, headers["X-Twilio-Signature"])
+    assert [event.event_type for event in running.events] == ["call_inbound"]
+
+
+async def test_a_redirect_that_keeps_the_method_keeps_what_was_pressed(running):
+    running.applications.answers = {
+        "https://app.example/menu": answered(b"", status=307, Location="https://www.app.example/menu/"),
+        "https://www.app.example/menu/": answered(),
+    }
+    target, _ = followed((await running.ask(running.carrying("https://app.example/menu"), PRESSED)).body)
+
+    # The verb that has Twilio ask again submits nothing of it.
+    await running.ask(target, RINGING | {"CallStatus": "in-progress"})
+
+    url, method, headers, body, _ = running.applications.asked[1]
+    fields = dict(parse_qsl(body.decode()))
+    assert (url, method, fields) == ("https://www.app.example/menu/", "POST", PRESSED | {"AccountSid": sid_of("acme")})
+    assert RequestValidator(SIGNING).validate(url, fields, headers["X-Twilio-Signature"])
+    assert [event.event_type for event in running.events] == ["ivr_step"]
+
+
+async def test_redirects_in_a_circle_end_at_the_fallback(running):
+    running.applications.answers = {
+        "https://app.example/voice": answered(b"", status=307, Location="/voice"),
+        INTEGRATION.voice_fallback_url: answered(b"<Response><Say>Later</Say></Response>"),
+    }
+    target = VOICE
+    for _ in range(redirects.IN_A_ROW_MAX):
+        target, _ = followed((await running.ask(target, RINGING)).body)
+
+    assert (await running.ask(target, RINGING)).body == b"<Response><Say>Later</Say></Response>"
+    assert [event.event_type for event in running.events] == ["call_inbound"]
+
+
+async def test_where_a_redirect_of_a_call_that_goes_out_leads_nowhere_the_provider_asks_whom_it_was_told_to(running):
+    running.applications.answers = {"https://app.example/made": answered(b"", status=301, Location="//gone.example/x")}
+    first = await running.ask(running.carrying("https://app.example/made", begins=True), ANSWERED)
+
+    target, _ = followed(first.body)
+
+    assert (await running.ask(target, ANSWERED)).status == 502
+    assert [url.partition("?")[0] for url, *_ in running.applications.asked][1:] == ["https://gone.example/x"]
+    assert running.events == []
+
+
+WAITING = RINGING | {"CallStatus": "in-progress", "QueueTime": "30"}
+
+
+async def test_what_who_waits_hears_is_no_step_and_leads_to_more_of_it(running):
+    running.applications.answers = {
+        "https://app.example/wait": answered(b"<Response><Say>Wait</Say><Redirect>/more</Redirect></Response>"),
+        "https://app.example/more": answered(b'<Response><Gather action="/out"/></Response>'),
+    }
+    first = await running.ask(running.carrying("https://app.example/wait", heard=True), WAITING)
+    target = first.body.partition(b"<Redirect>")[2].partition(b"<")[0].decode().removeprefix(PUBLIC_URL)
+
+    second = await running.ask(target, WAITING)
+
+    assert (first.status, second.status, running.events) == (200, 200, [])
+    ((_, _, headers, body, _), _) = running.applications.asked
+    fields = dict(parse_qsl(body.decode()))
+    assert RequestValidator(SIGNING).validate("https://app.example/wait", fields, headers["X-Twilio-Signature"])
+    pressed = second.body.partition(b'action="')[2].partition(b'"')[0].decode().removeprefix(PUBLIC_URL)
+    await running.ask(pressed, WAITING | {"Digits": "1"})
+    assert [event.event_type for event in running.events] == ["ivr_step"], "what is pressed there is"
+
+
+@pytest.mark.parametrize("left_out", [(), ("AccountSid",), ("CallSid",), ("AccountSid", "CallSid", "Direction")])
+async def test_what_is_heard_need_not_say_whose_it_is(running, left_out):
+    """Guards what is announced to a whole conference, of which nobody documents what Twilio says."""
+    running.applications.answers = {"https://app.example/wait": answered(b"<Response/>")}
+    said = {name: value for name, value in WAITING.items() if name not in left_out}
+
+    answer = await running.ask(running.carrying("https://app.example/wait", heard=True), said)
+
+    assert (answer.status, answer.body, running.events) == (200, b"<Response/>", [])
+
+
+async def test_what_is_heard_on_another_account_is_refused(running):
+    target = running.carrying("https://app.example/wait", heard=True)
+
+    assert (await running.ask(target, WAITING | {"AccountSid": OWN_SID})).status == 403
+    assert (await running.ask(running.carrying("https://app.example/menu"), {"CallSid": CALL})).status == 403
+
+
+async def test_where_nothing_is_heard_nobody_else_is_asked(running):
+    """Guards who waits: what answers calls ends them."""
+    running.applications.answers = {INTEGRATION.voice_fallback_url: answered()}
+
+    answer = await running.ask(running.carrying("https://app.example/wait", heard=True), WAITING)
+
+    assert answer.status == 502
+    assert [url for url, *_ in running.applications.asked] == ["https://app.example/wait"]
+
+
+async def test_a_sound_that_is_too_long_to_pass_on_is_played_by_the_provider(running):
+    running.applications.answers = {"https://app.example/wait": answered(media_type="audio/wav", whole=False)}
+
+    answer = await running.ask(running.carrying("https://app.example/wait?a=1&b=2", heard=True), WAITING)
+
+    assert ET.fromstring(answer.body).findtext("Play") == "https://app.example/wait?a=1&b=2"
+
+
+async def test_a_sound_is_passed_on_as_it_came_though_no_document_may_be_as_long(running):
+    """Guards who verifies that it is us who ask: Twilio would ask without a signature of ours."""
+    sound = b"\xff\xfb" * DOCUMENT_BYTES_MAX
+    running.applications.answers = {"https://app.example/wait": answered(sound, media_type="audio/mpeg")}
+
+    answer = await running.ask(running.carrying("https://app.example/wait", heard=True), WAITING)
+
+    assert (answer.body, answer.all("content-type")) == (sound, ["audio/mpeg"])
+
+
 async def test_an_application_is_asked_by_get_where_the_provider_asks_by_get(tmp_path):
     async with listening(tmp_path, shared_reads=True) as running:
         running.applications.answers = {INTEGRATION.voice_url: answered()}
@@ -713,10 +876,15 @@ async def test_an_application_is_asked_by_get_where_the_provider_asks_by_get(tmp
         Forbidden("not public"),
         answered(status=500),
         answered(status=302),
+        answered(status=302, Location="ftp://app.example/"),
+        answered(status=304, Location="/menu"),
         answered(whole=False),
         answered(**{"Content-Encoding": "gzip"}),
+        answered(b"<Response>%b</Response>" % (b" " * DOCUMENT_BYTES_MAX)),
+        # With URLs of ours in it, it is longer than the provider reads.
+        answered(b"<Response>%b</Response>" % (b'<Gather action="/x"/>' * 1000)),
     ],
-    ids=str,
+    ids=lambda failing: str(failing)[:80],
 )
 async def test_an_application_that_does_not_answer_has_a_fallback(running, failing):
     running.applications.answers = {
@@ -728,6 +896,36 @@ async def test_an_application_that_does_not_answer_has_a_fallback(running, faili
 
     assert answer.body == b"<Response><Say>Later</Say></Response>"
     assert [event.event_type for event in running.events] == ["call_inbound"]
+
+
+@pytest.mark.parametrize("method", ["", "GET"])
+@pytest.mark.parametrize(
+    ("failing", "code"),
+    [
+        (TooSlow("too slow"), "11200"),
+        (answered(status=302), "11216"),
+        (answered(status=404), "11200"),
+        (answered(status=500), "11200"),
+        (answered(whole=False), "11200"),
+        (answered(b"<Response>%b</Response>" % (b" " * DOCUMENT_BYTES_MAX)), "11750"),
+    ],
+    ids=["too slow", "not followed", "not there", "failed", "broken off", "too long"],
+)
+async def test_a_fallback_is_told_why_as_twilio_tells_it(running, failing, code, method):
+    running.applications.answers = {
+        "https://app.example/menu": failing,
+        INTEGRATION.voice_fallback_url: answered(b"<Response/>"),
+    }
+
+    await running.ask(running.carrying("https://app.example/menu?a=1", method=method), PRESSED)
+
+    (first, (url, _, headers, body, _)) = running.applications.asked
+    told = dict(parse_qsl(body.decode() if body else urlsplit(url).query))
+    why = {"ErrorCode": code, "ErrorUrl": "https://app.example/menu?a=1"}
+    assert told == PRESSED | {"AccountSid": sid_of("acme")} | why
+    assert RequestValidator(SIGNING).validate(url, {} if method else told, headers["X-Twilio-Signature"])
+    assert b"ErrorCode" not in first[3]
+    assert "ErrorCode" not in first[0]
 
 
 async def test_where_nobody_answers_we_do(running):

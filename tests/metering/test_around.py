@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metering.around import around, over_midnight
+from metering.event_types import INPUT_TOKENS
 
 NOTHING = {}
 
@@ -52,7 +53,29 @@ def test_what_calls_count_in_other_terms_is_not_booked():
     }
 
 
-AMOUNTS = st.dictionaries(st.sampled_from(["input_tokens", "output_tokens"]), st.integers(0, 1000))
+def test_input_that_was_estimated_is_not_booked_once_more_as_cached():
+    """Guards calls whose usage nobody told: they are estimated as plain input, of which the provider has found some cached."""
+    told = {"m": {"input_tokens": 40, "input_tokens_cached": 60, "output_tokens": 5, "output_tokens_audio": 9}}
+
+    assert around(told, {"m": {"count": 1, "input_tokens": 100, "output_tokens": 5}}, NOTHING, NOTHING) == {
+        "m": {"output_tokens_audio": 9}
+    }
+    assert around(told, {"m": {"count": 1, "input_tokens": 70, "output_tokens": 14}}, NOTHING, NOTHING) == {
+        "m": {"input_tokens_cached": 30}
+    }
+
+
+def test_nor_where_it_began_before_midnight_or_under_another_name():
+    told, estimated = {"gpt-5": {"input_tokens": 40, "input_tokens_cached": 60}}, {"count": 1, "input_tokens": 90}
+
+    assert around(told, NOTHING, NOTHING, {"gpt-5": estimated}) == {"gpt-5": {"input_tokens_cached": 10}}
+    assert around(told, {"gpt-5-2026": estimated}, NOTHING, NOTHING) == {"gpt-5": {"input_tokens_cached": 10}}
+
+
+AMOUNTS = st.dictionaries(
+    st.sampled_from(["input_tokens", "input_tokens_cached", "input_tokens_audio", "output_tokens", "images"]),
+    st.integers(0, 1000),
+)
 BY_NAME = st.dictionaries(st.sampled_from(["gpt-4o", "gpt-4o-2024", "gpt-5", "tts-1"]), AMOUNTS, max_size=4)
 
 
@@ -61,6 +84,38 @@ def test_with_what_is_booked_the_ledger_has_no_more_than_is_told(told, calls, to
     for name, amounts in around(told, calls, told_before, calls_before).items():
         for measure, amount in amounts.items():
             assert 0 < amount <= told[name][measure] - calls.get(name, {}).get(measure, 0)
+        inputs = [one for one in INPUT_TOKENS if one in amounts]
+        if inputs:
+            assert inputs_of(amounts) <= inputs_of(told[name]) - inputs_of(calls.get(name, {}))
+
+
+def inputs_of(amounts):
+    return sum(amounts.get(one, 0) for one in INPUT_TOKENS)
+
+
+@given(
+    used=st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 500), st.integers(0, 500)), max_size=12),
+    name=st.sampled_from(["m", "m-2026"]),
+)
+def test_what_the_ledger_estimated_is_not_booked_in_another_dimension(used, name):
+    """Calls that cross the gateway or not, of which it has to estimate some."""
+    told, calls = (
+        {"input_tokens": 0, "input_tokens_cached": 0},
+        {"count": 1, "input_tokens": 0, "input_tokens_cached": 0},
+    )
+    went_around = 0
+    for crossed, estimated, plain, cached in used:
+        told["input_tokens"] += plain
+        told["input_tokens_cached"] += cached
+        if not crossed:
+            went_around += plain + cached
+        else:
+            calls["input_tokens"] += plain + cached if estimated else plain
+            calls["input_tokens_cached"] += 0 if estimated else cached
+
+    booked = around({"m": told}, {name: calls}, NOTHING, NOTHING)
+
+    assert inputs_of(booked.get("m", {})) <= went_around
 
 
 @given(used=st.lists(st.tuples(st.integers(0, 1), st.booleans(), st.booleans(), st.integers(1, 500)), max_size=12))

@@ -36,9 +36,9 @@ async def test_after_a_month_with_crashes_and_traffic_around_the_gateway_the_led
     verdict = await Month(tmp_path, shape, print, **settings).live()
 
     assert problems(verdict) == []
-    # Of nothing, nothing would be wrong.
-    assert sum(one.messages for one in verdict.billed.values()) > 200
-    assert sum(one.seconds for one in verdict.billed.values()) > 4_000
+    # Of nothing, nothing would be wrong. Where it takes long to start anew, more is not sent that was to be.
+    assert sum(one.messages for one in verdict.billed.values()) > 100
+    assert sum(one.seconds for one in verdict.billed.values()) > 2_000
     assert verdict.found["crashes"] == 2
     assert verdict.found["told status"] > 10
     assert verdict.found["told sms"] > 5

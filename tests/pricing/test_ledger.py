@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from sqlalchemy import insert, select, text
 from sqlalchemy.exc import DataError
 
+from metering.claims import made_key
 from metering.event_types import DIMENSIONS
+from metering.late import late_fact
 from metering.tables import quarantine, usage_events
-from metering.usage import Completeness, Kind
+from metering.usage import Completeness, Kind, event_id_of
 from pricing.ledger import book
 from pricing.tables import ROLLUP_COUNTS, ROLLUP_KEY, ROLLUP_SUMS, charges, rollups, tenant_plans
 from tests.builders import DAY_MS, NOON, NOON_MS, call_id, fact, usage_event
@@ -360,3 +362,88 @@ def test_the_sums_are_those_of_the_ledger_and_its_charges_however_the_events_cam
     assert facts == charged == len(events)
     assert sorted(map(repr, kept)) == sorted(map(repr, anew))
     assert all(len(row) == len(ROLLUP_KEY) + 3 + len(ROLLUP_SUMS) for row in kept)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Metering that was off
+
+
+SMS = {"source": "twilio", "event_type": "sms_outbound", "endpoint": "messages.create", "external_id": "SM1"}
+SENT = SMS | {"resource": "US", "direction": "outbound", "quantities": {"messages": 1}}
+
+
+def listed(**changes):
+    """A message that the provider lists, or tells by itself."""
+    key = made_key("twilio", "SM1")
+    values = {"completeness": Completeness.PENDING, "kind": Kind.BACKFILL, "category": "listed", "dedupe_key": key}
+    return usage_event(event_id=event_id_of(key), **SENT | values | changes)
+
+
+def off(**changes):
+    """The event of its call."""
+    values = {"event_id": call_id(1), "completeness": Completeness.PENDING, "metered": False}
+    return usage_event(**SENT | values | changes)
+
+
+def final(segments=3):
+    quantities = {"messages": 1, "segments": segments}
+    return late_fact("acme", "twilio", "SM1", "final", Completeness.REPORTED, quantities, event_type="sms_outbound")
+
+
+def price():
+    told = {"provider_cost": "0.0237", "currency": "USD"}
+    return late_fact("acme", "twilio", "SM1", "price", Completeness.REPORTED, {}, metadata=told)
+
+
+async def left(database):
+    """What the sums have that is not nothing."""
+    return [
+        (name, getattr(row, name))
+        for row in await rows(database, rollups)
+        for name in (*ROLLUP_COUNTS, *ROLLUP_SUMS)
+        if getattr(row, name)
+    ]
+
+
+@pytest.mark.parametrize("plan", ["professional", "credits"])
+@pytest.mark.parametrize("kind", [Kind.BACKFILL, Kind.USAGE])
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("at", [0, 1, 2, 3])
+async def test_what_was_booked_before_its_call_says_that_its_metering_was_off_is_taken_back_whole(
+    database, books, booked, at, together, kind, plan
+):
+    """A list or a webhook was first; what became of it is told before or after."""
+    chosen = {"tenant_id": "acme", "effective_at": NOON - dt.timedelta(days=9), "plan": plan}
+    async with database.transaction() as connection:
+        await connection.execute(insert(tenant_plans), [chosen])
+    told = [listed(kind=kind), final(), price()]
+    told.insert(at, off())
+
+    for some in [told] if together else [[one] for one in told]:
+        async with database.transaction() as connection:
+            await book(connection, [fact(event) for event in some], books, NOON)
+        if at == 3 and some != told and some[0] in told[:3]:
+            assert await left(database) != []
+
+    assert await left(database) == []
+    for name in ("charge_nano", "credits", "cost_nano"):
+        assert sum(getattr(row, name) or 0 for row in await rows(database, charges)) == 0
+    for row in await rows(database, charges):
+        lines = row.lines
+        assert (row.charge_nano or 0) == sum(line.get("charge_nano") or 0 for line in lines)
+    assert await rows(database, quarantine) == []
+
+    before = await everything(database)
+    async with database.transaction() as connection:
+        await book(connection, [fact(event) for event in told], books, NOON)
+    assert await everything(database) == before
+
+
+async def test_a_call_whose_name_a_provider_repeats_keeps_its_own_charge(database, booked):
+    """Guards a mistake of the provider's: only what no call has made gives way."""
+    await booked(usage_event(event_id=call_id(2), **SENT | {"quantities": {"messages": 1, "segments": 1}}))
+    once = await left(database)
+
+    await booked(off())
+
+    assert await left(database) == once != []

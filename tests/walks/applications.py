@@ -30,7 +30,8 @@ class Got:
         return RequestValidator(secret).validate(self.url, told, self.headers.get("X-Twilio-Signature", ""))
 
 
-Answers = Callable[[Got], tuple[int, bytes]]
+Answers = Callable[[Got], tuple[int, bytes] | tuple[int, bytes, dict[str, str]]]
+"""The status, the body, and headers where there are more."""
 
 
 @dataclass
@@ -62,8 +63,10 @@ class Application:
                 headers = {name.title(): value for name, value in self.headers.items()}
                 one = Got(self.command, application.base_url + self.path, headers, fields, body)
                 application.got.append(one)
-                status, answer = application.answers(one)
+                status, answer, *more = application.answers(one)
                 self.send_response(status)
+                for name, value in (more[0] if more else {}).items():
+                    self.send_header(name, value)
                 self.send_header("Content-Type", "text/xml")
                 self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()

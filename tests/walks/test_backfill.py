@@ -21,6 +21,8 @@ TODAY = dt.datetime.now(dt.UTC).date()
 FIRST, LAST = TODAY - dt.timedelta(days=4), TODAY - dt.timedelta(days=2)
 MESSAGES = int(os.environ.get("COLLECTED_MESSAGES", "3000"))
 RATE_MAX = 10
+COLLECTED_S = PATIENCE_S * 20 + MESSAGES / 50
+"""So long it may take to have them, on whatever machine."""
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -34,7 +36,7 @@ def simulator(running: Installation, method, path, document=None):
     base = running.simulator.said("simulator_listening")["control_url"]
     data = None if document is None else json.dumps(document).encode()
     request = urllib.request.Request(base + path, data=data, method=method)
-    with urllib.request.urlopen(request, timeout=PATIENCE_S * 4) as answer:
+    with urllib.request.urlopen(request, timeout=COLLECTED_S) as answer:
         return json.loads(answer.read())
 
 
@@ -68,7 +70,7 @@ def tollkeeper(running: Installation, *arguments, code=0):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S * 20,
+        timeout=COLLECTED_S,
         check=False,
     )
     assert done.returncode == code, done.stderr
@@ -149,7 +151,7 @@ def test_a_backfill_goes_on_after_a_kill_and_doubles_nothing(gateway):
     gateway.gateway.kill()
     gateway.start_gateway()
 
-    done = eventually(lambda: (now := gateway.ask("GET", at))["status"] == "done" and now, "the end", PATIENCE_S * 20)
+    done = eventually(lambda: (now := gateway.ask("GET", at))["status"] == "done" and now, "the end", COLLECTED_S)
     assert done["done_steps"] == done["steps"] == 6
     assert differences(gateway) == {}
     assert backfilled(gateway)["counts"]["new"] == 0

@@ -14,7 +14,7 @@ from twilio.rest import Client
 
 from gateway.simulator.truth import read_deliveries
 from tests.walks.applications import Application, free_port
-from tests.walks.harness import eventually
+from tests.walks.harness import Answered, eventually
 from tests.walks.sides import directly_to_twilio
 from tests.walks.told import IN_FORCE_S, Tenant, told_gateway
 
@@ -144,6 +144,8 @@ def test_what_a_subaccount_of_the_platforms_is_told_of_reaches_its_application(r
     client.api.base_url = platform.base_url + "/api"
     below = client.api.accounts.create(friendly_name="below")
     path = f"/v1/tenants/{tenant.tenant_id}/integrations"
+    with pytest.raises(Answered, match="the platform's own account"):
+        reached.ask("PATCH", path, {"twilio_subaccount": platform.account_sid})
     shown = reached.ask("PATCH", path, {"twilio_subaccount": below.sid})
     assert below.auth_token not in str(shown)
     url = f"{application.base_url}/told"
@@ -166,6 +168,10 @@ def test_what_a_subaccount_of_the_platforms_is_told_of_reaches_its_application(r
     at = f"{reached.proxy_url}/webhooks/twilio/{tenant.tenant_id}/status"
     signature = RequestValidator(platform.key).compute_signature(at, forged)
     assert post(at, forged, **{"X-Twilio-Signature": signature}) == 403
+    # The worker doubts the token then, and the back office has heard of it.
+    doubts = reached.data_dir / "doubts"
+    assert doubts.is_dir()
+    eventually(lambda: not list(doubts.iterdir()), "the doubt to be taken")
 
 
 def direct(tenant, sid):

@@ -141,6 +141,30 @@ def test_an_application_that_wants_to_be_asked_by_get_is(tenant, application):
     assert asked.is_signed_with(tenant.secret)
 
 
+def test_an_application_that_redirects_is_asked_where_it_leads(tenant, application):
+    led = {
+        "/voice/start": (302, b"", {"Location": "../main?lang=en"}),
+        "/main": (200, b'<Response><Gather numDigits="1" action="/menu"/></Response>'),
+        "/menu": (307, b"", {"Location": f"{application.base_url}/menu/"}),
+        "/menu/": (200, BYE),
+    }
+    application.answers = lambda got: led.get(got.url.partition("?")[0].removeprefix(application.base_url), (204, b""))
+
+    sid = comes_in(tenant, "call", digits=["1"])
+
+    eventually(lambda: [one for one in application.got_at("/status") if one.fields["CallSid"] == sid], "the end")
+    asked = [one for one in application.got if not one.url.endswith("/status")]
+    places = [(one.method, one.url.partition("?")[0].removeprefix(application.base_url)) for one in asked]
+    assert places == [("POST", "/voice/start"), ("GET", "/main"), ("POST", "/menu"), ("POST", "/menu/")]
+    assert [one.fields.get("Digits") for one in asked] == [None, None, "1", "1"]
+    assert asked[1].fields["lang"] == "en"
+    for one in asked:
+        assert one.is_signed_with(tenant.secret)
+        assert (one.fields["AccountSid"], one.fields["CallSid"]) == (tenant.account_sid, sid)
+    found = booked(tenant, "call_inbound", "ivr_step", "call_minutes")
+    assert (found["call_inbound"], found["ivr_step"]) == (1, 1), "asked once more it is the same question"
+
+
 def test_a_voicemail_is_seconds_of_recording_once(tenant, application):
     application.answers = lambda got: (200, VOICEMAIL if "/voice/start" in got.url else BYE)
 

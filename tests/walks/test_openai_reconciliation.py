@@ -30,6 +30,7 @@ BILLED = {
     "input_tokens": "input_tokens",
     "input_cached_tokens": "input_tokens_cached",
     "output_tokens": "output_tokens",
+    "characters": "characters",
 }
 
 
@@ -84,6 +85,7 @@ def talk(client: OpenAI, texts, **headers):
             model="gpt-4o", messages=[{"role": "user", "content": text}], extra_headers=headers
         )
     client.embeddings.create(model="text-embedding-3-small", input=" ".join(texts), extra_headers=headers)
+    client.audio.speech.create(model="tts-1", voice="alloy", input=" ".join(texts), extra_headers=headers)
 
 
 def test_the_ledger_meets_openais_own_usage_and_a_second_run_changes_nothing(gateway, tmp_path):
@@ -112,7 +114,8 @@ def test_the_ledger_meets_openais_own_usage_and_a_second_run_changes_nothing(gat
 
     report = reconcile(gateway)
 
-    assert held(gateway, CLOSED) == billed(gateway, CLOSED) != Counter()
+    assert held(gateway, CLOSED) == billed(gateway, CLOSED)
+    assert "tts-1 characters" in billed(gateway, CLOSED)
     assert {event["kind"] for event in gateway.events("acme") if event["occurred_at"] < f"{NOW.date()}"} == {"backfill"}
     causes = {(one["day"], one["cause"], one["resolution"]) for one in report["differences"]}
     assert (f"{CLOSED}", "not_proxied", "corrected") in causes

@@ -191,13 +191,15 @@ passed on as it comes."""
 class StreamMeter:
     """Reads a stream of server-sent events as it goes by."""
 
-    __slots__ = ("_findings", "_frames", "_left", "_strip", "concluded")
+    __slots__ = ("_bare", "_findings", "_frames", "_left", "_strip", "concluded")
 
     def __init__(self, prepared: Prepared) -> None:
         self.concluded = False
         self._findings = _Findings(prepared)
         self._frames = sse.Frames()
         self._strip = prepared.usage_injected
+        self._bare = False
+        """True for a stream of chunks with choices, none of which holds a response."""
         self._left = 0
         """So many bytes of the event that is not over have been passed on."""
 
@@ -233,19 +235,20 @@ class StreamMeter:
 
     def _see(self, event: bytes) -> bool:
         """Take notice of one event; True if it is the usage chunk that a chat stream ends with when asked."""
-        # `rfind` looks for texts in half the time that `in` takes.
-        if event.rfind(b"[DONE]") >= 0:
+        # `rfind` looks for texts in half the time that `in` takes; what begins with an object is no `[DONE]`.
+        if not event.startswith(b"data: {") and event.rfind(b"[DONE]") >= 0:
             self.concluded = self.concluded or sse.data(event).strip() == b"[DONE]"
         if (
             self._findings.external_id is not None
-            and event.rfind(b'"response"') < 0
             and (event.rfind(b'"usage":null') >= 0 or event.rfind(b'"usage"') < 0)
+            and (self._bare or event.rfind(b'"response"') < 0)
         ):
             return False
         answer = _read(sse.data(event))
         if answer is None:
             return False
         self._findings.see(answer)
+        self._bare = self._bare or bool(answer.choices)
         if isinstance(answer.type, str) and answer.type in CONCLUDING:
             self.concluded = True
         return _holds(answer.usage) and bytes(answer.choices).strip() == b"[]"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from gateway.providers.api import Total, nanos
+from gateway.providers.openai.media import CHARACTER_MODELS, SECOND_MODELS
 from gateway.providers.openai.records import BATCHED
 from metering.event_types import EVENT_TYPES
 from metering.reconciliation import COST, Figure
@@ -25,9 +26,16 @@ EVENT_TYPES_OF: Mapping[str, tuple[str, ...]] = {
 """By kind of usage; what went around the gateway is booked as the first. Moderations cost nothing, and what tools use is not
 told by model."""
 
-BOOKED = frozenset({"completions", BATCHED, "embeddings"})
-"""The kinds of which what went around the gateway is booked. Pictures and speech of one model may be told as completions
-as well: booked as both, they would be paid for twice."""
+BOOKED: Mapping[str, str] = {
+    "completions": "",
+    BATCHED: "",
+    "embeddings": "",
+    "audio_speeches": CHARACTER_MODELS,
+    "audio_transcriptions": SECOND_MODELS,
+}
+"""The kinds of which what went around the gateway is booked, each with how the names of the models begin of which it is. What
+speaks and writes down for tokens may be told as completions as well: booked as both, it would be paid for twice. A picture's
+price is by its quality, or by tokens, and OpenAI tells neither with how many there were."""
 
 WITHIN: Mapping[str, tuple[str, ...]] = {
     "input_tokens": ("input_tokens_image", "input_tokens_cache_write"),
@@ -75,4 +83,4 @@ def figures(totals: Sequence[Total]) -> list[Figure]:
 
 def _booked_as(category: str) -> str | None:
     kind, _, model = category.partition(":")
-    return EVENT_TYPES_OF[kind][0] if model and kind in BOOKED else None
+    return EVENT_TYPES_OF[kind][0] if model and kind in BOOKED and model.startswith(BOOKED[kind]) else None

@@ -254,6 +254,9 @@ def _transcription(prepared: Prepared, ends: Sequence[Told]) -> Usage:
 CHARACTER_MODELS = "tts-"
 """The names of the models that are billed by the character of what they speak begin so; the others by the token."""
 
+SECOND_MODELS = "whisper-"
+"""The names of the models that are billed by the second of what they hear begin so; the others by the token."""
+
 
 def _speech(prepared: Prepared, ends: Sequence[Told]) -> Usage:
     """Speech: by the characters that were sent or, where the stream ends with a usage, by its tokens."""

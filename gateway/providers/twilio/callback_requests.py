@@ -12,7 +12,9 @@ told of it, and nor are we, so that the end of its calls is asked for like that 
 Left as they are, and asked about later, are forms that name a messaging service and no callback of their own, where ours
 would take the place of the service's; forms that name an application, which decides itself (Twilio then takes no notice of
 the fields); and whatever Twilio could read in more than one way, or would refuse. So are URLs on Twilio's own hosts, where
-what is asked verifies that Twilio does, and those of sounds that are played: Twilio fetches these, and tells nothing.
+what is asked verifies that Twilio does, and those of sounds that are played: Twilio fetches these, and keeps them. What is
+heard by who waits (`WaitUrl`, `HoldUrl`, `AnnounceUrl`) may be a sound or a document, which only a path that ends like a
+file's tells; it comes to us where it does not, since a document's application verifies who asks for it.
 """
 
 from __future__ import annotations
@@ -37,6 +39,9 @@ URL_CHARACTERS_MAX = 2_000
 TWILIOS = re.compile(r"(.+\.)?(?:twilio|twimlets)\.com", re.IGNORECASE)
 """The hosts where what is asked is Twilio's own: documents and flows that are kept there."""
 
+_SOUND = re.compile(r"\.(?:mp3|mpeg|wav|wave|aiff?|aifc|gsm|ulaw|ul|au|ogg)$", re.IGNORECASE)
+"""How the paths of files end that Twilio plays."""
+
 _FORM = re.compile(rb"[!#-;=?-Z\\\]-z|~]+")
 """The characters of a form, as strictly as SDKs write it and as sloppily as people do; neither JSON nor multipart."""
 
@@ -49,6 +54,10 @@ class Field(NamedTuple):
     webhook: str
     begins: bool = False
     """True where it is asked first of all."""
+    heard: bool = False
+    """True for what who waits hears."""
+    unsaid: str = ""
+    """The method where the form says none: `GET`, or empty for `POST`."""
 
 
 _CALLBACK = b"StatusCallback"
@@ -74,10 +83,16 @@ CALL_CHANGED: Mapping[bytes, Field] = {
     b"FallbackUrl": Field(b"FallbackMethod", VOICE),
 }
 """A call that is led elsewhere while it lasts is asked about once more."""
-PARTICIPANT: Mapping[bytes, Field] = _tells(
-    *(_CALLBACK, b"ConferenceStatusCallback", b"RecordingStatusCallback", b"ConferenceRecordingStatusCallback"),
-    b"AmdStatusCallback",
-)
+HEARD: Mapping[bytes, Field] = {
+    b"AnnounceUrl": Field(b"AnnounceMethod", VOICE, heard=True),
+    b"HoldUrl": Field(b"HoldMethod", VOICE, heard=True, unsaid="GET"),
+    b"WaitUrl": Field(b"WaitMethod", VOICE, heard=True),
+}
+PARTICIPANT: Mapping[bytes, Field] = {
+    **_tells(_CALLBACK, b"ConferenceStatusCallback", b"RecordingStatusCallback", b"ConferenceRecordingStatusCallback"),
+    **_tells(b"AmdStatusCallback"),
+    **HEARD,
+}
 RECORDING: Mapping[bytes, Field] = _tells(b"RecordingStatusCallback")
 
 
@@ -151,7 +166,10 @@ def _lead(
     if len(places.get(name, ())) != 1 or not value or method is None:
         return
     url = unquote_plus(value.decode("latin-1"))
-    ours = None if is_twilios(url) else wrapped(Carried(url, method, one.begins), address, one.webhook)
+    if not _value(pairs, places, one.method):
+        method = one.unsaid
+    left = is_twilios(url) or (one.heard and is_sound(url))
+    ours = None if left else wrapped(Carried(url, method, one.begins, heard=one.heard), address, one.webhook)
     if ours is None:
         return
     _put(pairs, places, name, ours)
@@ -174,6 +192,14 @@ def is_twilios(url: str) -> bool:
     except ValueError:
         return False
     return host is not None and TWILIOS.fullmatch(host) is not None
+
+
+def is_sound(url: str) -> bool:
+    """True for what Twilio plays, and does not read."""
+    try:
+        return _SOUND.search(urlsplit(url).path) is not None
+    except ValueError:
+        return False
 
 
 def wrapped(carried: Carried, address: CallbackAddress, webhook: str) -> str | None:

@@ -8,7 +8,7 @@ says no more than that it is time to ask.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from urllib.parse import parse_qsl
 
 from gateway.providers.api import Carried, Late, Made, Reply, Told, Usage
@@ -26,8 +26,9 @@ Form = Sequence[tuple[str, str]]
 
 FINAL_MESSAGE = frozenset({"delivered", "undelivered", "failed", "canceled", "read", "received", "partially_delivered"})
 UNANSWERED = frozenset({"busy", "no-answer", "failed", "canceled"})
-UNANSWERED_OUTBOUND = Reply(502)
-"""To a call that goes out: Twilio then asks the URL that the call was made with for this case, as it would without us."""
+NO_ANSWER = Reply(502)
+"""To a call that goes out: Twilio then asks the URL that the call was made with for this case, as it would without us. And
+for what is heard by who waits, which another document would end."""
 FINAL_CALL = UNANSWERED | {"completed"}
 
 
@@ -121,21 +122,24 @@ def read_voice(form: Form, *, step: str = "", carried: Carried | None = None) ->
     A call rings until it is answered, and is answered by the first thing that lets somebody press or say anything: what is
     asked while it still rings is the first question, unless it comes to a URL that an answer of before has named (`carried`).
     That of a call that goes out comes to the URL that it was made with, and is no step either, as long as nobody has pressed or
-    said anything there: the call has its own event.
+    said anything there: the call has its own event. Where the application has led on a question by a redirect, it is the same
+    question, asked once more. Nor is it a step to hear something as long as one waits, unless something is pressed or said there.
     `step` tells one further question from another: a keyed hash of all that is signed.
     """
     fields = Fields(form)
     call = fields.sid("CallSid")
+    heard = carried is not None and carried.heard
     if call is None:
-        return None
+        # What is announced to a whole conference is of no call.
+        return Told("", fields.sid("AccountSid"), unanswered=NO_ANSWER) if heard else None
     made: list[Made] = []
     direction = fields.text("Direction") or ""
     inbound = direction == "inbound"
     ringing = fields.text("CallStatus") == "ringing"
-    inputs = any(fields.text(name) is not None for name in _INPUTS)
+    inputs = {name for name in _INPUTS if fields.text(name) is not None}
     if inbound and ringing and carried is None:
         made.append(Made(f"{call}:made", CALLS, _call_usage(fields, call, "call_inbound")))
-    elif inputs or (inbound if carried is None else not carried.begins):
+    elif _is_step(carried, inbound=inbound, inputs=inputs):
         usage = Usage(
             quantities={"requests": 1},
             completeness=Completeness.REPORTED,
@@ -176,8 +180,17 @@ def read_voice(form: Form, *, step: str = "", carried: Carried | None = None) ->
         addressed=_addressed(fields, "To", "Called") if inbound else (),
         made=tuple(made),
         late=late,
-        unanswered=UNANSWERED_OUTBOUND if direction.startswith("outbound") else None,
+        unanswered=NO_ANSWER if heard or direction.startswith("outbound") else None,
     )
+
+
+def _is_step(carried: Carried | None, *, inbound: bool, inputs: Collection[str]) -> bool:
+    if carried is None:
+        return inbound or bool(inputs)
+    if carried.redirects:
+        # The verb that asks once more submits nothing of what was pressed or said; who comes with that was sent there by another.
+        return bool({*inputs} - {"msg"})
+    return bool(inputs) or not (carried.begins or carried.heard)
 
 
 _INPUTS = (

@@ -89,7 +89,10 @@ ENDPOINTS = (
     reads_back("recordings.delete", "DELETE", f"{RECORDINGS}/{{sid}}"),
     reads_back("conferences.list", "GET", CONFERENCES, lists=True),
     reads_back("conferences.fetch", "GET", f"{CONFERENCES}/{{sid}}"),
-    reads_back("conferences.update", "POST", f"{CONFERENCES}/{{sid}}"),
+    replace(
+        reads_back("conferences.update", "POST", f"{CONFERENCES}/{{sid}}"),
+        called_back=called_back(callback_requests.HEARD),
+    ),
     replace(
         starts(
             "conferences.participants.create",
@@ -104,7 +107,10 @@ ENDPOINTS = (
     ),
     reads_back("conferences.participants.list", "GET", f"{CONFERENCES}/{{sid}}/Participants"),
     reads_back("conferences.participants.fetch", "GET", f"{CONFERENCES}/{{sid}}/Participants/{{call_sid}}"),
-    reads_back("conferences.participants.update", "POST", f"{CONFERENCES}/{{sid}}/Participants/{{call_sid}}"),
+    replace(
+        reads_back("conferences.participants.update", "POST", f"{CONFERENCES}/{{sid}}/Participants/{{call_sid}}"),
+        called_back=called_back(callback_requests.HEARD),
+    ),
     reads_back("conferences.participants.delete", "DELETE", f"{CONFERENCES}/{{sid}}/Participants/{{call_sid}}"),
     reads_final("conferences.recordings.list", "GET", f"{CONFERENCES}/{{sid}}/Recordings", late.recordings),
     reads_final(

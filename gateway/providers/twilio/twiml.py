@@ -16,7 +16,7 @@ from typing import NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 from gateway.providers.api import CallbackAddress, Carried
-from gateway.providers.twilio.callback_requests import STATUS, VOICE, is_twilios, passable, wrapped
+from gateway.providers.twilio.callback_requests import STATUS, VOICE, is_sound, is_twilios, passable, wrapped
 
 DOCUMENT_BYTES_MAX = 256 << 10
 """Four times what Twilio reads of one. A larger one stays as it is."""
@@ -27,6 +27,7 @@ ATTRIBUTES: Mapping[bytes, str | None] = {
         (
             *(b"statusCallback", b"recordingStatusCallback", b"transcribeCallback", b"partialResultCallback"),
             *(b"amdStatusCallback", b"conferenceStatusCallback", b"machineDetectionStatusCallback"),
+            *(b"statusCallbackUrl", b"eventCallbackUrl"),
         ),
         STATUS,
     ),
@@ -38,7 +39,7 @@ TEXTS: Mapping[bytes, str | None] = {b"Redirect": VOICE, b"Play": None, b"Media"
 """The verbs whose text is a URL; None where it is of something to play, which Twilio fetches from the application."""
 
 _HEARD = b"waitUrl"
-"""Mostly music, and of anybody's: led back where the application keeps it beside the document, and then a document itself."""
+"""What who waits hears: a document, or a sound."""
 
 _STREAMS = frozenset({b"Stream", b"Siprec", b"ConversationRelay", b"Start", b"VirtualAgent"})
 """Verbs whose `url` is no webhook but where the sound of a call goes."""
@@ -57,13 +58,18 @@ METHODS: Mapping[bytes, bytes] = {
     b"action": b"method",
     b"url": b"method",
     b"referUrl": b"referMethod",
+    b"statusCallbackUrl": b"statusCallbackMethod",
     **{
         name: name + b"Method"
         for name in ATTRIBUTES
-        if name not in (b"action", b"url", b"referUrl", b"transcribeCallback")
+        if name
+        not in (b"action", b"url", b"referUrl", b"statusCallbackUrl", b"transcribeCallback", b"eventCallbackUrl")
     },
 }
-"""The attributes that say by which method the URL in another is asked."""
+"""The attributes that say by which method the URL in another is asked; those without one are asked by POST."""
+
+_WAITS: Mapping[bytes, bytes] = {b"Conference": b"waitMethod"}
+"""Verbs that say the method of their `waitUrl` by another name."""
 
 
 class _NotWellFormed(Exception):
@@ -77,7 +83,7 @@ class _Leading(NamedTuple):
     """Where the document stands; empty for one that stands nowhere, whose URLs are its application's wherever they lead."""
     address: CallbackAddress
 
-    def led(self, url: str, webhook: str | None, method: str) -> tuple[str, bool]:
+    def led(self, url: str, webhook: str | None, method: str, *, heard: bool = False) -> tuple[str, bool]:
         """The URL that stands in its place, and whether that is one of ours."""
         try:
             whole = urljoin(self.at, url)
@@ -86,7 +92,9 @@ class _Leading(NamedTuple):
             return url, False
         if not own:
             return url, False
-        ours = None if webhook is None else wrapped(Carried(whole, method), self.address, webhook)
+        carried = Carried(whole, method, heard=heard)
+        played = webhook is None or (heard and is_sound(whole))
+        ours = None if played else wrapped(carried, self.address, webhook or VOICE)
         return ours or whole, ours is not None
 
 
@@ -156,14 +164,16 @@ def _beginning(found: re.Match[bytes], leading: _Leading) -> bytes:
         name, value = attribute[2], attribute[3]
         if name not in ATTRIBUTES or (name == b"url" and found["begin"] in _STREAMS):
             return attribute[0]
-        if name == _HEARD and not leading.at:
-            return attribute[0]
         before = _unescaped(value[1:-1])
-        if before is None:
+        if before is None or (name != b"action" and not before.strip()):
+            # Nothing is to be asked: `waitUrl=""` is how a conference waits in silence. An `action` is this very document then.
             return attribute[0]
         asked = METHODS.get(name, b"")
+        if name == _HEARD:
+            asked = _WAITS.get(found["begin"], asked)
         is_get = methods.get(asked) == b"GET"
-        after, is_ours = leading.led(before.strip(), ATTRIBUTES[name], "GET" if is_get else "")
+        heard = name == _HEARD
+        after, is_ours = leading.led(before.strip(), ATTRIBUTES[name], "GET" if is_get else "", heard=heard)
         if is_ours and is_get:
             posted.add(asked)
         return attribute[0] if after == before else attribute[1] + b'"' + _escaped(after) + b'"'

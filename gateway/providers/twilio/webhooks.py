@@ -12,6 +12,7 @@ from urllib.parse import unquote_plus, urlencode
 from gateway.providers.api import Content, Delivery, Proofs, Reply, Told, Webhook
 from gateway.providers.twilio.callback_requests import CARRIED, STATUS, VOICE
 from gateway.providers.twilio.callbacks import Form, form_of, read_message, read_status, read_voice
+from gateway.providers.twilio.redirects import asked_again, fetched, redirected
 from gateway.providers.twilio.signatures import FORM, HEADER, signed, verified
 from gateway.providers.twilio.twiml import led_back
 
@@ -71,10 +72,24 @@ def content(delivery: Delivery) -> Content:
     if delivery.method == "GET":
         parts = [part for part in delivery.query.split("&") if unquote_plus(part.partition("=")[0]) != CARRIED]
         return Content("GET", "", "&".join(parts).encode("latin-1", "replace"), headers)
-    form = form_of(delivery.body) or ()
+    body = delivery.body if delivery.carried is None else asked_again(delivery.body, delivery.carried.said)
+    form = form_of(body) or ()
     # In another order it has the same signature.
     identity = urlencode(sorted(set(form))).encode()
-    return Content("POST", delivery.headers.get("Content-Type", FORM), delivery.body, headers, identity)
+    return Content("POST", delivery.headers.get("Content-Type", FORM), body, headers, identity)
+
+
+def fallen_back(content: Content, url: str, status: int | None) -> Content:
+    """What Twilio submits to a fallback besides: why, by its own codes, and which URL it stands in for. `status` is None where
+    there was no whole answer; a good one was too long."""
+    if status is None:
+        code = 11200  # HTTP retrieval failure
+    elif status < 300:
+        code = 11750  # TwiML response body too large
+    else:
+        code = 11216 if status < 400 else 11200  # HTTP invalid redirect
+    failure = urlencode({"ErrorCode": code, "ErrorUrl": url}).encode()
+    return content._replace(body=b"&".join(part for part in (content.body, failure) if part))
 
 
 WEBHOOKS = tuple(
@@ -87,10 +102,13 @@ WEBHOOKS = tuple(
         content=content,
         application=application,
         fallback=(lambda integration: integration.voice_fallback_url) if name == VOICE else (lambda _: None),
+        fallen_back=fallen_back,
         own=("phone_numbers", "twilio_messaging_services"),
         sign=signed,
         reply=reply,
         led_back=led_back if name == VOICE else None,
+        redirected=redirected,
+        fetched=fetched,
     )
     for name, read, application, reply in (
         ("sms", lambda form, *_: read_message(form), lambda integration: integration.sms_url, NO_REPLY),

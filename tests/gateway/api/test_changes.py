@@ -274,6 +274,23 @@ async def test_an_integration_that_can_not_be_names_the_field(api, acme, documen
     assert field in str(refused.problem)
 
 
+async def test_the_platforms_own_account_is_no_tenants(api, acme):
+    """Guards every other tenant: all that is in a tenant's account is open to it, and its use."""
+    path, account = "/v1/tenants/acme/integrations", "AC" + "5" * 32
+    api.accounts.platform_accounts = {"twilio_subaccount": account}
+
+    refused = await api.ask("PATCH", path, {"twilio_subaccount": account})
+
+    assert refused.status == 400
+    (error,) = refused.problem["errors"]
+    assert error["field"] == "twilio_subaccount"
+    assert "the platform's own" in error["problem"]
+    assert "give one below it" in error["problem"]
+    assert account not in str(refused.problem)
+    assert (await api.get(path)).document["twilio_subaccount"] is None
+    assert (await api.ask("PATCH", path, {"twilio_subaccount": "AC" + "6" * 32})).status == 200
+
+
 async def test_a_credential_goes_in_and_never_out(api, acme):
     stored = await api.post("/v1/tenants/acme/credentials", {"provider": "openai", "api_key": "sk-own-1"})
 

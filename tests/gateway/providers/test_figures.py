@@ -163,6 +163,10 @@ def test_a_sum_of_a_model_says_what_is_booked_of_it_and_how_many_calls_it_is():
                 total("embeddings:m", usage=Decimal(1), usage_unit="input_tokens"),
                 total("images", usage=Decimal(1), usage_unit="images"),
                 total("images:m", usage=Decimal(1), usage_unit="images"),
+                total("audio_speeches:tts-1-hd", usage=Decimal(1), usage_unit="characters"),
+                total("audio_speeches:gpt-4o-mini-tts", usage=Decimal(1), usage_unit="characters"),
+                total("audio_transcriptions:whisper-1", usage=Decimal(1), usage_unit="seconds"),
+                total("audio_transcriptions:gpt-4o-transcribe", usage=Decimal(1), usage_unit="seconds"),
                 total("costs:m", cost=Decimal(1)),
             ]
         )
@@ -175,8 +179,12 @@ def test_a_sum_of_a_model_says_what_is_booked_of_it_and_how_many_calls_it_is():
         "embeddings:m": "embedding",
         # Without a model there is no price.
         "images": None,
-        # It may be told as completions as well.
+        # It may be told as completions as well, and so may what is billed by tokens.
         "images:m": None,
+        "audio_speeches:tts-1-hd": "audio_speech",
+        "audio_speeches:gpt-4o-mini-tts": None,
+        "audio_transcriptions:whisper-1": "audio_transcription",
+        "audio_transcriptions:gpt-4o-transcribe": None,
         "costs": None,
     }
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.providers import twilio
-from gateway.providers.api import CallbackAddress
+from gateway.providers.api import CallbackAddress, Carried
 from gateway.providers.twilio import callback_requests as forms
 from gateway.providers.twilio.callback_requests import FORM_BYTES_MAX, URL_CHARACTERS_MAX, called_back, passable
 from gateway.providers.twilio.twiml import led_inline
@@ -110,11 +110,46 @@ def test_each_url_that_twilio_would_sign_for_comes_to_us_first(fields, name, met
 
     after = dict(parse_qsl(called_back(fields, added=True)(urlencode(form | told).encode(), address).decode()))
 
-    assert seen == [(THEIRS, method, begins)]
+    assert seen == [Carried(THEIRS, method, begins)]
     assert after == form | {name: f"{BASE}/{webhook}?to=sealed"} | dict.fromkeys(told, "POST")
 
 
-@pytest.mark.parametrize("fields", [forms.CALL_CHANGED, forms.RECORDING])
+@pytest.mark.parametrize("said", [None, "GET", "POST"])
+@pytest.mark.parametrize(
+    ("name", "method_name", "unsaid"),
+    [("HoldUrl", "HoldMethod", "GET"), ("AnnounceUrl", "AnnounceMethod", ""), ("WaitUrl", "WaitMethod", "")],
+)
+def test_what_who_waits_hears_comes_to_us_first(name, method_name, unsaid, said):
+    seen = []
+    address = CallbackAddress(BASE, lambda one: seen.append(one) or "sealed")
+    told = {"Hold": "true", name: "https://app.example/hold?of=1"} | ({} if said is None else {method_name: said})
+
+    after = dict(parse_qsl(called_back(forms.HEARD)(urlencode(told).encode(), address).decode()))
+
+    method = {None: unsaid, "GET": "GET", "POST": ""}[said]
+    assert seen == [Carried("https://app.example/hold?of=1", method, heard=True)]
+    assert after == told | {name: f"{BASE}/voice?to=sealed"} | ({method_name: "POST"} if said or method else {})
+
+
+@pytest.mark.parametrize("name", ["HoldUrl", "AnnounceUrl", "WaitUrl"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://app.example/hold.mp3",
+        "http://com.twilio.music.ambient.s3.amazonaws.com/aerosolspray_-_Living_Taciturn.MP3",
+        "https://app.example/a.wav?b=1",
+        "http://twimlets.com/holdmusic?Bucket=com.twilio.music.ambient",
+        "https://handler.twilio.com/twiml/EH1",
+    ],
+)
+def test_a_sound_that_who_waits_hears_is_fetched_by_twilio(name, url):
+    form = urlencode({name: url}).encode()
+
+    assert called_back(forms.HEARD)(form, ADDRESS) == form
+    assert called_back(forms.PARTICIPANT)(form, ADDRESS) == form
+
+
+@pytest.mark.parametrize("fields", [forms.CALL_CHANGED, forms.RECORDING, forms.HEARD])
 def test_what_is_changed_or_recorded_tells_us_nothing_that_nobody_asked_for(fields):
     form = urlencode({"RecordingChannels": "dual"}).encode()
 
@@ -295,6 +330,6 @@ def test_the_endpoints_that_make_messages_and_calls_ask_for_it():
     asking = {one.name for one in twilio.PROVIDER.endpoints if one.called_back is not None}
 
     assert asking == {
-        *("messages.create", "calls.create", "calls.update", "calls.recordings.create"),
-        "conferences.participants.create",
+        *("messages.create", "calls.create", "calls.update", "calls.recordings.create", "conferences.update"),
+        *("conferences.participants.create", "conferences.participants.update"),
     }

@@ -230,6 +230,8 @@ def test_the_first_question_of_a_call_is_that_it_came_in():
         (TALKING | {"Direction": "outbound-api"}, {"carried": NEXT}),
         # Without an `action` of its own, what is gathered comes to the URL that began the call.
         (TALKING | {"Direction": "outbound-api", "Digits": "1"}, {"carried": NEXT._replace(begins=True)}),
+        # Nothing pressed comes with a question that is asked once more: somebody has named that URL of ours elsewhere.
+        (TALKING | {"Digits": "1"}, {"carried": NEXT._replace(redirects=1)}),
     ],
 )
 def test_each_further_question_is_a_step(fields, asked):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twilio.twiml.voice_response import Dial, Gather, VoiceResponse
 
-from gateway.providers.api import CallbackAddress
+from gateway.providers.api import CallbackAddress, Carried
 from gateway.providers.twilio.twiml import DOCUMENT_BYTES_MAX, led_back
 
 AT = "https://app.example/voice/start?lang=en"
@@ -46,6 +46,12 @@ def the_attribute(document, name):
         ('<Response><Dial><Number url="/whisper">1</Number></Dial></Response>', "url", ("voice", "https://app.example/whisper")),
         ('<Response><Enqueue waitUrl="wait">q</Enqueue></Response>', "waitUrl", ("voice", "https://app.example/voice/wait")),
         ('<Response><Record recordingStatusCallback="/r"/></Response>', "recordingStatusCallback", ("status", "https://app.example/r")),
+        ('<Response><Start><Transcription statusCallbackUrl="/t"/></Start></Response>', "statusCallbackUrl", ("status", "https://app.example/t")),
+        ('<Response><Dial><Conference eventCallbackUrl="/e">c</Conference></Dial></Response>', "eventCallbackUrl", ("status", "https://app.example/e")),
+        ('<Response><Dial><Queue url="/before">q</Queue></Dial></Response>', "url", ("voice", "https://app.example/before")),
+        ('<Response><Dial referUrl="/refer"/></Response>', "referUrl", ("voice", "https://app.example/refer")),
+        ('<Response><Record transcribeCallback="/t"/></Response>', "transcribeCallback", ("status", "https://app.example/t")),
+        ('<Response><Gather partialResultCallback="/p"/></Response>', "partialResultCallback", ("status", "https://app.example/p")),
         ('<Response><Dial><Sip statusCallback="/s">sip:a@b</Sip></Dial></Response>', "statusCallback", ("status", "https://app.example/s")),
     ],
     ids=str,
@@ -75,6 +81,10 @@ def test_a_redirect_comes_to_us(text):
         ('<Record action="https://other.example/" method="GET"/>', {"method": "GET"}),
         ('<Sip statusCallback="/x" statusCallbackMethod="GET" method="GET"/>', {"statusCallbackMethod": "POST", "method": "GET"}),
         ('<Gather action="/x" method="PUT"/>', {"method": "PUT"}),
+        ('<Enqueue waitUrl="/x" waitUrlMethod="GET">q</Enqueue>', {"waitUrlMethod": "POST"}),
+        ('<Conference waitUrl="/x" waitMethod="GET">c</Conference>', {"waitMethod": "POST"}),
+        ('<Dial referUrl="/x" referMethod="GET"/>', {"referMethod": "POST"}),
+        ('<Transcription statusCallbackUrl="/x" statusCallbackMethod="GET"/>', {"statusCallbackMethod": "POST"}),
     ],
 )  # fmt: skip
 def test_we_are_asked_by_post_and_carry_how_the_application_is(document, left):
@@ -98,10 +108,27 @@ def test_what_is_played_is_fetched_from_the_application():
     )
 
 
+def test_what_who_waits_hears_is_carried_as_that_unless_it_is_a_sound():
+    seen = []
+    address = CallbackAddress(BASE, lambda one: seen.append(one) or "sealed")
+    document = (
+        '<Response><Enqueue action="/out" waitUrl="/wait">q</Enqueue><Dial><Conference waitUrl="hold.mp3" '
+        'waitMethod="GET">c</Conference></Dial></Response>'
+    )
+
+    after = ET.fromstring(led_back(document.encode(), AT, address))
+
+    assert seen == [Carried("https://app.example/out"), Carried("https://app.example/wait", heard=True)]
+    conference = after.find("Dial/Conference")
+    assert conference.attrib == {"waitUrl": "https://app.example/voice/hold.mp3", "waitMethod": "GET"}
+
+
 @pytest.mark.parametrize(
     "document",
     [
         "<Response/>",
+        # In silence, and without being told.
+        '<Response><Dial><Conference waitUrl="" statusCallback=" ">c</Conference></Dial></Response>',
         "<Response><Say>Go to /menu &amp; choose</Say></Response>",
         '<?xml version="1.0" encoding="UTF-8"?>\n<!-- hello -->\n<Response >  <Hangup/>\t</Response>\n',
         '<Response><Gather action="https://other.example/menu"/></Response>',
