@@ -60,8 +60,8 @@ from gateway.snapshot import RequestTags, Snapshot
 from gateway.strand import PARK
 from gateway.telemetry import AccessLog, CallLine, log
 from gateway.upstream import Connection, Origin, Pool, Upstream
-from metering.columns import iso_ms
 from metering.database import DatabaseUnavailable
+from metering.moments import iso_ms
 from metering.spool import SpoolFailed, SpoolFull
 from metering.usage import Completeness, UsageEvent
 

@@ -14,11 +14,14 @@ gives way.
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
-from metering.usage import EPOCH, EVENT_TYPES, REVERSES, Completeness, Kind, UsageEvent, event_id_of
+from metering.event_types import EVENT_TYPES
+from metering.facts import Fact
+from metering.usage import EPOCH, REVERSES, Completeness, Kind, UsageEvent, event_id_of
 
 OFF = "off"
 """The phase under which events are taken back since their object's call had its metering off."""
@@ -49,6 +52,15 @@ def claim_of(event: UsageEvent) -> str | None:
     if event.kind is Kind.USAGE and event.external_id and event.event_type in LISTED:
         return made_key(event.source, event.external_id)
     return None
+
+
+def apart(facts: Iterable[Fact]) -> tuple[list[Fact], list[Fact]]:
+    """The facts that take no key, and those that take one."""
+    unkeyed: list[Fact] = []
+    keyed: list[Fact] = []
+    for one in facts:
+        (unkeyed if claim_of(one.event) is None else keyed).append(one)
+    return unkeyed, keyed
 
 
 def is_report(event: UsageEvent) -> bool:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 import msgspec
 
+from metering.event_types import channel_of, units_of
+from metering.moments import day_of, iso_ms
 from metering.usage import Kind, UsageEvent
 
 
@@ -19,6 +22,35 @@ class Fact(NamedTuple):
     """The event's JSON."""
     digest: str
     """Tells it from another event under the same key; of what was said, whatever is kept of it."""
+
+
+def key_of(event: UsageEvent) -> tuple[str, str, str]:
+    """What an event is in the ledger by, as its own `key` says; compiled, for those who ask it of each."""
+    return event.tenant_id, day_of(event.occurred_at_ms), event.event_id
+
+
+def is_late(event: UsageEvent) -> bool:
+    """True for a fact that has not met its event yet."""
+    return event.kind is Kind.CORRECTION and event.corrects is None and event.dedupe_key is not None
+
+
+def days_of_calls(facts: Iterable[Fact]) -> set[str]:
+    """The days on which facts are to be booked that are not late: those are booked on the day of their event."""
+    return {day_of(one.event.occurred_at_ms) for one in facts if not is_late(one.event)}
+
+
+def as_json_rows(facts: Iterable[Fact], recorded_at: str) -> str:
+    """Events' JSON with the columns that are not in it, as one list. Of two values of one name the server takes the last."""
+    rows = []
+    for event, said, digest in facts:
+        occurred_at = iso_ms(event.occurred_at_ms)
+        units = units_of(event.event_type, event.quantities)
+        rows.append(
+            f'{said[:-1].decode()},"event_day":"{occurred_at[:10]}","channel":"{channel_of(event.event_type)}",'
+            f'"units":{"null" if units is None else units},"occurred_at":"{occurred_at}","recorded_at":"{recorded_at}",'
+            f'"digest":"{digest}"}}'
+        )
+    return f"[{','.join(rows)}]"
 
 
 def fact(event: UsageEvent, said: bytes) -> Fact:

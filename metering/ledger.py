@@ -14,10 +14,11 @@ import msgspec
 from sqlalchemy import Table, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from metering.claims import claim_of, gives_way, is_report, seconded
-from metering.columns import NUL, NUL_INSTEAD, as_json, iso
-from metering.facts import Fact, fact
+from metering.claims import apart, claim_of, gives_way, is_report, seconded
+from metering.columns import NUL, NUL_INSTEAD, as_json
+from metering.facts import Fact, fact, key_of
 from metering.intents import late_outcome
+from metering.moments import iso
 from metering.rows import Key, Values, rows_in
 from metering.tables import dedupe, quarantine, spool_positions, usage_events
 from metering.usage import Completeness
@@ -84,10 +85,8 @@ async def append(connection: AsyncConnection, facts: Sequence[Fact], recorded_at
     async def add_events(first: Sequence[Fact]) -> set[int]:
         return await rows.add_events(connection, first, at)
 
-    claimed = [(fact, claim_of(fact.event)) for fact in facts]
-    keyed = [fact for fact, key in claimed if key is not None]
+    unkeyed, keyed = apart(facts)
     first, known = await _taken(connection, dedupe, _dedupe_key_of, add_keys, keyed)
-    unkeyed = facts if not keyed else [fact for fact, key in claimed if key is None]
     seconds, known = await _claims_settled(connection, first, known)
     new, known_too = await _taken(connection, usage_events, _key_of, add_events, [*unkeyed, *first, *seconds])
     known += known_too
@@ -203,7 +202,7 @@ async def _taken(
 
 
 def _key_of(fact: Fact) -> Key:
-    return fact.event.key
+    return key_of(fact.event)
 
 
 def _dedupe_key_of(fact: Fact) -> Key:

@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, CursorResult, Table
+from sqlalchemy import BigInteger, Column, Table
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from metering.columns import Flag, Json, Moment, as_json, iso_ms
-from metering.facts import Fact
+from metering.columns import Flag, Json, Moment, as_json
+from metering.facts import Fact, as_json_rows, key_of
 from metering.tables import usage_events
 from metering.usage import UNCATEGORISED, Kind
 
@@ -48,12 +48,13 @@ async def add(connection: AsyncConnection, table: Table, rows: Sequence[tuple[ob
 
 
 async def add_events(connection: AsyncConnection, facts: Sequence[Fact], recorded_at: str) -> set[int]:
-    said = ",".join([_completed(fact, recorded_at) for fact in facts])
-    added = await connection.exec_driver_sql(_adding(usage_events, _insert_events(), 1), (f"[{said}]", len(facts)))
-    return _late(added, len(facts), lambda: [fact.event.key for fact in facts])
+    added = await connection.exec_driver_sql(
+        _adding(usage_events, _insert_events(), 1), (as_json_rows(facts, recorded_at), len(facts))
+    )
+    return _late(added, len(facts), lambda: [key_of(fact.event) for fact in facts])
 
 
-def _late(added: CursorResult[Any], count: int, keys: Callable[[], Sequence[tuple[Any, ...]]]) -> set[int]:
+def _late(added: Any, count: int, keys: Callable[[], Sequence[tuple[Any, ...]]]) -> set[int]:
     """The places of keys that were not added."""
     rows = added.all()
     if rows[0][0] == count:
@@ -67,18 +68,6 @@ async def digests(
 ) -> dict[tuple[Any, ...], str]:
     found = await connection.exec_driver_sql(_digests(table), _lists(keys))
     return {tuple(row[:-1]): row[-1] for row in found}
-
-
-def _completed(fact: Fact, recorded_at: str) -> str:
-    """An event's JSON with the columns that are not in it. Of two values of one name the server takes the last."""
-    event = fact.event
-    units = event.units
-    occurred_at = iso_ms(event.occurred_at_ms)
-    return (
-        f'{fact.said[:-1].decode()},"event_day":"{occurred_at[:10]}","channel":"{event.channel}",'
-        f'"units":{"null" if units is None else units},"occurred_at":"{occurred_at}","recorded_at":"{recorded_at}",'
-        f'"digest":"{fact.digest}"}}'
-    )
 
 
 def _lists(rows: Sequence[tuple[object, ...]]) -> tuple[str, ...]:

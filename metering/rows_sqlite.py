@@ -10,8 +10,9 @@ from sqlalchemy import Table, text
 from sqlalchemy.exc import DataError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from metering.columns import Json, as_json, iso_ms
+from metering.columns import Json, as_json
 from metering.facts import Fact
+from metering.moments import iso_ms
 from metering.tables import usage_events
 
 

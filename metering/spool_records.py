@@ -52,6 +52,9 @@ class RecordKind(IntEnum):
     """None: a segment begins."""
 
 
+_BEGUN: Final = int(RecordKind.BEGUN)
+
+
 class Record(NamedTuple):
     """One whole record."""
 
@@ -100,6 +103,17 @@ def scan(data: bytes, offset: int, seed: int) -> Iterator[Record | Damage]:
             yield Damage(start, offset)
         yield record
         offset = record.end
+
+
+def whole_ones(data: bytes, offset: int, records_max: int, seed: int) -> tuple[list[Record], int]:
+    """Up to so many records that follow each other whole from an offset on, which is nearly all there ever are, and the
+    offset after them. Left out are those that begin a segment."""
+    found: list[Record] = []
+    while len(found) < records_max and (record := whole(data, offset, seed)) is not None:
+        offset = record.end
+        if record.kind != _BEGUN:
+            found.append(record)
+    return found, offset
 
 
 def whole(data: bytes, offset: int, seed: int) -> Record | None:

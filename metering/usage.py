@@ -7,103 +7,13 @@ carries the difference.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
 from enum import StrEnum
-from functools import lru_cache
-from typing import NamedTuple
 from uuid import UUID, uuid5
 
 import msgspec
 
-DIMENSIONS = (
-    "input_tokens",
-    "input_tokens_cached",
-    "input_tokens_cache_write",
-    "input_tokens_audio",
-    "input_tokens_image",
-    "input_tokens_audio_cached",
-    "input_tokens_image_cached",
-    "output_tokens",
-    "output_tokens_audio",
-    "output_tokens_image",
-    "output_tokens_reasoning",
-    "messages",
-    "segments",
-    "media",
-    "seconds",
-    "recipients",
-    "characters",
-    "images",
-    "web_searches",
-    "file_searches",
-    "containers",
-    "requests",
-    "trained_tokens",
-)
-"""Every dimension a quantity may have, in base units. They never overlap, so that each can be priced and all summed.
-
-`input_tokens` and `output_tokens` are remainders: what no other input or output dimension of the event has counted.
-The list is closed: rollups hold one column for each, so a new one comes with a migration.
-"""
-
-INPUT_TOKENS = tuple(name for name in DIMENSIONS if name.startswith("input_tokens"))
-OUTPUT_TOKENS = tuple(name for name in DIMENSIONS if name.startswith("output_tokens"))
-TOKENS = INPUT_TOKENS + OUTPUT_TOKENS
-
-
-class EventType(NamedTuple):
-    """How one type of event is shown and counted."""
-
-    channel: str
-    """The column of the dashboards it belongs to: ai, sms, voice, email, whatsapp or other."""
-    units: tuple[str, ...]
-    """The dimensions whose sum is the headline number, `units`."""
-    direction: str | None = None
-    """`inbound` or `outbound`, where all events of the type go one way."""
-
-
-EVENT_TYPES: Mapping[str, EventType] = {
-    "llm_call": EventType("ai", TOKENS),
-    "embedding": EventType("ai", TOKENS),
-    "image": EventType("ai", ("images",)),
-    "audio_transcription": EventType("ai", ("seconds",)),
-    "audio_speech": EventType("ai", ("characters",)),
-    "video": EventType("ai", ("seconds",)),
-    "moderation": EventType("ai", ("requests",)),
-    "realtime": EventType("ai", TOKENS),
-    "batch": EventType("ai", TOKENS),
-    "fine_tuning": EventType("ai", ("trained_tokens",)),
-    "sms_outbound": EventType("sms", ("segments",), "outbound"),
-    "sms_inbound": EventType("sms", ("segments",), "inbound"),
-    "mms_outbound": EventType("sms", ("messages",), "outbound"),
-    "mms_inbound": EventType("sms", ("messages",), "inbound"),
-    "whatsapp_outbound": EventType("whatsapp", ("messages",), "outbound"),
-    "whatsapp_inbound": EventType("whatsapp", ("messages",), "inbound"),
-    "message_outbound": EventType("other", ("messages",), "outbound"),
-    "message_inbound": EventType("other", ("messages",), "inbound"),
-    "call_outbound": EventType("voice", ("requests",), "outbound"),
-    "call_inbound": EventType("voice", ("requests",), "inbound"),
-    "call_minutes": EventType("voice", ("seconds",)),
-    "call_forwarded": EventType("voice", ("requests",), "outbound"),
-    "ivr_step": EventType("voice", ("requests",)),
-    "recording": EventType("voice", ("seconds",)),
-    "verification": EventType("other", ("requests",)),
-    "lookup": EventType("other", ("requests",)),
-    "email_outbound": EventType("email", ("recipients",), "outbound"),
-    "email_inbound": EventType("email", ("recipients",), "inbound"),
-    "email_validation": EventType("email", ("requests",)),
-    "api_call": EventType("other", ("requests",)),
-    "system": EventType("other", ("requests",)),
-    "job": EventType("other", ("requests",)),
-    "storage": EventType("other", ("requests",)),
-}
-"""The event types the product itself makes. Applications may report others: those are of channel `other`."""
-
-OTHER = EventType("other", ("requests",))
-
-_CHANNELS = {name: event_type.channel for name, event_type in EVENT_TYPES.items()}
-_COUNTED = {name: frozenset(event_type.units) for name, event_type in EVENT_TYPES.items()}
-_COUNTED_OTHERWISE = frozenset(OTHER.units)
+from metering.event_types import DIMENSIONS, channel_of, units_of
+from metering.moments import DAY_MS, EPOCH_DAY, day_of
 
 UNCATEGORISED = "uncategorised"
 """The category of a call whose application named none and whose key has no default."""
@@ -152,7 +62,7 @@ it."""
 TOLD_COST = "provider_cost"
 """In the metadata of an event: what it cost, where its provider said so; a plain decimal string."""
 
-COUNTED_KINDS = frozenset({Kind.USAGE, Kind.BACKFILL})
+COUNTED_KINDS = (Kind.USAGE, Kind.BACKFILL)
 """The kinds that count as events in totals; the others only move quantities or money."""
 
 
@@ -208,16 +118,16 @@ class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     @property
     def event_day(self) -> str:
         """The UTC day it is billed on, as `YYYY-MM-DD`. Part of its key, so it comes from the record alone."""
-        return _day(self.occurred_at_ms // DAY_MS)
+        return day_of(self.occurred_at_ms)
 
     @property
     def key(self) -> tuple[str, str, str]:
         """What it is in the ledger by: tenant, day and id."""
-        return self.tenant_id, _day(self.occurred_at_ms // DAY_MS), self.event_id
+        return self.tenant_id, day_of(self.occurred_at_ms), self.event_id
 
     @property
     def channel(self) -> str:
-        return _CHANNELS.get(self.event_type, OTHER.channel)
+        return channel_of(self.event_type)
 
     @property
     def adds_to_unknown(self) -> bool:
@@ -227,17 +137,10 @@ class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     @property
     def units(self) -> int | None:
         """The headline number of the event's type, or None where it is not known."""
-        counted = _COUNTED.get(self.event_type, _COUNTED_OTHERWISE)
-        units = None
-        for name, amount in self.quantities.items():
-            if name in counted:
-                units = amount if units is None else units + amount
-        return units
+        return units_of(self.event_type, self.quantities)
 
 
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-EPOCH_DAY = EPOCH.toordinal()
-DAY_MS = 86_400_000
 
 MOMENT_MS_END = (dt.date.max.toordinal() + 1 - EPOCH_DAY) * DAY_MS
 """The first moment that no calendar day has."""
@@ -250,11 +153,6 @@ _DIMENSIONS = frozenset(DIMENSIONS)
 
 DEDUPE_KEY_CHARACTERS_MAX = 512
 """No provider's ids are a tenth as long, and an index does not take texts of any length."""
-
-
-@lru_cache(maxsize=64)
-def _day(days: int) -> str:
-    return dt.date.fromordinal(EPOCH_DAY + days).isoformat()
 
 
 FACTS_WITHOUT_A_CALL = UUID("8f3f5b4e-5d1e-4c55-9a0b-6f1c7a2d9e10")

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from metering.rows import Key, rows_in
 from metering.usage import UsageEvent
 from pricing.judgement import Rated
+from pricing.judging import charge_rows
 from pricing.rollups import Key as RollupKey
 from pricing.rollups import Sums
 from pricing.tables import ROLLUP_COUNTS, ROLLUP_KEY, ROLLUP_SUMS, charges, rollups
@@ -29,22 +30,7 @@ _ADDED = (
 
 async def append(connection: AsyncConnection, judged: Sequence[tuple[UsageEvent, Rated]]) -> None:
     """Add the charge of each event. Only for events that were new to the ledger in this transaction."""
-    rows = [
-        (
-            *event.key,
-            rated.priced,
-            rated.currency,
-            rated.charge_nano,
-            rated.credits,
-            rated.cost_currency,
-            rated.cost_nano,
-            rated.price_book,
-            rated.cost_book,
-            rated.lines,
-        )
-        for event, rated in judged
-    ]
-    await rows_in(connection).insert(connection, charges, rows)
+    await rows_in(connection).insert(connection, charges, charge_rows(judged))
 
 
 _KEY = (charges.c.tenant_id, charges.c.event_day, charges.c.event_id)

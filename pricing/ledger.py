@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 
 import msgspec
 from sqlalchemy import bindparam, select
@@ -13,14 +12,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metering import ledger
 from metering.claims import keeps_off, made_key, taken_back
-from metering.facts import Fact, fact
-from metering.late import PRICE, is_late, meet, of_objects, phase_of, remember, settle
+from metering.facts import Fact, fact, is_late
+from metering.late import PRICE, meet, of_objects, phase_of, remember, settle
 from metering.ledger import Appended
 from metering.usage import UsageEvent, event_id_of
 from pricing import charges
-from pricing.book import EVENT, Book, instant_ms
+from pricing.book import EVENT
 from pricing.catalogue import Books
 from pricing.judgement import Rated
+from pricing.judging import Plans, judge, judge_all
 from pricing.rating import rate, told, without_cost
 from pricing.rollups import fold
 from pricing.tables import tenant_plans
@@ -38,7 +38,7 @@ async def book(connection: AsyncConnection, facts: Sequence[Fact], books: Books,
     calls = [one for one in facts if not is_late(one.event)] if late else facts
     # To judge them takes us two thirds of the time that the database is busy with them.
     appended, rated = await asyncio.gather(ledger.append(connection, calls, now), _rated(calls, plans, books))
-    judged = [(one.event, rated.get(id(one)) or _judge(one, plans, books)) for one in appended.new]
+    judged = [(one.event, rated.get(id(one)) or judge(one, plans, books)) for one in appended.new]
     await remember(connection, appended.new, now)
     if late:
         # After the calls, among which may be those that they are about.
@@ -113,17 +113,11 @@ async def _taken_back(
 
 async def _rated(facts: Sequence[Fact], plans: Plans, books: Books) -> dict[int, Rated]:
     """Judgements by the facts' identities. Leaves out what can not be judged: the ledger may have it already."""
-    rated = {}
+    rated: dict[int, Rated] = {}
     for start in range(0, len(facts), SLICE_FACTS):
         await asyncio.sleep(0)
-        for one in facts[start : start + SLICE_FACTS]:
-            with suppress(ArithmeticError, LookupError, TypeError, ValueError):
-                rated[id(one)] = _judge(one, plans, books)
+        judge_all(facts[start : start + SLICE_FACTS], plans, books, rated)
     return rated
-
-
-def _judge(one: Fact, plans: Plans, books: Books) -> Rated:
-    return rate(one.event, plans.price_book(one.event), books.cost_book)
 
 
 _PLANS = (
@@ -131,30 +125,6 @@ _PLANS = (
     .where(tenant_plans.c.tenant_id.in_(bindparam("tenant_ids", expanding=True)))
     .order_by(tenant_plans.c.tenant_id, tenant_plans.c.effective_at)
 )
-
-
-class Plans:
-    """Which book each of some tenants is charged by, and from when on."""
-
-    def __init__(self, books: Books, plans: Iterable[tuple[str, dt.datetime, str | None]]) -> None:
-        """`plans` are rows of tenant, moment and plan, each tenant's in the order of time."""
-        self._books = books
-        self._since_ms: dict[str, list[tuple[int, str | None]]] = {}
-        for tenant_id, effective_at, plan in plans:
-            self._since_ms.setdefault(tenant_id, []).append((instant_ms(effective_at), plan))
-        self._known: dict[str | None, Book] = {}
-
-    def price_book(self, event: UsageEvent) -> Book:
-        """The book of the plan that the event's tenant had when it happened. Raises ValueError where there is none."""
-        plan = None
-        for since_ms, named in self._since_ms.get(event.tenant_id, ()):
-            if since_ms > event.occurred_at_ms:
-                break
-            plan = named
-        book = self._known.get(plan)
-        if book is None:
-            book = self._known[plan] = self._books.price_book(plan)
-        return book
 
 
 async def _plans(connection: AsyncConnection, tenant_ids: Iterable[str], books: Books) -> Plans:

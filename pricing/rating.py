@@ -17,7 +17,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from metering.usage import CONTEXT_TOKENS, INPUT_TOKENS, TOLD_COST, Completeness, Kind, UsageEvent
+from metering.event_types import INPUT_TOKENS, units_of
+from metering.usage import CONTEXT_TOKENS, TOLD_COST, Completeness, Kind, UsageEvent
 from pricing.book import ANY, BATCH, CREDITS, EVENT, TARIFFS_MAX, Book, Price, applicable
 from pricing.judgement import Line, Rated
 from pricing.money import NANO, divide_half_even
@@ -25,10 +26,10 @@ from pricing.rates import Credits, Flat, Markup, Rate
 
 NOTHING: Final[Mapping[str, int]] = MappingProxyType({})
 
-MONEY_ONLY: Final = frozenset({Kind.RERATE, Kind.COST})
-"""The kinds of event that bring their amounts with them."""
+MONEY_ONLY: Final = (Kind.RERATE, Kind.COST)
+"""The kinds of event that bring their amounts with them. No set, which would ask an enum for its hash: a function of Python's."""
 
-CHANGES: Final = frozenset({Kind.CORRECTION, Kind.REVERSAL})
+CHANGES: Final = (Kind.CORRECTION, Kind.REVERSAL)
 """The kinds that carry a difference. One without quantities is a difference of nothing, and needs no price."""
 
 _INPUT: Final = frozenset(INPUT_TOKENS)
@@ -63,7 +64,7 @@ def rate(event: UsageEvent, price_book: Book, cost_book: Book, rated_from: Mappi
     # A price of the event as a whole covers the quantities that have none of their own, and so does a cost.
     # A message whose segments the provider has not counted yet is no message without segments.
     changes = event.kind in CHANGES
-    counted = event.completeness is not Completeness.PENDING or event.units is not None
+    counted = event.completeness is not Completeness.PENDING or units_of(event.event_type, event.quantities) is not None
     known = (counted and bool(event.quantities)) or changes
     whole_priced, whole_costed = whole.price is not None, whole.cost is not None
     priced, costed = known or whole_priced, known or whole_costed

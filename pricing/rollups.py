@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from metering.usage import COUNTED_KINDS, DAY_MS, REVERSES, Completeness, UsageEvent
+from metering.event_types import channel_of, units_of
+from metering.moments import DAY_MS, day_of
+from metering.usage import COUNTED_KINDS, REVERSES, Completeness, UsageEvent
 from pricing.judgement import Rated
 from pricing.tables import ROLLUP_COUNTS, ROLLUP_SUMS
 
@@ -15,9 +17,14 @@ Key = tuple[str, ...]
 Sums = list[Any]
 """Integers: the values of ROLLUP_COUNTS and then of ROLLUP_SUMS, in their order; None where nothing was added."""
 
-_EVENTS, _UNKNOWN, _UNPRICED = (ROLLUP_COUNTS.index(name) for name in ("events", "unknown_events", "unpriced_events"))
 _AT: Final = {name: index for index, name in enumerate((*ROLLUP_COUNTS, *ROLLUP_SUMS))}
-_UNITS, _CHARGE, _CREDITS, _COST = (_AT[name] for name in ("units", "charge_nano", "credits", "cost_nano"))
+_EVENTS: Final = _AT["events"]
+_UNKNOWN: Final = _AT["unknown_events"]
+_UNPRICED: Final = _AT["unpriced_events"]
+_UNITS: Final = _AT["units"]
+_CHARGE: Final = _AT["charge_nano"]
+_CREDITS: Final = _AT["credits"]
+_COST: Final = _AT["cost_nano"]
 
 NOTHING: Final[Sums] = [0] * len(ROLLUP_COUNTS) + [None] * len(ROLLUP_SUMS)
 
@@ -55,28 +62,29 @@ def fold(judged: Iterable[tuple[UsageEvent, Rated]]) -> dict[Key, Sums]:
         elif event.metadata.get(REVERSES) in COUNTED_KINDS:
             sums[_EVENTS] -= 1
             sums[_UNPRICED] -= not rated.priced
-        amounts = (
-            (_UNITS, event.units),
-            (_CHARGE, rated.charge_nano),
-            (_CREDITS, rated.credits),
-            (_COST, rated.cost_nano),
-        )
-        for at, amount in amounts:
-            if amount is not None:
-                sums[at] = amount + (sums[at] or 0)
-        for dimension, amount in event.quantities.items():
-            at = _AT[dimension]
-            sums[at] = amount + (sums[at] or 0)
+        quantities = event.quantities
+        _add(sums, _UNITS, units_of(event.event_type, quantities))
+        _add(sums, _CHARGE, rated.charge_nano)
+        _add(sums, _CREDITS, rated.credits)
+        _add(sums, _COST, rated.cost_nano)
+        for dimension, amount in quantities.items():
+            _add(sums, _AT[dimension], amount)
     return found
+
+
+def _add(sums: Sums, at: int, amount: int | None) -> None:
+    if amount is not None:
+        before: int | None = sums[at]
+        sums[at] = amount if before is None else before + amount
 
 
 def _key(event: UsageEvent, rated: Rated) -> Key:
     return (
         event.tenant_id,
-        event.event_day,
+        day_of(event.occurred_at_ms),
         event.source,
         event.event_type,
-        event.channel,
+        channel_of(event.event_type),
         event.direction or "",
         event.endpoint,
         event.resource or "",

@@ -18,7 +18,8 @@ from types import CodeType, ModuleType
 import msgspec
 
 from gateway.providers.api import Endpoint, Prepared, as_it_came
-from metering.usage import DIMENSIONS, UsageEvent, validated
+from metering.event_types import DIMENSIONS
+from metering.usage import UsageEvent, validated
 from tests.edge.guided import BYTES_MAX, Coverage, mutated
 from tests.gateway.providers.test_every_provider import CODED, ENDPOINTS, fed
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metering.usage import DIMENSIONS, Completeness, Kind
+from metering.event_types import DIMENSIONS
+from metering.usage import Completeness, Kind
 from pricing.judgement import Rated
 from pricing.rollups import fold
 from pricing.tables import ROLLUP_COUNTS, ROLLUP_KEY, ROLLUP_SUMS
