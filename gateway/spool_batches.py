@@ -6,17 +6,17 @@ Apart from the shipper, whose every round this is the work of, since it runs for
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
 from gateway.telemetry import log
-from metering.facts import Fact, fact
+from metering.facts import Fact, fact, validated
 from metering.intents import Intent
 from metering.ledger import Aside
 from metering.spool_reader import BEGINNING, Position
 from metering.spool_records import Record, RecordKind
-from metering.usage import UsageEvent, validated
+from metering.usage import UsageEvent
 
 BATCH_BYTES_MAX: Final = 4 << 20
 """Records of one transaction, however few they are. The last read may go over it by as much as one read."""
@@ -33,13 +33,14 @@ _intent: Final = msgspec.json.Decoder(Intent).decode
 _outcome: Final = msgspec.json.Decoder(UsageEvent).decode
 
 
-class Open(NamedTuple):
+class Open:
     """The intent of a call that has not ended."""
 
-    said: bytes
-    segment: int
-    seen_s: float
-    """When it was read, by the loop's clock."""
+    def __init__(self, said: bytes, segment: int, seen_s: float) -> None:
+        self.said = said
+        self.segment = segment
+        self.seen_s = seen_s
+        """When it was read, by the loop's clock."""
 
 
 class ReadSpool:

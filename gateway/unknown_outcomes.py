@@ -20,10 +20,10 @@ from gateway.telemetry import log
 from metering.claims import made_key
 from metering.database import Database
 from metering.event_types import EVENT_TYPES, OTHER
-from metering.facts import Fact, fact
+from metering.facts import Fact, fact, validated
 from metering.reconciliation import AFTER_MS, BEFORE_MS, Candidate, Unknown, resolved
 from metering.tables import usage_events
-from metering.usage import EPOCH, WAS, Completeness, Kind, UsageEvent, event_id_of, validated
+from metering.usage import EPOCH, WAS, Completeness, Kind, UsageEvent, event_id_of
 from pricing.held import Whose
 
 UNKNOWN_MAX = 2000

@@ -14,13 +14,11 @@ gives way.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from metering.event_types import EVENT_TYPES
-from metering.facts import Fact
 from metering.usage import EPOCH, REVERSES, Completeness, Kind, UsageEvent, event_id_of
 
 OFF = "off"
@@ -32,12 +30,14 @@ MADE = "made"
 CHANNELS = frozenset({"sms", "whatsapp", "voice", "email"})
 """Their objects stand in lists of their providers, one by one."""
 
-LISTED = frozenset(
+LISTED: Final = frozenset(
     name
     for name, one in EVENT_TYPES.items()
     if one.channel in CHANNELS or name in ("message_outbound", "message_inbound")
 )
 """The types of event that are of such objects; messages of whatever channel are."""
+
+_USAGE: Final = Kind.USAGE
 
 
 def made_key(source: str, external_id: str) -> str:
@@ -47,20 +47,12 @@ def made_key(source: str, external_id: str) -> str:
 
 def claim_of(event: UsageEvent) -> str | None:
     """The key that this event takes, if it takes any: its own, or that of the object that its call made."""
-    if event.dedupe_key is not None:
-        return event.dedupe_key
-    if event.kind is Kind.USAGE and event.external_id and event.event_type in LISTED:
+    dedupe_key = event.dedupe_key
+    if dedupe_key is not None:
+        return dedupe_key
+    if event.event_type in LISTED and event.kind is _USAGE and event.external_id:
         return made_key(event.source, event.external_id)
     return None
-
-
-def apart(facts: Iterable[Fact]) -> tuple[list[Fact], list[Fact]]:
-    """The facts that take no key, and those that take one."""
-    unkeyed: list[Fact] = []
-    keyed: list[Fact] = []
-    for one in facts:
-        (unkeyed if claim_of(one.event) is None else keyed).append(one)
-    return unkeyed, keyed
 
 
 def is_report(event: UsageEvent) -> bool:

@@ -1,54 +1,97 @@
-"""An event on its way into the ledger, and what tells it from another event under the same key. Pure."""
+"""An event on its way into the ledger: what can be one, and what tells it from another under the same key. Pure."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
-from metering.event_types import channel_of, units_of
+from metering.claims import claim_of
+from metering.event_types import DIMENSIONS, channel_of, units_of
 from metering.moments import day_of, iso_ms
-from metering.usage import Kind, UsageEvent
+from metering.usage import AMOUNT_MAX, DEDUPE_KEY_CHARACTERS_MAX, MOMENT_MS_END, Kind, UsageEvent
+
+_DIMENSIONS: Final = frozenset(DIMENSIONS)
+_AMOUNT_MAX: Final[int] = AMOUNT_MAX
+_MOMENT_MS_END: Final[int] = MOMENT_MS_END
+_USAGE: Final = Kind.USAGE
+_CORRECTION: Final = Kind.CORRECTION
+_MAY_BE_NEGATIVE: Final = (Kind.CORRECTION, Kind.REVERSAL)
 
 
-class Fact(NamedTuple):
-    """An event as it was recorded. Made by :func:`fact`."""
+class Fact:
+    """An event as it was recorded. Made by :func:`fact`.
 
-    event: UsageEvent
-    said: bytes
-    """The event's JSON."""
-    digest: str
-    """Tells it from another event under the same key; of what was said, whatever is kept of it."""
+    What booking asks of each is found once, while the event is at hand: it is asked again and again of some thousand at a
+    time, which no cache of a processor holds.
+    """
+
+    def __init__(self, event: UsageEvent, said: bytes, digest: str) -> None:
+        self.event = event
+        self.said = said
+        """The event's JSON."""
+        self.digest = digest
+        """Tells it from another event under the same key; of what was said, whatever is kept of it."""
+        occurred_at_ms: int = event.occurred_at_ms
+        self.key: tuple[str, str, str] = (event.tenant_id, day_of(occurred_at_ms), event.event_id)
+        """What the event is in the ledger by: tenant, day and id."""
+        self.claim: str | None = claim_of(event)
+        """The key of :mod:`metering.claims` that it takes, if it takes any."""
+        self.late = event.kind is _CORRECTION and event.corrects is None and event.dedupe_key is not None
+        """True for what has not met its event yet."""
+        event_type = event.event_type
+        self.channel = channel_of(event_type)
+        self.units = units_of(event_type, event.quantities)
+        self.occurred_at_ms: int = occurred_at_ms
 
 
-def key_of(event: UsageEvent) -> tuple[str, str, str]:
-    """What an event is in the ledger by, as its own `key` says; compiled, for those who ask it of each."""
-    return event.tenant_id, day_of(event.occurred_at_ms), event.event_id
+def validated(event: UsageEvent) -> UsageEvent:
+    """Return the event, or raise ValueError naming the first field that cannot be a fact."""
+    event_id, tenant_id, quantities = event.event_id, event.tenant_id, event.quantities
+    if not event_id or not tenant_id or not event.source:
+        raise ValueError("event_id, tenant_id and source must not be empty")
+    if "\0" in event_id or "\0" in tenant_id:
+        raise ValueError("event_id and tenant_id must not hold NUL, where databases end a text")
+    dedupe_key = event.dedupe_key
+    if dedupe_key is not None and not 0 < len(dedupe_key) <= DEDUPE_KEY_CHARACTERS_MAX:
+        raise ValueError("dedupe_key must have 1 to 512 characters")
+    if not 0 < event.occurred_at_ms < _MOMENT_MS_END:
+        raise ValueError("occurred_at_ms must lie between the years 1970 and 10000")
+    for name, amount in quantities.items():
+        if name not in _DIMENSIONS:
+            raise ValueError(f"quantities: no such dimension: {name}")
+        if not -_AMOUNT_MAX <= amount <= _AMOUNT_MAX:
+            raise ValueError(f"quantities: {name} is more than anybody used")
+        if amount < 0 and event.kind not in _MAY_BE_NEGATIVE:
+            raise ValueError(f"quantities: {name} is negative in an event of kind {event.kind}")
+    return event
 
 
-def is_late(event: UsageEvent) -> bool:
-    """True for a fact that has not met its event yet."""
-    return event.kind is Kind.CORRECTION and event.corrects is None and event.dedupe_key is not None
+def apart(facts: Iterable[Fact]) -> tuple[list[Fact], list[Fact]]:
+    """The facts that take no key of an object, and those that take one."""
+    unkeyed: list[Fact] = []
+    keyed: list[Fact] = []
+    for one in facts:
+        (unkeyed if one.claim is None else keyed).append(one)
+    return unkeyed, keyed
 
 
 def days_of_calls(facts: Iterable[Fact]) -> set[str]:
     """The days on which facts are to be booked that are not late: those are booked on the day of their event."""
-    return {day_of(one.event.occurred_at_ms) for one in facts if not is_late(one.event)}
+    return {one.key[1] for one in facts if not one.late}
 
 
 def as_json_rows(facts: Iterable[Fact], recorded_at: str) -> str:
     """Events' JSON with the columns that are not in it, as one list. Of two values of one name the server takes the last."""
     rows = []
-    for event, said, digest in facts:
-        occurred_at = iso_ms(event.occurred_at_ms)
-        units = units_of(event.event_type, event.quantities)
+    for one in facts:
+        units = "null" if one.units is None else str(one.units)
         rows.append(
-            f'{said[:-1].decode()},"event_day":"{occurred_at[:10]}","channel":"{channel_of(event.event_type)}",'
-            f'"units":{"null" if units is None else units},"occurred_at":"{occurred_at}","recorded_at":"{recorded_at}",'
-            f'"digest":"{digest}"}}'
+            f'{one.said[:-1].decode()},"event_day":"{one.key[1]}","channel":"{one.channel}","units":{units},'
+            f'"occurred_at":"{iso_ms(one.occurred_at_ms)}","recorded_at":"{recorded_at}","digest":"{one.digest}"}}'
         )
     return f"[{','.join(rows)}]"
 
@@ -61,9 +104,11 @@ def fact(event: UsageEvent, said: bytes) -> Fact:
     it never arrived.
     """
     told = said
-    if event.dedupe_key is not None and event.kind is Kind.USAGE:
-        told = _MOMENT.sub(b"", said, count=1)
-    elif event.kind is Kind.CORRECTION and event.corrects is None and event.metadata and event.quantities:
+    kind = event.kind
+    if kind is _USAGE:
+        if event.dedupe_key is not None:
+            told = _MOMENT.sub(b"", said, count=1)
+    elif kind is _CORRECTION and event.corrects is None and event.metadata and event.quantities:
         told = msgspec.json.encode(msgspec.structs.replace(event, metadata={}))
     digest = hashlib.blake2b(told, digest_size=8).hexdigest()
     # Few events hold a backslash, and one character is found much faster than six.

@@ -14,9 +14,9 @@ import msgspec
 from sqlalchemy import Table, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from metering.claims import apart, claim_of, gives_way, is_report, seconded
+from metering.claims import gives_way, is_report, seconded
 from metering.columns import NUL, NUL_INSTEAD, as_json
-from metering.facts import Fact, fact, key_of
+from metering.facts import Fact, apart, fact
 from metering.intents import late_outcome
 from metering.moments import iso
 from metering.rows import Key, Values, rows_in
@@ -202,16 +202,16 @@ async def _taken(
 
 
 def _key_of(fact: Fact) -> Key:
-    return key_of(fact.event)
+    return fact.key
 
 
 def _dedupe_key_of(fact: Fact) -> Key:
-    return fact.event.tenant_id, claim_of(fact.event)
+    return fact.event.tenant_id, fact.claim
 
 
 def _dedupe_row(fact: Fact, recorded_at: str) -> Values:
-    event = fact.event
-    return (event.tenant_id, claim_of(event), event.event_day, event.event_id, fact.digest, recorded_at)
+    tenant_id, event_day, event_id = fact.key
+    return (tenant_id, fact.claim, event_day, event_id, fact.digest, recorded_at)
 
 
 def aside(fact: Fact, reason: str) -> Aside:

@@ -28,6 +28,9 @@ class Rows(Protocol):
     ) -> None:
         """Add rows, at least one. Where a key is taken, do what `on_conflict` says, or raise IntegrityError."""
 
+    async def insert_json(self, connection: AsyncConnection, table: Table, rows: str, on_conflict: str = "") -> None:
+        """The same for rows that are told as a JSON list of objects; a column that one does not name is null there."""
+
     async def add(self, connection: AsyncConnection, table: Table, rows: Sequence[Values]) -> set[int]:
         """Add those rows whose key is free, and return the places of the others. No two of the rows have the same.
 

@@ -1,6 +1,6 @@
 """Many rows at once in Postgres: one statement however many there are.
 
-Rows come as a JSON list for each column. Why JSON, and not an array for each column: the driver looks at every value of an
+Rows come as a JSON list for each column, or of objects where each is JSON already. Why JSON, and not an array for each column: the driver looks at every value of an
 array by itself, and takes four times as long over it as the server does over the list (seen in a trial: 18 µs a row
 against 4, of 40 in all). Events come as the JSON they were recorded as: the server takes the columns out of it, in the
 time that it took over the lists, and 8 µs of ours are saved for each.
@@ -18,7 +18,7 @@ from sqlalchemy import BigInteger, Column, Table
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metering.columns import Flag, Json, Moment, as_json
-from metering.facts import Fact, as_json_rows, key_of
+from metering.facts import Fact, as_json_rows
 from metering.tables import usage_events
 from metering.usage import UNCATEGORISED, Kind
 
@@ -39,6 +39,10 @@ async def insert(
     await connection.exec_driver_sql(f"{_insert(table)} {on_conflict}", _lists(rows))
 
 
+async def insert_json(connection: AsyncConnection, table: Table, rows: str, on_conflict: str = "") -> None:
+    await connection.exec_driver_sql(f"{_insert_objects(table)} {on_conflict}", (rows,))
+
+
 async def add(connection: AsyncConnection, table: Table, rows: Sequence[tuple[object, ...]]) -> set[int]:
     width = len(table.primary_key)
     added = await connection.exec_driver_sql(
@@ -49,9 +53,9 @@ async def add(connection: AsyncConnection, table: Table, rows: Sequence[tuple[ob
 
 async def add_events(connection: AsyncConnection, facts: Sequence[Fact], recorded_at: str) -> set[int]:
     added = await connection.exec_driver_sql(
-        _adding(usage_events, _insert_events(), 1), (as_json_rows(facts, recorded_at), len(facts))
+        _adding(usage_events, _insert_objects(usage_events), 1), (as_json_rows(facts, recorded_at), len(facts))
     )
-    return _late(added, len(facts), lambda: [key_of(fact.event) for fact in facts])
+    return _late(added, len(facts), lambda: [fact.key for fact in facts])
 
 
 def _late(added: Any, count: int, keys: Callable[[], Sequence[tuple[Any, ...]]]) -> set[int]:
@@ -81,15 +85,15 @@ def _insert(table: Table) -> str:
 
 
 @cache
-def _insert_events() -> str:
-    columns = usage_events.columns
+def _insert_objects(table: Table) -> str:
+    left_out = LEFT_OUT if table is usage_events else {}
     values = ", ".join(
-        f"COALESCE({column.name}, '{LEFT_OUT[column.name]}')" if column.name in LEFT_OUT else column.name
-        for column in columns
+        f"COALESCE({column.name}, '{left_out[column.name]}')" if column.name in left_out else column.name
+        for column in table.columns
     )
-    given = ", ".join(f"{column.name} {_type(column)}" for column in columns)
+    given = ", ".join(f"{column.name} {_type(column)}" for column in table.columns)
     return (
-        f"INSERT INTO {usage_events.name} ({_names(usage_events)}) "  # noqa: S608
+        f"INSERT INTO {table.name} ({_names(table)}) "  # noqa: S608
         f"SELECT {values} FROM json_to_recordset($1::text::json) AS given({given})"
     )
 

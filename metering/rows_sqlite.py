@@ -10,7 +10,7 @@ from sqlalchemy import Table, text
 from sqlalchemy.exc import DataError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from metering.columns import Json, as_json
+from metering.columns import Json, as_json, from_json
 from metering.facts import Fact
 from metering.moments import iso_ms
 from metering.tables import usage_events
@@ -27,6 +27,12 @@ async def insert(
     except OverflowError as error:
         # The driver's own word for a number that no column holds.
         raise DataError(statement, None, error, hide_parameters=True) from error
+
+
+async def insert_json(connection: AsyncConnection, table: Table, rows: str, on_conflict: str = "") -> None:
+    names = [column.name for column in table.columns]
+    values = [tuple(map(row.get, names)) for row in from_json(rows)]
+    await insert(connection, table, values, on_conflict)
 
 
 async def add(connection: AsyncConnection, table: Table, rows: Sequence[tuple[object, ...]]) -> set[int]:
@@ -71,17 +77,15 @@ def _event_row(fact: Fact, recorded_at: str) -> tuple[object, ...]:
     """The values of the ledger's columns, in their order."""
     event = fact.event
     return (
-        event.tenant_id,
-        event.event_day,
-        event.event_id,
+        *fact.key,
         event.source,
         event.event_type,
-        event.channel,
+        fact.channel,
         event.direction,
         event.endpoint,
         event.resource,
         event.external_id,
-        event.units,
+        fact.units,
         event.quantities,
         event.completeness.value,
         event.kind.value,

@@ -12,7 +12,7 @@ from uuid import UUID, uuid5
 
 import msgspec
 
-from metering.event_types import DIMENSIONS, channel_of, units_of
+from metering.event_types import channel_of, units_of
 from metering.moments import DAY_MS, EPOCH_DAY, day_of
 
 UNCATEGORISED = "uncategorised"
@@ -69,7 +69,7 @@ COUNTED_KINDS = (Kind.USAGE, Kind.BACKFILL)
 class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One fact of use, as the spool carries it and the ledger keeps it.
 
-    It holds JSON, which has no cycles, so the garbage collector need not look at it. Raises ValueError from :func:`validated` for values that could not be a fact; the constructor itself is on the path
+    It holds JSON, which has no cycles, so the garbage collector need not look at it. Raises ValueError from :func:`metering.facts.validated` for values that could not be a fact; the constructor itself is on the path
     of every call and trusts its caller.
     """
 
@@ -149,8 +149,6 @@ AMOUNT_MAX = 1 << 53
 """What every reader of JSON holds exactly, and sums hold a thousand times over."""
 
 
-_DIMENSIONS = frozenset(DIMENSIONS)
-
 DEDUPE_KEY_CHARACTERS_MAX = 512
 """No provider's ids are a tenth as long, and an index does not take texts of any length."""
 
@@ -162,23 +160,3 @@ FACTS_WITHOUT_A_CALL = UUID("8f3f5b4e-5d1e-4c55-9a0b-6f1c7a2d9e10")
 def event_id_of(dedupe_key: str) -> str:
     """The id of the fact that is known by this key."""
     return str(uuid5(FACTS_WITHOUT_A_CALL, dedupe_key))
-
-
-def validated(event: UsageEvent) -> UsageEvent:
-    """Return the event, or raise ValueError naming the first field that cannot be a fact."""
-    if not event.event_id or not event.tenant_id or not event.source:
-        raise ValueError("event_id, tenant_id and source must not be empty")
-    if "\0" in event.event_id or "\0" in event.tenant_id:
-        raise ValueError("event_id and tenant_id must not hold NUL, where databases end a text")
-    if event.dedupe_key is not None and not 0 < len(event.dedupe_key) <= DEDUPE_KEY_CHARACTERS_MAX:
-        raise ValueError("dedupe_key must have 1 to 512 characters")
-    if not 0 < event.occurred_at_ms < MOMENT_MS_END:
-        raise ValueError("occurred_at_ms must lie between the years 1970 and 10000")
-    for name, amount in event.quantities.items():
-        if name not in _DIMENSIONS:
-            raise ValueError(f"quantities: no such dimension: {name}")
-        if not -AMOUNT_MAX <= amount <= AMOUNT_MAX:
-            raise ValueError(f"quantities: {name} is more than anybody used")
-        if amount < 0 and event.kind not in (Kind.CORRECTION, Kind.REVERSAL):
-            raise ValueError(f"quantities: {name} is negative in an event of kind {event.kind}")
-    return event

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
 from sqlalchemy import select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from metering.columns import as_json
 from metering.rows import Key, rows_in
-from metering.usage import UsageEvent
 from pricing.judgement import Rated
-from pricing.judging import charge_rows
-from pricing.rollups import Key as RollupKey
-from pricing.rollups import Sums
+from pricing.rollups import Row
 from pricing.tables import ROLLUP_COUNTS, ROLLUP_KEY, ROLLUP_SUMS, charges, rollups
 
 _ADDED = (
@@ -28,9 +26,10 @@ _ADDED = (
 )
 
 
-async def append(connection: AsyncConnection, judged: Sequence[tuple[UsageEvent, Rated]]) -> None:
-    """Add the charge of each event. Only for events that were new to the ledger in this transaction."""
-    await rows_in(connection).insert(connection, charges, charge_rows(judged))
+async def append(connection: AsyncConnection, rows: Sequence[str]) -> None:
+    """Add charges, as :func:`pricing.judging.charge_row` writes them. Only of events that were new in this transaction."""
+    if rows:
+        await rows_in(connection).insert_json(connection, charges, f"[{','.join(rows)}]")
 
 
 _KEY = (charges.c.tenant_id, charges.c.event_day, charges.c.event_id)
@@ -56,6 +55,7 @@ def _said(row: Any) -> dict[str, Any]:
     return {name: getattr(row, name) for name in Rated.__struct_fields__} | {"priced": bool(row.priced)}
 
 
-async def add(connection: AsyncConnection, folded: Mapping[RollupKey, Sums]) -> None:
-    """Add to the daily sums. In the order of their keys, as every writer does."""
-    await rows_in(connection).insert(connection, rollups, [(*key, *folded[key]) for key in sorted(folded)], _ADDED)
+async def add(connection: AsyncConnection, rows: Sequence[Row]) -> None:
+    """Add to the daily sums. Rows come in the order of their keys, as every writer's do."""
+    if rows:
+        await rows_in(connection).insert_json(connection, rollups, as_json(rows), _ADDED)

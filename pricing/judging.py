@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable
+from typing import Final
 
-from metering.facts import Fact, key_of
+import msgspec
+
+from metering.facts import Fact
+from metering.moments import day_of
 from metering.usage import UsageEvent
 from pricing.book import Book, instant_ms
 from pricing.catalogue import Books
 from pricing.judgement import Rated
 from pricing.rating import rate
+from pricing.rollups import DailySums
 
 
 class Plans:
@@ -40,34 +45,42 @@ class Plans:
         return book
 
 
-def judge(fact: Fact, plans: Plans, books: Books) -> Rated:
-    """The judgement on one fact. Raises ValueError and others where there can be none."""
-    return rate(fact.event, plans.price_book(fact.event), books.cost_book)
+class Judging:
+    """What facts come to that are booked together. Each is judged, written down and summed while it is at hand: some
+    thousand of them are in no cache of a processor any more when the last one is judged."""
+
+    def __init__(self, plans: Plans, books: Books) -> None:
+        self.plans = plans
+        self.books = books
+        self.sums = DailySums()
+        self.unmetered: list[UsageEvent] = []
+        """Those of calls with their metering off."""
+
+    def charges(self, facts: Iterable[Fact]) -> list[str]:
+        """Judge facts and sum them; their charges. Raises ValueError and others where there can be none."""
+        rows = []
+        for fact in facts:
+            event = fact.event
+            rows.append(self.charge(event, rate(event, self.plans.price_book(event), self.books.cost_book)))
+        return rows
+
+    def charge(self, event: UsageEvent, rated: Rated) -> str:
+        """The charge of one event, which is summed."""
+        self.sums.add(event, rated)
+        if not event.metered:
+            self.unmetered.append(event)
+        return charge_row(event, rated)
 
 
-def judge_all(facts: Iterable[Fact], plans: Plans, books: Books, rated: dict[int, Rated]) -> None:
-    """Add the judgements by the facts' identities. Leaves out what can not be judged: the ledger may have it already."""
-    for fact in facts:
-        try:
-            rated[id(fact)] = judge(fact, plans, books)
-        except (ArithmeticError, LookupError, TypeError, ValueError):
-            continue
+def charge_row(event: UsageEvent, rated: Rated) -> str:
+    """A charge as JSON: the event's key, and the judgement, whose fields are named as the columns."""
+    key = f'{{"tenant_id":{_quoted(event.tenant_id)},"event_day":"{day_of(event.occurred_at_ms)}"'
+    return f'{key},"event_id":{_quoted(event.event_id)},{_encode(rated)[1:].decode()}'
 
 
-def charge_rows(judged: Iterable[tuple[UsageEvent, Rated]]) -> list[tuple[object, ...]]:
-    """The charge of each event as the values of its columns, in their order."""
-    return [
-        (
-            *key_of(event),
-            rated.priced,
-            rated.currency,
-            rated.charge_nano,
-            rated.credits,
-            rated.cost_currency,
-            rated.cost_nano,
-            rated.price_book,
-            rated.cost_book,
-            rated.lines,
-        )
-        for event, rated in judged
-    ]
+def _quoted(text: str) -> str:
+    quoted: bytes = _encode(text)
+    return quoted.decode()
+
+
+_encode: Final = msgspec.json.Encoder().encode

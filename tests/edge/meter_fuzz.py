@@ -19,7 +19,8 @@ import msgspec
 
 from gateway.providers.api import Endpoint, Prepared, as_it_came
 from metering.event_types import DIMENSIONS
-from metering.usage import UsageEvent, validated
+from metering.facts import validated
+from metering.usage import UsageEvent
 from tests.edge.guided import BYTES_MAX, Coverage, mutated
 from tests.gateway.providers.test_every_provider import CODED, ENDPOINTS, fed
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metering.event_types import DIMENSIONS
-from metering.usage import AMOUNT_MAX, MOMENT_MS_END, Completeness, Kind, event_id_of, validated
+from metering.facts import validated
+from metering.usage import AMOUNT_MAX, MOMENT_MS_END, Completeness, Kind, event_id_of
 from tests.builders import DAY_MS, NOON, NOON_MS, usage_event
 
 

@@ -7,13 +7,20 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
 from pricing.charges import add, append
+from pricing.judging import charge_row
 from pricing.rating import rate
-from pricing.rollups import fold
-from pricing.tables import ROLLUP_COUNTS, ROLLUP_SUMS, charges, rollups
+from pricing.rollups import DailySums
+from pricing.tables import ROLLUP_COUNTS, ROLLUP_KEY, ROLLUP_SUMS, charges, rollups
 from tests.builders import call_id, usage_event
 
 SUMS = (*ROLLUP_COUNTS, *ROLLUP_SUMS)
-KEY = ("acme", "2026-11-20", "openai", "llm_call", "ai", "", "chat.completions", "gpt-4o", "rag", "k1", "USD", "USD")
+KEY = dict(
+    zip(
+        ROLLUP_KEY,
+        ("acme", "2026-11-20", "openai", "llm_call", "ai", "", "chat.completions", "gpt-4o", "rag", "k1", "USD", "USD"),
+        strict=True,
+    )
+)
 
 
 @pytest.fixture
@@ -35,7 +42,7 @@ async def rows(database, table):
 async def test_a_charge_is_kept_with_all_it_takes_to_check_it(database, judged):
     ((event, rated),) = judged(1)
     async with database.transaction() as connection:
-        await append(connection, [(event, rated)])
+        await append(connection, [charge_row(event, rated)])
 
     (row,) = await rows(database, charges)
 
@@ -53,12 +60,13 @@ async def test_a_charge_is_kept_with_all_it_takes_to_check_it(database, judged):
 
 async def test_an_event_is_charged_once(database, judged):
     """Watches the key of charges: whoever charges an event again gets an error, and not a second charge."""
+    charge = [charge_row(*one) for one in judged(1)]
     async with database.transaction() as connection:
-        await append(connection, judged(1))
+        await append(connection, charge)
 
     with pytest.raises(IntegrityError):
         async with database.transaction() as connection:
-            await append(connection, judged(1))
+            await append(connection, charge)
 
     assert len(await rows(database, charges)) == 1
 
@@ -67,7 +75,7 @@ async def added(database, *all_sums):
     """The daily sums after adding each of these in a transaction of its own."""
     for values in all_sums:
         async with database.transaction() as connection:
-            await add(connection, {KEY: [values.get(name, 0 if name in ROLLUP_COUNTS else None) for name in SUMS]})
+            await add(connection, [KEY | dict.fromkeys(ROLLUP_COUNTS, 0) | values])
     (row,) = await rows(database, rollups)
     return {name: getattr(row, name) for name in SUMS}
 
@@ -91,13 +99,25 @@ async def test_a_sum_is_absent_until_something_was_added_and_never_again(databas
     assert found["segments"] == total
 
 
-async def test_what_is_added_is_what_was_folded(database, judged):
-    both = judged(3) + judged(2, category="summary")
-    folded = fold(both)
+async def test_what_is_added_is_what_was_summed(database, judged):
+    sums = DailySums()
+    for one in judged(3) + judged(2, category="summary"):
+        sums.add(*one)
     async with database.transaction() as connection:
-        await add(connection, folded)
+        await add(connection, sums.rows())
 
     found = await rows(database, rollups)
 
-    width = len(rollups.primary_key.columns)
-    assert {tuple(row)[:width]: list(row)[width:] for row in found} == folded
+    assert [{name: value for name, value in row._asdict().items() if value is not None} for row in found] == sums.rows()
+
+
+async def test_any_text_of_an_event_is_its_charge_s_key(database, books):
+    """Watches the text that charges are written as: what ends a string there, or a statement, is no part of it."""
+    odd = "'; DROP TABLE charges; -- \" \\ \n \u2028 😀 %s ? :x"
+    event = usage_event(event_id="id" + odd, tenant_id="tenant" + odd)
+    async with database.transaction() as connection:
+        await append(connection, [charge_row(event, rate(event, books.price_book(None), books.cost_book))])
+
+    (row,) = await rows(database, charges)
+
+    assert (row.tenant_id, row.event_day, row.event_id) == event.key

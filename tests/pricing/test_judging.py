@@ -1,12 +1,16 @@
-"""Judging many at once: each by the plan of its day, and one that can not be judged is no other's fault."""
+"""Judging many at once: each by the plan of its day, and what each comes to is written down and summed."""
 
 from __future__ import annotations
 
 import datetime as dt
+import json
 
+import msgspec
 import pytest
 
-from pricing.judging import Plans, charge_rows, judge, judge_all
+from pricing.judgement import Rated
+from pricing.judging import Judging, Plans
+from pricing.rating import rate
 from tests.builders import NOON, call_id, fact, usage_event
 
 
@@ -21,24 +25,29 @@ def test_an_event_is_charged_by_the_plan_that_its_tenant_had_then(facts, books):
 
     before = Plans(books, [(tenant_id, later, "no-such-plan")])
     after = Plans(books, [(tenant_id, NOON, "no-such-plan")])
-    assert judge(facts[0], before, books).price_book == books.price_book(None).edition
+    assert before.price_book(facts[0].event) is books.price_book(None)
     with pytest.raises(ValueError):
-        judge(facts[0], after, books)
+        after.price_book(facts[0].event)
 
 
-def test_what_can_not_be_judged_is_left_out_and_stops_nothing_else(facts, books):
-    other = usage_event(event_id=call_id(3), tenant_id="globex")
-    facts.append(fact(other))
-    plans = Plans(books, [(facts[0].event.tenant_id, NOON, "no-such-plan")])
-    rated = {}
+def test_a_charge_is_the_key_of_its_event_and_the_judgement_on_it(facts, books):
+    judging = Judging(Plans(books, []), books)
+    event = facts[0].event
 
-    judge_all(facts, plans, books, rated)
+    charge, _ = map(json.loads, judging.charges(facts))
 
-    assert set(rated) == {id(facts[2])}
+    assert (charge.pop("tenant_id"), charge.pop("event_day"), charge.pop("event_id")) == event.key
+    rated = rate(event, books.price_book(None), books.cost_book)
+    assert msgspec.convert(charge, Rated) == rated
 
 
-def test_a_charge_begins_with_the_key_of_its_event(facts, books):
-    plans = Plans(books, [])
-    rows = charge_rows((one.event, judge(one, plans, books)) for one in facts)
+def test_what_is_charged_is_summed_and_what_was_not_to_be_metered_is_remembered(facts, books):
+    judging = Judging(Plans(books, []), books)
+    off = fact(usage_event(event_id=call_id(3), metered=False, external_id="made"))
 
-    assert [row[:3] for row in rows] == [one.event.key for one in facts]
+    charges = judging.charges([*facts, off])
+
+    (row,) = judging.sums.rows()
+    assert (len(charges), row["events"]) == (3, 2)
+    assert row["charge_nano"] == sum(json.loads(charge)["charge_nano"] for charge in charges)
+    assert judging.unmetered == [off.event]
