@@ -419,7 +419,7 @@ class Shipper:
                     appended += await self._book_apart(part, aside)
                 else:
                     reason = type(error).__name__
-                    log.error("event_not_bookable", event_id=part[0].event.event_id, reason=reason)
+                    log.error("event_not_bookable", event_id=part[0].key[2], reason=reason)
                     aside.append(ledger.aside(part[0], f"{NO_BOOKING}: {reason}"))
         return appended
 
@@ -430,7 +430,7 @@ class Shipper:
         async with self._database.transaction() as connection:
             appended = await book(connection, facts, self._books, now)
             for fact in appended.conflicting:
-                log.error("event_conflict", event_id=fact.event.event_id, tenant_id=fact.event.tenant_id)
+                log.error("event_conflict", event_id=fact.key[2], tenant_id=fact.key[0])
             await ledger.set_aside(connection, aside, now)
             await ledger.move(connection, [self._moved(spool_id) for spool_id in moved], now)
         self.shipped.add(appended, aside)

@@ -11,12 +11,11 @@ from typing import Final
 import msgspec
 
 from gateway.telemetry import log
-from metering.facts import Fact, fact, validated
+from metering.facts import Fact, fact, read_fact, validated
 from metering.intents import Intent
 from metering.ledger import Aside
 from metering.spool_reader import BEGINNING, Position
 from metering.spool_records import Record, RecordKind
-from metering.usage import UsageEvent
 
 BATCH_BYTES_MAX: Final = 4 << 20
 """Records of one transaction, however few they are. The last read may go over it by as much as one read."""
@@ -30,7 +29,6 @@ _INTENT: Final = int(RecordKind.INTENT)
 _CLOSED: Final = int(RecordKind.CLOSED)
 
 _intent: Final = msgspec.json.Decoder(Intent).decode
-_outcome: Final = msgspec.json.Decoder(UsageEvent).decode
 
 
 class Open:
@@ -125,13 +123,13 @@ def take(spool_id: str, spool: ReadSpool, records: Sequence[Record], seen_s: flo
             under_way.pop(record.intent, None)
         else:
             try:
-                event = validated(_outcome(payload))
+                one = read_fact(payload)
             except ValueError as error:
                 _no_event(spool_id, sequence, payload, error, batch)
             else:
                 under_way.pop(record.intent, None)
                 if sequence > booked:
-                    batch.facts.append(fact(event, payload))
+                    batch.facts.append(one)
 
 
 def leave_open(spool_id: str, sequence: int, said: bytes, batch: Batch) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Final
 import msgspec
 
 from metering.event_types import EVENT_TYPES
-from metering.usage import EPOCH, REVERSES, Completeness, Kind, UsageEvent, event_id_of
+from metering.usage import EPOCH, REVERSES, Completeness, Kind, Outline, UsageEvent, event_id_of
 
 OFF = "off"
 """The phase under which events are taken back since their object's call had its metering off."""
@@ -45,7 +45,7 @@ def made_key(source: str, external_id: str) -> str:
     return f"{source}:{external_id}:{MADE}"
 
 
-def claim_of(event: UsageEvent) -> str | None:
+def claim_of(event: UsageEvent | Outline) -> str | None:
     """The key that this event takes, if it takes any: its own, or that of the object that its call made."""
     dedupe_key = event.dedupe_key
     if dedupe_key is not None:
@@ -69,7 +69,7 @@ def gives_way(kind: str, event_id: str, key: str) -> bool:
     return kind in (Kind.BACKFILL, Kind.CORRECTION) or event_id == event_id_of(key)
 
 
-def keeps_off(event: UsageEvent) -> bool:
+def keeps_off(event: UsageEvent | Outline) -> bool:
     """True for what a call with its metering off has made, which somebody may have booked as if none had."""
     return not event.metered and bool(event.external_id) and event.event_type in LISTED
 

@@ -12,25 +12,27 @@ import msgspec
 from metering.claims import claim_of
 from metering.event_types import DIMENSIONS, channel_of, units_of
 from metering.moments import day_of, iso_ms
-from metering.usage import AMOUNT_MAX, DEDUPE_KEY_CHARACTERS_MAX, MOMENT_MS_END, Kind, UsageEvent
+from metering.usage import AMOUNT_MAX, DEDUPE_KEY_CHARACTERS_MAX, MOMENT_MS_END, Completeness, Kind, Outline, UsageEvent
 
 _DIMENSIONS: Final = frozenset(DIMENSIONS)
 _AMOUNT_MAX: Final[int] = AMOUNT_MAX
 _MOMENT_MS_END: Final[int] = MOMENT_MS_END
 _USAGE: Final = Kind.USAGE
 _CORRECTION: Final = Kind.CORRECTION
+_PENDING: Final = Completeness.PENDING
 _MAY_BE_NEGATIVE: Final = (Kind.CORRECTION, Kind.REVERSAL)
 
 
 class Fact:
-    """An event as it was recorded. Made by :func:`fact`.
+    """An event as it was recorded. Made by :func:`fact` and :func:`read_fact`.
 
     What booking asks of each is found once, while the event is at hand: it is asked again and again of some thousand at a
     time, which no cache of a processor holds.
     """
 
-    def __init__(self, event: UsageEvent, said: bytes, digest: str) -> None:
-        self.event = event
+    def __init__(self, event: UsageEvent | Outline, said: bytes, digest: str) -> None:
+        self.outline = event
+        """The event, or as much of it as booking needs."""
         self.said = said
         """The event's JSON."""
         self.digest = digest
@@ -46,10 +48,26 @@ class Fact:
         self.channel = channel_of(event_type)
         self.units = units_of(event_type, event.quantities)
         self.occurred_at_ms: int = occurred_at_ms
+        self.pending = event.completeness is _PENDING
+
+    @property
+    def event(self) -> UsageEvent:
+        """The whole event; read when it is first asked for."""
+        outline = self.outline
+        if isinstance(outline, Outline):
+            outline = self.outline = _as_event(self.said)
+        whole: UsageEvent = outline
+        return whole
 
 
 def validated(event: UsageEvent) -> UsageEvent:
     """Return the event, or raise ValueError naming the first field that cannot be a fact."""
+    validate(event)
+    return event
+
+
+def validate(event: UsageEvent | Outline) -> None:
+    """Raise ValueError naming the first field that cannot be a fact, if there is one."""
     event_id, tenant_id, quantities = event.event_id, event.tenant_id, event.quantities
     if not event_id or not tenant_id or not event.source:
         raise ValueError("event_id, tenant_id and source must not be empty")
@@ -67,7 +85,6 @@ def validated(event: UsageEvent) -> UsageEvent:
             raise ValueError(f"quantities: {name} is more than anybody used")
         if amount < 0 and event.kind not in _MAY_BE_NEGATIVE:
             raise ValueError(f"quantities: {name} is negative in an event of kind {event.kind}")
-    return event
 
 
 def apart(facts: Iterable[Fact]) -> tuple[list[Fact], list[Fact]]:
@@ -96,6 +113,16 @@ def as_json_rows(facts: Iterable[Fact], recorded_at: str) -> str:
     return f"[{','.join(rows)}]"
 
 
+def read_fact(said: bytes) -> Fact:
+    """What a record says: no more of it than booking needs, which is enough of nearly all. Raises ValueError."""
+    outline: Outline = _as_outline(said)
+    # A NUL is taken out of what is read, too.
+    if not outline.of_a_call or _holds_nul(said):
+        return fact(validated(_as_event(said)), said)
+    validate(outline)
+    return Fact(outline, said, _digest(said))
+
+
 def fact(event: UsageEvent, said: bytes) -> Fact:
     """An event and its JSON, in a form that both engines keep.
 
@@ -110,14 +137,26 @@ def fact(event: UsageEvent, said: bytes) -> Fact:
             told = _MOMENT.sub(b"", said, count=1)
     elif kind is _CORRECTION and event.corrects is None and event.metadata and event.quantities:
         told = msgspec.json.encode(msgspec.structs.replace(event, metadata={}))
-    digest = hashlib.blake2b(told, digest_size=8).hexdigest()
-    # Few events hold a backslash, and one character is found much faster than six.
-    if b"\\" in said and b"\\u0000" in said:
+    digest = _digest(told)
+    if _holds_nul(said):
         said = _NUL.sub(rb"\1\\ufffd", said)
         event = _as_event(said)
     return Fact(event, said, digest)
 
 
+def _digest(told: bytes) -> str:
+    digest: str = _blake2b(told, digest_size=8).hexdigest()
+    return digest
+
+
+def _holds_nul(said: bytes) -> bool:
+    # Few events hold a backslash, and one character is found much faster than six.
+    return _BACKSLASH in said and b"\\u0000" in said
+
+
+_blake2b: Final = hashlib.blake2b
+_BACKSLASH: Final = ord("\\")
 _MOMENT: Final = re.compile(rb'"occurred_at_ms":[0-9]+,')
 _NUL: Final = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 _as_event: Final = msgspec.json.Decoder(UsageEvent).decode
+_as_outline: Final = msgspec.json.Decoder(Outline).decode

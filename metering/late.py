@@ -275,8 +275,8 @@ _MILLISECOND = dt.timedelta(milliseconds=1)
 
 async def remember(connection: AsyncConnection, facts: Iterable[Fact], at: dt.datetime) -> None:
     """Note those new events of which the provider will say more."""
-    pending = (one.event for one in facts if one.event.completeness is Completeness.PENDING and one.event.external_id)
-    await _remember(connection, [_pending_row(event, at) for event in pending])
+    pending = [one.event for one in facts if one.pending]
+    await _remember(connection, [_pending_row(event, at) for event in pending if event.external_id])
 
 
 def _pending_row(event: Any, at: dt.datetime) -> tuple[object, ...]:

@@ -15,7 +15,7 @@ from sqlalchemy import Table, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metering.claims import gives_way, is_report, seconded
-from metering.columns import NUL, NUL_INSTEAD, as_json
+from metering.columns import NUL, NUL_INSTEAD
 from metering.facts import Fact, apart, fact
 from metering.intents import late_outcome
 from metering.moments import iso
@@ -206,7 +206,7 @@ def _key_of(fact: Fact) -> Key:
 
 
 def _dedupe_key_of(fact: Fact) -> Key:
-    return fact.event.tenant_id, fact.claim
+    return fact.key[0], fact.claim
 
 
 def _dedupe_row(fact: Fact, recorded_at: str) -> Values:
@@ -216,8 +216,9 @@ def _dedupe_row(fact: Fact, recorded_at: str) -> Values:
 
 def aside(fact: Fact, reason: str) -> Aside:
     """A fact as what is set aside of it."""
-    event = fact.event
-    return Aside(f"{event.event_id}:{fact.digest}", reason, as_json(event), event.tenant_id)
+    tenant_id, _, event_id = fact.key
+    # As it came: what can not be booked may not even be read.
+    return Aside(f"{event_id}:{fact.digest}", reason, fact.said.decode("utf-8", "replace"), tenant_id)
 
 
 async def set_aside(connection: AsyncConnection, asides: Sequence[Aside], at: dt.datetime) -> None:

@@ -13,7 +13,7 @@ import msgspec
 
 from metering.facts import Fact
 from metering.moments import day_of
-from metering.usage import UsageEvent
+from metering.usage import Outline, UsageEvent
 from pricing.book import Book, instant_ms
 from pricing.catalogue import Books
 from pricing.judgement import Rated
@@ -32,7 +32,7 @@ class Plans:
             self._since_ms.setdefault(tenant_id, []).append((instant_ms(effective_at), plan))
         self._known: dict[str | None, Book] = {}
 
-    def price_book(self, event: UsageEvent) -> Book:
+    def price_book(self, event: UsageEvent | Outline) -> Book:
         """The book of the plan that the event's tenant had when it happened. Raises ValueError where there is none."""
         plan = None
         for since_ms, named in self._since_ms.get(event.tenant_id, ()):
@@ -53,18 +53,18 @@ class Judging:
         self.plans = plans
         self.books = books
         self.sums = DailySums()
-        self.unmetered: list[UsageEvent] = []
+        self.unmetered: list[UsageEvent | Outline] = []
         """Those of calls with their metering off."""
 
     def charges(self, facts: Iterable[Fact]) -> list[str]:
         """Judge facts and sum them; their charges. Raises ValueError and others where there can be none."""
         rows = []
         for fact in facts:
-            event = fact.event
+            event = fact.outline
             rows.append(self.charge(event, rate(event, self.plans.price_book(event), self.books.cost_book)))
         return rows
 
-    def charge(self, event: UsageEvent, rated: Rated) -> str:
+    def charge(self, event: UsageEvent | Outline, rated: Rated) -> str:
         """The charge of one event, which is summed."""
         self.sums.add(event, rated)
         if not event.metered:
@@ -72,7 +72,7 @@ class Judging:
         return charge_row(event, rated)
 
 
-def charge_row(event: UsageEvent, rated: Rated) -> str:
+def charge_row(event: UsageEvent | Outline, rated: Rated) -> str:
     """A charge as JSON: the event's key, and the judgement, whose fields are named as the columns."""
     key = f'{{"tenant_id":{_quoted(event.tenant_id)},"event_day":"{day_of(event.occurred_at_ms)}"'
     return f'{key},"event_id":{_quoted(event.event_id)},{_encode(rated)[1:].decode()}'

@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from metering.event_types import INPUT_TOKENS, units_of
-from metering.usage import CONTEXT_TOKENS, TOLD_COST, Completeness, Kind, UsageEvent
+from metering.usage import CONTEXT_TOKENS, TOLD_COST, Completeness, Kind, Outline, Told, UsageEvent
 from pricing.book import ANY, BATCH, CREDITS, EVENT, TARIFFS_MAX, Book, Price, applicable
 from pricing.judgement import Line, Rated
 from pricing.money import NANO, divide_half_even
@@ -47,7 +47,9 @@ _CONTEXT_TOKENS: Final = CONTEXT_TOKENS
 """Looked up once: an enum asks a function of Python's for each of its members."""
 
 
-def rate(event: UsageEvent, price_book: Book, cost_book: Book, rated_from: Mapping[str, int] = NOTHING) -> Rated:
+def rate(
+    event: UsageEvent | Outline, price_book: Book, cost_book: Book, rated_from: Mapping[str, int] = NOTHING
+) -> Rated:
     """Work out the charge and the cost of an event.
 
     `rated_from` is for corrections and reversals: the quantities that the corrected event and its earlier corrections
@@ -57,16 +59,17 @@ def rate(event: UsageEvent, price_book: Book, cost_book: Book, rated_from: Mappi
     """
     kind, completeness, quantities = event.kind, event.completeness, event.quantities
     if kind is _COST:
+        assert isinstance(event, UsageEvent)
         return _brought(event, price_book, cost_book)
     if not event.metered or kind in MONEY_ONLY:
         return _rated(price_book, cost_book, 0, None, ())
     if completeness is _UNKNOWN:
         return _rated(price_book, cost_book, None, None, ())
 
-    event_type, metadata = event.event_type, event.metadata
-    tier = _BATCH if event_type == _BATCH else metadata.get("service_tier")
+    event_type = event.event_type
+    tier = _BATCH if event_type == _BATCH else _said(event, "service_tier")
     alike = (event_type, event.source, event.direction, event.resource, tier if isinstance(tier, str) else None)
-    told_nano = _told_cost(event) if _TOLD_COST in metadata else None
+    told_nano = _told_cost(event)
     terms = (
         _terms(price_book, cost_book, *alike)
         if told_nano is None
@@ -85,7 +88,7 @@ def rate(event: UsageEvent, price_book: Book, cost_book: Book, rated_from: Mappi
     charge = cost_nano = 0
     lines = []
     if whole_priced or whole_costed:
-        before = rated_from.get(_EVENT, int(not event.adds_to_unknown)) if changes else 0
+        before = rated_from.get(_EVENT, int(not _adds_to_unknown(event))) if changes else 0
         after = 0 if kind is _REVERSAL or _is_nothing(event, rated_from, before) else 1
         if before != after:
             lines.append(_line(_EVENT, after - before, before, whole))
@@ -103,7 +106,7 @@ def rate(event: UsageEvent, price_book: Book, cost_book: Book, rated_from: Mappi
     return _rated(price_book, cost_book, charge if priced else None, cost_nano if costed else None, tuple(lines))
 
 
-def _is_nothing(event: UsageEvent, rated_from: Mapping[str, int], before: int) -> bool:
+def _is_nothing(event: UsageEvent | Outline, rated_from: Mapping[str, int], before: int) -> bool:
     """True for a correction after which nothing was used: it failed after all, or nobody answered."""
     if event.kind is not _CORRECTION or event.completeness is not _REPORTED:
         return False
@@ -224,8 +227,18 @@ def _brought(event: UsageEvent, price_book: Book, cost_book: Book) -> Rated:
 _TOLD: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,400})?")
 
 
-def _told_cost(event: UsageEvent) -> int | None:
-    return _as_nano(event.metadata.get(_TOLD_COST))
+def _told_cost(event: UsageEvent | Outline) -> int | None:
+    return _as_nano(_said(event, _TOLD_COST))
+
+
+def _said(event: UsageEvent | Outline, name: str) -> object:
+    """What the metadata says under a name, if anything."""
+    metadata = event.metadata
+    return getattr(metadata, name) if isinstance(metadata, Told) else metadata.get(name)
+
+
+def _adds_to_unknown(event: UsageEvent | Outline) -> bool:
+    return isinstance(event, UsageEvent) and event.adds_to_unknown
 
 
 def _as_nano(told: object) -> int | None:
@@ -257,10 +270,10 @@ def _added(rate: Rate | None, rated_from: int, quantity: int) -> int | None:
     return amount - rate.amount(rated_from) if rated_from else amount
 
 
-def _context_tokens(event: UsageEvent, rated_from: Mapping[str, int]) -> int:
+def _context_tokens(event: UsageEvent | Outline, rated_from: Mapping[str, int]) -> int:
     """The size of the context: all input tokens, unless the event is the sum of many requests and says how large the
     largest was. Taking back a large one is rated as the large one was."""
-    told = event.metadata.get(_CONTEXT_TOKENS)
+    told = _said(event, _CONTEXT_TOKENS)
     if type(told) is int:
         return told
     added = sum([amount for dimension, amount in event.quantities.items() if dimension in _INPUT])

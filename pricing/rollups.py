@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from metering.event_types import channel_of, units_of
 from metering.moments import DAY_MS, day_of
-from metering.usage import COUNTED_KINDS, REVERSES, Completeness, UsageEvent
+from metering.usage import COUNTED_KINDS, REVERSES, Completeness, Outline, UsageEvent
 from pricing.judgement import Rated
 from pricing.tables import ROLLUP_COUNTS, ROLLUP_KEY
 
@@ -14,7 +14,7 @@ Row = dict[str, Any]
 """The key of rollups, and the sums to which something was added: absent is not zero."""
 
 _KEY: Final[tuple[str, ...]] = ROLLUP_KEY
-_NOTHING: Final = dict.fromkeys(ROLLUP_COUNTS, 0)
+_COUNTS: Final[tuple[str, ...]] = ROLLUP_COUNTS
 _UNKNOWN: Final = Completeness.UNKNOWN
 _COUNTED: Final = COUNTED_KINDS
 
@@ -31,7 +31,7 @@ class DailySums:
         """In the order of their keys."""
         return [self._rows[key] for key in sorted(self._rows)]
 
-    def add(self, event: UsageEvent, rated: Rated) -> None:
+    def add(self, event: UsageEvent | Outline, rated: Rated) -> None:
         """Count one event in; without its metering, in no sum."""
         if not event.metered:
             return
@@ -58,7 +58,7 @@ class DailySums:
                 row["unknown_events"] += 1
             if not rated.priced:
                 row["unpriced_events"] += 1
-        elif event.metadata.get(REVERSES) in _COUNTED:
+        elif isinstance(event, UsageEvent) and event.metadata.get(REVERSES) in _COUNTED:
             row["events"] -= 1
             row["unpriced_events"] -= not rated.priced
         quantities = event.quantities
@@ -69,7 +69,7 @@ class DailySums:
         for dimension, amount in quantities.items():
             _add(row, dimension, amount)
 
-    def _row(self, event: UsageEvent, rated: Rated) -> Row:
+    def _row(self, event: UsageEvent | Outline, rated: Rated) -> Row:
         key: tuple[str, ...] = (
             event.tenant_id,
             day_of(event.occurred_at_ms),
@@ -86,7 +86,12 @@ class DailySums:
         )
         row = self._rows.get(key)
         if row is None:
-            row = self._rows[key] = {**dict(zip(_KEY, key, strict=True)), **_NOTHING}
+            row = {}
+            for name, value in zip(_KEY, key, strict=True):
+                row[name] = value
+            for name in _COUNTS:
+                row[name] = 0
+            self._rows[key] = row
         return row
 
 
