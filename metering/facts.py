@@ -33,8 +33,6 @@ class Fact:
     def __init__(self, event: UsageEvent | Outline, said: bytes, digest: str) -> None:
         self.outline = event
         """The event, or as much of it as booking needs."""
-        self.said = said
-        """The event's JSON."""
         self.digest = digest
         """Tells it from another event under the same key; of what was said, whatever is kept of it."""
         occurred_at_ms: int = event.occurred_at_ms
@@ -46,9 +44,22 @@ class Fact:
         """True for what has not met its event yet."""
         event_type = event.event_type
         self.channel = channel_of(event_type)
-        self.units = units_of(event_type, event.quantities)
-        self.occurred_at_ms: int = occurred_at_ms
+        units = self.units = units_of(event_type, event.quantities)
         self.pending = event.completeness is _PENDING
+        text = said.decode()
+        self._said_characters = len(text)
+        occurred_at = iso_ms(occurred_at_ms)
+        self.row = (
+            f'{text[:-1]},"event_day":"{occurred_at[:10]}","channel":"{self.channel}",'
+            f'"units":{"null" if units is None else units},"occurred_at":"{occurred_at}","digest":"{digest}"}}'
+        )
+        """Its JSON with those columns of the ledger that are not in it. Of two values of one name the server takes the
+        last."""
+
+    @property
+    def said(self) -> bytes:
+        """The event's JSON."""
+        return f"{self.row[: self._said_characters - 1]}}}".encode()
 
     @property
     def event(self) -> UsageEvent:
@@ -101,16 +112,9 @@ def days_of_calls(facts: Iterable[Fact]) -> set[str]:
     return {one.key[1] for one in facts if not one.late}
 
 
-def as_json_rows(facts: Iterable[Fact], recorded_at: str) -> str:
-    """Events' JSON with the columns that are not in it, as one list. Of two values of one name the server takes the last."""
-    rows = []
-    for one in facts:
-        units = "null" if one.units is None else str(one.units)
-        rows.append(
-            f'{one.said[:-1].decode()},"event_day":"{one.key[1]}","channel":"{one.channel}","units":{units},'
-            f'"occurred_at":"{iso_ms(one.occurred_at_ms)}","recorded_at":"{recorded_at}","digest":"{one.digest}"}}'
-        )
-    return f"[{','.join(rows)}]"
+def as_json_rows(facts: Iterable[Fact]) -> str:
+    """The rows of facts as one list."""
+    return f"[{','.join([one.row for one in facts])}]"
 
 
 def read_fact(said: bytes) -> Fact:

@@ -40,7 +40,8 @@ class Appended(NamedTuple):
     """What became of some facts."""
 
     new: list[Fact]
-    """In the order of their keys; corrections that were made of late outcomes after the others."""
+    """In the order in which they were given, since so they lie in memory, which is read several times as fast in its own
+    order; corrections that were made of late outcomes after the others."""
     repeated: int
     """Facts that the ledger had already: the same key and content, or an unknown where more is known."""
     conflicting: list[Fact]
@@ -191,13 +192,14 @@ async def _taken(
     added = [first[key] for key in in_order]
     late = await add(added)
     if not late and not again:
-        return added, []
+        return list(first.values()), []
     there = [in_order[place] for place in sorted(late)]
     digests = {key: fact.digest for key, fact in first.items()}
     if there:
         digests |= await rows_in(connection).digests(connection, table, there)
     again += [(key, first[key]) for key in there]
-    new = [fact for place, fact in enumerate(added) if place not in late]
+    taken = set(there)
+    new = [fact for key, fact in first.items() if key not in taken]
     return new, [(fact, digests[key]) for key, fact in again]
 
 
@@ -218,7 +220,7 @@ def aside(fact: Fact, reason: str) -> Aside:
     """A fact as what is set aside of it."""
     tenant_id, _, event_id = fact.key
     # As it came: what can not be booked may not even be read.
-    return Aside(f"{event_id}:{fact.digest}", reason, fact.said.decode("utf-8", "replace"), tenant_id)
+    return Aside(f"{event_id}:{fact.digest}", reason, fact.said.decode(), tenant_id)
 
 
 async def set_aside(connection: AsyncConnection, asides: Sequence[Aside], at: dt.datetime) -> None:

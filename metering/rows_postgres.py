@@ -11,7 +11,7 @@ The statements are written past SQLAlchemy's own, and go over its connection, so
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from sqlalchemy import BigInteger, Column, Table
@@ -32,11 +32,18 @@ LEFT_OUT = {
 }
 """What an event's JSON means by not naming these."""
 
+STATEMENTS_MAX = 256
+"""Which columns are named depends on what is booked together; seldom are more than a few sets of them in use."""
+
 
 async def insert(
-    connection: AsyncConnection, table: Table, rows: Sequence[tuple[object, ...]], on_conflict: str = ""
+    connection: AsyncConnection,
+    table: Table,
+    rows: Sequence[tuple[object, ...]],
+    on_conflict: str = "",
+    names: Sequence[str] = (),
 ) -> None:
-    await connection.exec_driver_sql(f"{_insert(table)} {on_conflict}", _lists(rows))
+    await connection.exec_driver_sql(f"{_insert(table, *names)} {on_conflict}", _lists(rows))
 
 
 async def insert_json(connection: AsyncConnection, table: Table, rows: str, on_conflict: str = "") -> None:
@@ -53,7 +60,7 @@ async def add(connection: AsyncConnection, table: Table, rows: Sequence[tuple[ob
 
 async def add_events(connection: AsyncConnection, facts: Sequence[Fact], recorded_at: str) -> set[int]:
     added = await connection.exec_driver_sql(
-        _adding(usage_events, _insert_objects(usage_events), 1), (as_json_rows(facts, recorded_at), len(facts))
+        _adding(usage_events, _insert_events(), 2), (as_json_rows(facts), recorded_at, len(facts))
     )
     return _late(added, len(facts), lambda: [fact.key for fact in facts])
 
@@ -78,19 +85,27 @@ def _lists(rows: Sequence[tuple[object, ...]]) -> tuple[str, ...]:
     return tuple(map(as_json, zip(*rows, strict=True)))
 
 
-@cache
-def _insert(table: Table) -> str:
-    values = ", ".join(f"{column.name}::{_type(column)}" for column in table.columns)
-    return f"INSERT INTO {table.name} ({_names(table)}) SELECT {values} FROM {_given(list(table.columns))}"  # noqa: S608
+@lru_cache(STATEMENTS_MAX)
+def _insert(table: Table, *names: str) -> str:
+    columns = [table.columns[name] for name in names] or list(table.columns)
+    listed = ", ".join(column.name for column in columns)
+    values = ", ".join(f"{column.name}::{_type(column)}" for column in columns)
+    return f"INSERT INTO {table.name} ({listed}) SELECT {values} FROM {_given(columns)}"  # noqa: S608
 
 
 @cache
 def _insert_objects(table: Table) -> str:
-    left_out = LEFT_OUT if table is usage_events else {}
-    values = ", ".join(
-        f"COALESCE({column.name}, '{left_out[column.name]}')" if column.name in left_out else column.name
-        for column in table.columns
-    )
+    return _insert_told(table, ", ".join(column.name for column in table.columns))
+
+
+@cache
+def _insert_events() -> str:
+    told = {name: f"COALESCE({name}, '{meant}')" for name, meant in LEFT_OUT.items()}
+    told["recorded_at"] = "$2::text::timestamptz"
+    return _insert_told(usage_events, ", ".join(told.get(column.name, column.name) for column in usage_events.columns))
+
+
+def _insert_told(table: Table, values: str) -> str:
     given = ", ".join(f"{column.name} {_type(column)}" for column in table.columns)
     return (
         f"INSERT INTO {table.name} ({_names(table)}) "  # noqa: S608

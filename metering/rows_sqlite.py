@@ -17,10 +17,14 @@ from metering.tables import usage_events
 
 
 async def insert(
-    connection: AsyncConnection, table: Table, rows: Sequence[tuple[object, ...]], on_conflict: str = ""
+    connection: AsyncConnection,
+    table: Table,
+    rows: Sequence[tuple[object, ...]],
+    on_conflict: str = "",
+    names: Sequence[str] = (),
 ) -> None:
-    names = [column.name for column in table.columns]
-    documents = [place for place, column in enumerate(table.columns) if isinstance(column.type, Json)]
+    names = names or [column.name for column in table.columns]
+    documents = [place for place, name in enumerate(names) if isinstance(table.columns[name].type, Json)]
     statement = f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))}) {on_conflict}"  # noqa: S608
     try:
         await connection.exec_driver_sql(statement, [_texts(row, documents) for row in rows])

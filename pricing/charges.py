@@ -9,10 +9,9 @@ import msgspec
 from sqlalchemy import select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from metering.columns import as_json
 from metering.rows import Key, rows_in
 from pricing.judgement import Rated
-from pricing.rollups import Row
+from pricing.rollups import DailySums
 from pricing.tables import ROLLUP_COUNTS, ROLLUP_KEY, ROLLUP_SUMS, charges, rollups
 
 _ADDED = (
@@ -55,7 +54,9 @@ def _said(row: Any) -> dict[str, Any]:
     return {name: getattr(row, name) for name in Rated.__struct_fields__} | {"priced": bool(row.priced)}
 
 
-async def add(connection: AsyncConnection, rows: Sequence[Row]) -> None:
-    """Add to the daily sums. Rows come in the order of their keys, as every writer's do."""
+async def add(connection: AsyncConnection, sums: DailySums) -> None:
+    """Add to the daily sums. In the order of their keys, as every writer does."""
+    columns = sums.columns()
+    rows = sums.rows(columns)
     if rows:
-        await rows_in(connection).insert_json(connection, rollups, as_json(rows), _ADDED)
+        await rows_in(connection).insert(connection, rollups, rows, _ADDED, columns)

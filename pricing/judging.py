@@ -12,7 +12,6 @@ from typing import Final
 import msgspec
 
 from metering.facts import Fact
-from metering.moments import day_of
 from metering.usage import Outline, UsageEvent
 from pricing.book import Book, instant_ms
 from pricing.catalogue import Books
@@ -61,21 +60,22 @@ class Judging:
         rows = []
         for fact in facts:
             event = fact.outline
-            rows.append(self.charge(event, rate(event, self.plans.price_book(event), self.books.cost_book)))
+            rows.append(self.charge(fact, rate(event, self.plans.price_book(event), self.books.cost_book)))
         return rows
 
-    def charge(self, event: UsageEvent | Outline, rated: Rated) -> str:
+    def charge(self, fact: Fact, rated: Rated) -> str:
         """The charge of one event, which is summed."""
-        self.sums.add(event, rated)
-        if not event.metered:
-            self.unmetered.append(event)
-        return charge_row(event, rated)
+        self.sums.add(fact, rated)
+        if not fact.outline.metered:
+            self.unmetered.append(fact.outline)
+        return charge_row(fact, rated)
 
 
-def charge_row(event: UsageEvent | Outline, rated: Rated) -> str:
+def charge_row(fact: Fact, rated: Rated) -> str:
     """A charge as JSON: the event's key, and the judgement, whose fields are named as the columns."""
-    key = f'{{"tenant_id":{_quoted(event.tenant_id)},"event_day":"{day_of(event.occurred_at_ms)}"'
-    return f'{key},"event_id":{_quoted(event.event_id)},{_encode(rated)[1:].decode()}'
+    tenant_id, day, event_id = fact.key
+    key = f'{{"tenant_id":{_quoted(tenant_id)},"event_day":"{day}","event_id":{_quoted(event_id)},'
+    return key + _encode(rated)[1:].decode()
 
 
 def _quoted(text: str) -> str:

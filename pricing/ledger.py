@@ -41,7 +41,7 @@ async def book(connection: AsyncConnection, facts: Sequence[Fact], books: Books,
         # After the calls, among which may be those that they are about.
         appended = appended.with_those_of(await _settled(connection, late, judging, now))
     await _take_back(connection, judging, now)
-    await charges.add(connection, judging.sums.rows())
+    await charges.add(connection, judging.sums)
     return appended
 
 
@@ -73,7 +73,8 @@ async def _settled(
     rows = []
     cost_book = judging.books.cost_book
     # What is left of a cost is known when the rest is judged.
-    for event in sorted((new.event for new in appended.new), key=lambda event: phase_of(event)[0] == PRICE):
+    for new in sorted(appended.new, key=lambda new: phase_of(new.event)[0] == PRICE):
+        event = new.event
         one = of_event[event.event_id]
         price_book = judging.plans.price_book(event)
         if phase_of(event)[0] == PRICE:
@@ -82,7 +83,7 @@ async def _settled(
             rated = rate(event, price_book, cost_book, {**one.held, EVENT: 0} if one.begins else one.held)
             rated = without_cost(rated) if one.cost_told == cost_book.unit else rated
         costs[event.key] = rated.cost_nano or 0
-        rows.append(judging.charge(event, rated))
+        rows.append(judging.charge(new, rated))
     await charges.append(connection, rows)
     await settle(connection, met, now)
     unbooked = len(met.waiting) + len(met.heard) + len(met.open) + len(met.stale)
@@ -102,9 +103,9 @@ async def _take_back(connection: AsyncConnection, judging: Judging, now: dt.date
     key_of = {row.event_id: (row.tenant_id, row.event_day, row.event_id) for row in rows}
     known = await charges.judgements(connection, set(key_of.values()))
     facts = [fact(event, msgspec.json.encode(event)) for event in map(taken_back, rows)]
-    new = [one.event for one in (await ledger.append(connection, facts, now)).new]
+    new = (await ledger.append(connection, facts, now)).new
     await charges.append(
-        connection, [judging.charge(event, known[key_of[event.corrects or ""]].taken_back()) for event in new]
+        connection, [judging.charge(one, known[key_of[one.event.corrects or ""]].taken_back()) for one in new]
     )
 
 

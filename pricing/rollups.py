@@ -2,45 +2,72 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
-from metering.event_types import channel_of, units_of
-from metering.moments import DAY_MS, day_of
-from metering.usage import COUNTED_KINDS, REVERSES, Completeness, Outline, UsageEvent
+from metering.facts import Fact
+from metering.usage import COUNTED_KINDS, REVERSES, Completeness, Kind, UsageEvent
 from pricing.judgement import Rated
-from pricing.tables import ROLLUP_COUNTS, ROLLUP_KEY
-
-Row = dict[str, Any]
-"""The key of rollups, and the sums to which something was added: absent is not zero."""
+from pricing.tables import ROLLUP_COUNTS, ROLLUP_KEY, ROLLUP_SUMS
 
 _KEY: Final[tuple[str, ...]] = ROLLUP_KEY
 _COUNTS: Final[tuple[str, ...]] = ROLLUP_COUNTS
+_SUMS: Final[tuple[str, ...]] = ROLLUP_SUMS
+_USAGE: Final = Kind.USAGE
 _UNKNOWN: Final = Completeness.UNKNOWN
 _COUNTED: Final = COUNTED_KINDS
+
+
+class _Group:
+    """The sums of events that share a key."""
+
+    def __init__(self, key: tuple[str, ...]) -> None:
+        self.key = key
+        self.events = 0
+        self.unknown_events = 0
+        self.unpriced_events = 0
+        self.sums: dict[str, int] = {}
+        """Those to which something was added: absent is not zero."""
+
+    def add(self, name: str, amount: int | None) -> None:
+        if amount is not None:
+            before = self.sums.get(name)
+            self.sums[name] = amount if before is None else before + amount
 
 
 class DailySums:
     """Sums of events by the key of rollups. What is added in two goes is added in one."""
 
     def __init__(self) -> None:
-        self._rows: dict[tuple[str, ...], Row] = {}
+        self._by_key: dict[tuple[str, ...], _Group] = {}
         # By what the key is made of, which is there already: the key itself is made once for each group.
-        self._groups: dict[tuple[object, ...], Row] = {}
+        self._groups: dict[tuple[str | None, ...], _Group] = {}
 
-    def rows(self) -> list[Row]:
-        """In the order of their keys."""
-        return [self._rows[key] for key in sorted(self._rows)]
+    def columns(self) -> tuple[str, ...]:
+        """Those of the rows: of the sums, the ones to which something was added."""
+        used = {name for group in self._by_key.values() for name in group.sums}
+        return (*_KEY, *_COUNTS, *[name for name in _SUMS if name in used])
 
-    def add(self, event: UsageEvent | Outline, rated: Rated) -> None:
+    def rows(self, columns: tuple[str, ...]) -> list[tuple[object, ...]]:
+        """The values of these columns, in the order of their keys."""
+        summed = columns[len(_KEY) + len(_COUNTS) :]
+        rows: list[tuple[object, ...]] = []
+        for key in sorted(self._by_key):
+            group = self._by_key[key]
+            counts = (group.events, group.unknown_events, group.unpriced_events)
+            rows.append((*key, *counts, *[group.sums.get(name) for name in summed]))
+        return rows
+
+    def add(self, fact: Fact, rated: Rated) -> None:
         """Count one event in; without its metering, in no sum."""
+        event = fact.outline
         if not event.metered:
             return
-        event_type: str = event.event_type
-        alike = (
-            event.tenant_id,
-            event.occurred_at_ms // DAY_MS,
+        tenant_id, day, _ = fact.key
+        alike: tuple[str | None, ...] = (
+            tenant_id,
+            day,
             event.source,
-            event_type,
+            event.event_type,
             event.direction,
             event.endpoint,
             event.resource,
@@ -49,52 +76,30 @@ class DailySums:
             rated.currency,
             rated.cost_currency,
         )
-        row = self._groups.get(alike)
-        if row is None:
-            row = self._groups[alike] = self._row(event, rated)
+        group = self._groups.get(alike)
+        if group is None:
+            group = self._groups[alike] = self._group(alike, fact.channel)
         if event.kind in _COUNTED:
-            row["events"] += 1
+            group.events += 1
             if event.completeness is _UNKNOWN:
-                row["unknown_events"] += 1
+                group.unknown_events += 1
             if not rated.priced:
-                row["unpriced_events"] += 1
+                group.unpriced_events += 1
         elif isinstance(event, UsageEvent) and event.metadata.get(REVERSES) in _COUNTED:
-            row["events"] -= 1
-            row["unpriced_events"] -= not rated.priced
-        quantities = event.quantities
-        _add(row, "units", units_of(event_type, quantities))
-        _add(row, "charge_nano", rated.charge_nano)
-        _add(row, "credits", rated.credits)
-        _add(row, "cost_nano", rated.cost_nano)
-        for dimension, amount in quantities.items():
-            _add(row, dimension, amount)
+            group.events -= 1
+            if not rated.priced:
+                group.unpriced_events -= 1
+        group.add("units", fact.units)
+        group.add("charge_nano", rated.charge_nano)
+        group.add("credits", rated.credits)
+        group.add("cost_nano", rated.cost_nano)
+        for dimension, amount in event.quantities.items():
+            group.add(dimension, amount)
 
-    def _row(self, event: UsageEvent | Outline, rated: Rated) -> Row:
-        key: tuple[str, ...] = (
-            event.tenant_id,
-            day_of(event.occurred_at_ms),
-            event.source,
-            event.event_type,
-            channel_of(event.event_type),
-            event.direction or "",
-            event.endpoint,
-            event.resource or "",
-            event.category,
-            event.key_id or "",
-            rated.currency,
-            rated.cost_currency,
-        )
-        row = self._rows.get(key)
-        if row is None:
-            row = {}
-            for name, value in zip(_KEY, key, strict=True):
-                row[name] = value
-            for name in _COUNTS:
-                row[name] = 0
-            self._rows[key] = row
-        return row
-
-
-def _add(row: Row, name: str, amount: int | None) -> None:
-    if amount is not None:
-        row[name] = row.get(name, 0) + amount
+    def _group(self, alike: tuple[str | None, ...], channel: str) -> _Group:
+        names = [name or "" for name in alike]
+        key: tuple[str, ...] = (*names[:4], channel, *names[4:])
+        group = self._by_key.get(key)
+        if group is None:
+            group = self._by_key[key] = _Group(key)
+        return group

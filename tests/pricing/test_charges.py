@@ -11,16 +11,23 @@ from pricing.judging import charge_row
 from pricing.rating import rate
 from pricing.rollups import DailySums
 from pricing.tables import ROLLUP_COUNTS, ROLLUP_KEY, ROLLUP_SUMS, charges, rollups
-from tests.builders import call_id, usage_event
+from tests.builders import call_id, fact, usage_event
 
 SUMS = (*ROLLUP_COUNTS, *ROLLUP_SUMS)
-KEY = dict(
-    zip(
-        ROLLUP_KEY,
-        ("acme", "2026-11-20", "openai", "llm_call", "ai", "", "chat.completions", "gpt-4o", "rag", "k1", "USD", "USD"),
-        strict=True,
-    )
-)
+KEY = ("acme", "2026-11-20", "openai", "llm_call", "ai", "", "chat.completions", "gpt-4o", "rag", "k1", "USD", "USD")
+
+
+class Given:
+    """The daily sums of one key."""
+
+    def __init__(self, sums):
+        self._sums = dict.fromkeys(ROLLUP_COUNTS, 0) | sums
+
+    def columns(self):
+        return (*ROLLUP_KEY, *self._sums)
+
+    def rows(self, columns):
+        return [(*KEY, *self._sums.values())]
 
 
 @pytest.fixture
@@ -42,7 +49,7 @@ async def rows(database, table):
 async def test_a_charge_is_kept_with_all_it_takes_to_check_it(database, judged):
     ((event, rated),) = judged(1)
     async with database.transaction() as connection:
-        await append(connection, [charge_row(event, rated)])
+        await append(connection, [charge_row(fact(event), rated)])
 
     (row,) = await rows(database, charges)
 
@@ -60,7 +67,7 @@ async def test_a_charge_is_kept_with_all_it_takes_to_check_it(database, judged):
 
 async def test_an_event_is_charged_once(database, judged):
     """Watches the key of charges: whoever charges an event again gets an error, and not a second charge."""
-    charge = [charge_row(*one) for one in judged(1)]
+    charge = [charge_row(fact(event), rated) for event, rated in judged(1)]
     async with database.transaction() as connection:
         await append(connection, charge)
 
@@ -75,7 +82,7 @@ async def added(database, *all_sums):
     """The daily sums after adding each of these in a transaction of its own."""
     for values in all_sums:
         async with database.transaction() as connection:
-            await add(connection, [KEY | dict.fromkeys(ROLLUP_COUNTS, 0) | values])
+            await add(connection, Given(values))
     (row,) = await rows(database, rollups)
     return {name: getattr(row, name) for name in SUMS}
 
@@ -101,14 +108,16 @@ async def test_a_sum_is_absent_until_something_was_added_and_never_again(databas
 
 async def test_what_is_added_is_what_was_summed(database, judged):
     sums = DailySums()
-    for one in judged(3) + judged(2, category="summary"):
-        sums.add(*one)
+    for event, rated in judged(3) + judged(2, category="summary"):
+        sums.add(fact(event), rated)
     async with database.transaction() as connection:
-        await add(connection, sums.rows())
+        await add(connection, sums)
 
     found = await rows(database, rollups)
 
-    assert [{name: value for name, value in row._asdict().items() if value is not None} for row in found] == sums.rows()
+    columns = sums.columns()
+    assert [tuple(getattr(row, name) for name in columns) for row in found] == sums.rows(columns)
+    assert {name for row in found for name, value in row._asdict().items() if value is not None} == {*columns}
 
 
 async def test_any_text_of_an_event_is_its_charge_s_key(database, books):
@@ -116,7 +125,7 @@ async def test_any_text_of_an_event_is_its_charge_s_key(database, books):
     odd = "'; DROP TABLE charges; -- \" \\ \n \u2028 😀 %s ? :x"
     event = usage_event(event_id="id" + odd, tenant_id="tenant" + odd)
     async with database.transaction() as connection:
-        await append(connection, [charge_row(event, rate(event, books.price_book(None), books.cost_book))])
+        await append(connection, [charge_row(fact(event), rate(event, books.price_book(None), books.cost_book))])
 
     (row,) = await rows(database, charges)
 

@@ -47,7 +47,8 @@ def test_what_is_charged_is_summed_and_what_was_not_to_be_metered_is_remembered(
 
     charges = judging.charges([*facts, off])
 
-    (row,) = judging.sums.rows()
+    columns = judging.sums.columns()
+    (row,) = (dict(zip(columns, values, strict=True)) for values in judging.sums.rows(columns))
     assert (len(charges), row["events"]) == (3, 2)
     assert row["charge_nano"] == sum(json.loads(charge)["charge_nano"] for charge in charges)
     assert judging.unmetered == [off.event]

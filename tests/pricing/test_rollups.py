@@ -11,7 +11,7 @@ from metering.usage import Completeness, Kind
 from pricing.judgement import Rated
 from pricing.rollups import DailySums
 from pricing.tables import ROLLUP_COUNTS, ROLLUP_KEY, ROLLUP_SUMS
-from tests.builders import DAY_MS, NOON_MS, call_id, usage_event
+from tests.builders import DAY_MS, NOON_MS, call_id, fact, usage_event
 
 SUMS = (*ROLLUP_COUNTS, *ROLLUP_SUMS)
 
@@ -36,8 +36,10 @@ def fold(judged):
     """The sums of events with their judgements, by their keys, and by name."""
     sums = DailySums()
     for event, of_event in judged:
-        sums.add(event, of_event)
-    return {tuple(row[name] for name in ROLLUP_KEY): {name: row.get(name) for name in SUMS} for row in sums.rows()}
+        sums.add(fact(event), of_event)
+    columns = sums.columns()
+    rows = [dict(zip(columns, row, strict=True)) for row in sums.rows(columns)]
+    return {tuple(row[name] for name in ROLLUP_KEY): {name: row.get(name) for name in SUMS} for row in rows}
 
 
 def sums(judged):
