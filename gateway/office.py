@@ -20,6 +20,7 @@ from gateway.accounts import Accounts, NotPublished, SecretChanged
 from gateway.books import books_of
 from gateway.egress import Policy
 from gateway.inbox import Inbox
+from gateway.kept_memory import keep_memory
 from gateway.keys import Secrets
 from gateway.settings import LogFormat, Settings
 from gateway.snapshot import SnapshotFile
@@ -85,6 +86,12 @@ def settle(gc_threshold: int = GC_THRESHOLD) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(gc_threshold)
+
+
+def settle_apart() -> None:
+    """The same in a process that only books, batch after batch."""
+    keep_memory()
+    settle(GC_THRESHOLD_APART)
 
 
 @asynccontextmanager

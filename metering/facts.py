@@ -36,7 +36,8 @@ class Fact:
         self.digest = digest
         """Tells it from another event under the same key; of what was said, whatever is kept of it."""
         occurred_at_ms: int = event.occurred_at_ms
-        self.key: tuple[str, str, str] = (event.tenant_id, day_of(occurred_at_ms), event.event_id)
+        day = day_of(occurred_at_ms)
+        self.key: tuple[str, str, str] = (event.tenant_id, day, event.event_id)
         """What the event is in the ledger by: tenant, day and id."""
         self.claim: str | None = claim_of(event)
         """The key of :mod:`metering.claims` that it takes, if it takes any."""
@@ -48,10 +49,9 @@ class Fact:
         self.pending = event.completeness is _PENDING
         text = said.decode()
         self._said_characters = len(text)
-        occurred_at = iso_ms(occurred_at_ms)
         self.row = (
-            f'{text[:-1]},"event_day":"{occurred_at[:10]}","channel":"{self.channel}",'
-            f'"units":{"null" if units is None else units},"occurred_at":"{occurred_at}","digest":"{digest}"}}'
+            f'{text[:-1]},"event_day":"{day}","channel":"{self.channel}",'
+            f'"units":{"null" if units is None else units},"occurred_at":"{iso_ms(occurred_at_ms)}","digest":"{digest}"}}'
         )
         """Its JSON with those columns of the ledger that are not in it. Of two values of one name the server takes the
         last."""
@@ -120,8 +120,8 @@ def as_json_rows(facts: Iterable[Fact]) -> str:
 def read_fact(said: bytes) -> Fact:
     """What a record says: no more of it than booking needs, which is enough of nearly all. Raises ValueError."""
     outline: Outline = _as_outline(said)
-    # A NUL is taken out of what is read, too.
-    if not outline.of_a_call or _holds_nul(said):
+    # What is no call's is corrected, or told apart, by all that it says; and a NUL is taken out of what is read, too.
+    if outline.kind is not _USAGE or outline.dedupe_key is not None or _holds_nul(said):
         return fact(validated(_as_event(said)), said)
     validate(outline)
     return Fact(outline, said, _digest(said))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from operator import attrgetter
 from typing import NamedTuple
 
 import msgspec
@@ -180,8 +181,7 @@ async def _taken(
     """
     first: dict[Key, Fact] = {}
     again: list[tuple[Key, Fact]] = []
-    for one in facts:
-        key = key_of(one)
+    for key, one in zip(map(key_of, facts), facts, strict=True):
         if key in first:
             again.append((key, one))
         else:
@@ -189,8 +189,7 @@ async def _taken(
     if not first:
         return [], []
     in_order = sorted(first)
-    added = [first[key] for key in in_order]
-    late = await add(added)
+    late = await add([first[key] for key in in_order])
     if not late and not again:
         return list(first.values()), []
     there = [in_order[place] for place in sorted(late)]
@@ -199,12 +198,11 @@ async def _taken(
         digests |= await rows_in(connection).digests(connection, table, there)
     again += [(key, first[key]) for key in there]
     taken = set(there)
-    new = [fact for key, fact in first.items() if key not in taken]
+    new = [one for key, one in first.items() if key not in taken]
     return new, [(fact, digests[key]) for key, fact in again]
 
 
-def _key_of(fact: Fact) -> Key:
-    return fact.key
+_key_of: Callable[[Fact], Key] = attrgetter("key")
 
 
 def _dedupe_key_of(fact: Fact) -> Key:

@@ -184,11 +184,6 @@ class Outline(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     metered: bool = True
     dedupe_key: str | None = None
 
-    @property
-    def of_a_call(self) -> bool:
-        """True where the outline says all that booking asks: others are corrected, or told apart, by all that they say."""
-        return self.kind is Kind.USAGE and self.dedupe_key is None
-
 
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 

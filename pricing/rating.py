@@ -167,7 +167,7 @@ class Terms:
         """The sizes above which other prices apply."""
         self._known: dict[tuple[int, int], dict[str, Asked]] = {}
 
-    def asked(self, at_ms: int, context_tokens: int) -> Mapping[str, Asked]:
+    def asked(self, at_ms: int, context_tokens: int) -> dict[str, Asked]:
         """What is asked for each dimension for which something is."""
         # Between two of the moments, and of the sizes, nothing changes: there are only so many different answers.
         span = bisect_right(self._moments_ms, at_ms), bisect_left(self.contexts, context_tokens)
