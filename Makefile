@@ -5,7 +5,7 @@ BIN := .venv/bin
 UV := .tools/bin/uv
 export UV_PYTHON_DOWNLOADS := never
 COMPILED_TESTS := tests/test_builds.py tests/edge tests/pricing tests/metering/test_spool_records.py tests/metering/test_corrupted_spools.py \
-	tests/metering/test_ledger.py tests/metering/test_claims.py tests/gateway/test_shipper.py tests/gateway/test_spool_batches.py
+	tests/metering/test_facts.py tests/metering/test_ledger.py tests/metering/test_claims.py tests/gateway/test_shipper.py tests/gateway/test_spool_batches.py
 
 .PHONY: help run setup test check fix fuzz sdk-suite system chaos month outages bench bench-peers compiled lock clean
 

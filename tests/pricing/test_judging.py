@@ -8,10 +8,12 @@ import json
 import msgspec
 import pytest
 
+from metering.facts import read_fact
+from metering.usage import Completeness
 from pricing.judgement import Rated
 from pricing.judging import Judging, Plans
 from pricing.rating import rate
-from tests.builders import NOON, call_id, fact, usage_event
+from tests.builders import NOON, call_id, fact, payload, usage_event
 
 
 @pytest.fixture
@@ -39,6 +41,28 @@ def test_a_charge_is_the_key_of_its_event_and_the_judgement_on_it(facts, books):
     assert (charge.pop("tenant_id"), charge.pop("event_day"), charge.pop("event_id")) == event.key
     rated = rate(event, books.price_book(None), books.cost_book)
     assert msgspec.convert(charge, Rated) == rated
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"metadata": {"service_tier": "flex", "usage": {"total_tokens": 3}}},
+        {"metadata": {"provider_cost": "0.25"}},
+        {"metadata": {"context_tokens": 300_000}, "resource": "gpt-5.4"},
+        {"completeness": Completeness.UNKNOWN, "quantities": {}},
+        {"metered": False},
+        {"event_type": "batch"},
+    ],
+)
+def test_what_was_read_of_an_event_is_judged_as_the_event_is(changes, books):
+    event = usage_event(**changes)
+    read, whole = read_fact(payload(event)), fact(event)
+    judging = [Judging(Plans(books, []), books) for _ in range(2)]
+
+    assert judging[0].charges([read]) == judging[1].charges([whole])
+    columns = judging[1].sums.columns()
+    assert judging[0].sums.rows(columns) == judging[1].sums.rows(columns)
 
 
 def test_what_is_charged_is_summed_and_what_was_not_to_be_metered_is_remembered(facts, books):
