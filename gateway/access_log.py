@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from gateway.recorder import Outcome
-from metering.columns import iso_ms
+from metering.moments import iso_ms
 
 GATHERED_S: Final = 0.01
 """So long a line waits for others, unless there are enough."""

@@ -49,8 +49,9 @@ from gateway.tables import (
     integrations,
     tenants,
 )
-from metering.columns import Moment, Text, iso, to_the_millisecond
+from metering.columns import Moment, Text, to_the_millisecond
 from metering.database import Database
+from metering.moments import iso
 from pricing.plans import plans, resolve_plan
 from pricing.tables import tenant_plans
 

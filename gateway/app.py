@@ -35,7 +35,7 @@ from gateway.back_office import (
 )
 from gateway.egress import Egress
 from gateway.listener import bound
-from gateway.office import Office, as_json, check_process, first_admin, open_office, policy, settle
+from gateway.office import Office, as_json, check_process, first_admin, open_office, policy, settle_apart
 from gateway.settings import ControlSettings, ProxySettings, Settings, restart_needed
 from gateway.shipper import APART
 from gateway.supervisor import Life, Plan, ReloadRefused, Role, StartRefused, Supervisor
@@ -200,7 +200,7 @@ async def _backoffice(settings: Settings, control: socket.socket, proxy: socket.
         await stack.enter_async_context(
             open_back_office(office, shipper, egress, life, control, expects_workers=proxy is not None)
         )
-        settle()
+        settle_apart()
         life.ready()
         await life.stopped.wait()
 

@@ -46,10 +46,10 @@ from gateway.subaccounts import Subaccounts
 from gateway.supervisor import Life, StartRefused
 from gateway.telemetry import log
 from metering import spool_reader
-from metering.columns import iso
 from metering.database import DatabaseUnavailable
 from metering.facts import Fact
 from metering.ledger import Appended
+from metering.moments import iso
 
 PUBLISH_AGAIN_S = 1.0
 """After a snapshot could not be written it is tried again this often."""

@@ -32,21 +32,15 @@ from gateway.settings import Collect as Schedules
 from gateway.settings import environment_name
 from gateway.tables import collections, unattributed
 from gateway.telemetry import log
-from metering.columns import iso, iso_ms
 from metering.database import Database, DatabaseUnavailable
-from metering.facts import Fact, fact
+from metering.event_types import OTHER
+from metering.facts import Fact, fact, validated
 from metering.late import PRICE
 from metering.ledger import Appended
+from metering.moments import DAY_MS, iso, iso_ms
 from metering.rows import rows_in
 from metering.tables import usage_events
-from metering.usage import (
-    DAY_MS,
-    EPOCH,
-    OTHER,
-    TOLD_COST,
-    Kind,
-    validated,
-)
+from metering.usage import EPOCH, TOLD_COST, Kind
 
 Item = TypeVar("Item")
 

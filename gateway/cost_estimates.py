@@ -15,7 +15,8 @@ from gateway.messages import Field, ResponseHead
 from gateway.providers.api import Meter, Usage
 from gateway.telemetry import log
 from gateway.upstream import BrokenAnswer, Connection
-from metering.usage import INPUT_TOKENS, OUTPUT_TOKENS, UsageEvent
+from metering.event_types import INPUT_TOKENS, OUTPUT_TOKENS
+from metering.usage import UsageEvent
 from pricing.book import CREDITS
 from pricing.book_files import BookError
 from pricing.catalogue import Books

@@ -18,10 +18,10 @@ from sqlalchemy import select, tuple_
 from gateway.call_details import NotARecord, record_of
 from gateway.recorder import late_event, made_event
 from metering.database import Database
-from metering.facts import Fact, fact
+from metering.facts import Fact, fact, validated
 from metering.ledger import Appended
 from metering.tables import dedupe, usage_events
-from metering.usage import Kind, validated
+from metering.usage import Kind
 
 RECORDS_MAX = 1000
 """So many at once; whoever has more sends them one after the other."""

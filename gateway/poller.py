@@ -27,10 +27,10 @@ from gateway.providers.api import Late, Lines, Pending, ReadOn, Settles, Usage
 from gateway.recorder import late_event
 from gateway.telemetry import log
 from metering.database import Database, DatabaseUnavailable
-from metering.facts import Fact, fact
+from metering.facts import Fact, fact, validated
 from metering.late import let_go, ready
 from metering.tables import pending_events, usage_events
-from metering.usage import DUE_S, Completeness, UsageEvent, validated
+from metering.usage import DUE_S, Completeness, UsageEvent
 
 LOOK_S = 1.0
 """Between two looks at what is to be asked."""

@@ -15,8 +15,8 @@ from gateway.providers.api import NotAPage, Record, Total, nanos
 from gateway.reconciler import Account, NotReconciled
 from gateway.tables import collections, unattributed
 from metering.database import Database
+from metering.event_types import EVENT_TYPES, OTHER
 from metering.reconciliation import COST
-from metering.usage import EVENT_TYPES, OTHER
 from pricing.held import Part
 
 LOOK_S = 0.2

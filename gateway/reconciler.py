@@ -27,9 +27,11 @@ from gateway.unknown_outcomes import resolve
 from metering.around import ByName, around, over_midnight
 from metering.claims import made_key
 from metering.database import Database
-from metering.facts import Fact, fact
+from metering.event_types import EVENT_TYPES, INPUT_TOKENS, OTHER
+from metering.facts import Fact, fact, validated
 from metering.late import PRICE, late_fact
 from metering.ledger import Appended
+from metering.moments import DAY_MS, EPOCH_DAY
 from metering.reconciliation import (
     COST,
     COUNT,
@@ -48,20 +50,7 @@ from metering.reconciliation import (
     compared,
     minutes_up_s,
 )
-from metering.usage import (
-    CONTEXT_TOKENS,
-    DAY_MS,
-    EPOCH_DAY,
-    EVENT_TYPES,
-    INPUT_TOKENS,
-    OTHER,
-    TOLD_COST,
-    Completeness,
-    Kind,
-    UsageEvent,
-    event_id_of,
-    validated,
-)
+from metering.usage import CONTEXT_TOKENS, TOLD_COST, Completeness, Kind, UsageEvent, event_id_of
 from pricing import held
 from pricing.held import PROVIDER_COST, Part, Whose
 from pricing.money import format_amount

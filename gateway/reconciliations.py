@@ -21,8 +21,8 @@ from sqlalchemy import and_, delete, insert, or_, select, update
 from gateway.reconciler import NotReconciled, Reconciler, Report, Wanted
 from gateway.tables import reconciliation_differences, reconciliations
 from gateway.telemetry import log
-from metering.columns import iso
 from metering.database import Database, DatabaseUnavailable
+from metering.moments import iso
 from metering.reconciliation import COST, COUNT, Amounts, Comparison, Resolution, added, tolerance_of
 from metering.rows import rows_in
 

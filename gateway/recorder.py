@@ -15,12 +15,13 @@ from gateway.providers.api import Billed, Late, Made, Prepared, Record, Told, Us
 from gateway.routing import Route
 from gateway.telemetry import log
 from metering.claims import made_key
+from metering.event_types import EVENT_TYPES, OTHER
 from metering.intents import Closed, Intent
 from metering.late import late_fact
 from metering.record_texts import IntentText, OutcomeText
 from metering.spool import SpoolFailed, SpoolFull
 from metering.spool_records import PAYLOAD_BYTES_MAX, RecordKind
-from metering.usage import EVENT_TYPES, OTHER, Kind, UsageEvent, event_id_of
+from metering.usage import Kind, UsageEvent, event_id_of
 
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(UsageEvent).decode

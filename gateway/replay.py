@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-from gateway.shipper import MISSING, NO_EVENT, UNREADABLE, ReadSpool, Shipper
+from gateway.shipper import Shipper
+from gateway.spool_batches import MISSING, NO_EVENT, UNREADABLE, ReadSpool
 from metering import spool_reader
 from metering.spool_reader import BEGINNING, Position
 

@@ -19,10 +19,11 @@ from gateway.providers.api import Record
 from gateway.telemetry import log
 from metering.claims import made_key
 from metering.database import Database
-from metering.facts import Fact, fact
+from metering.event_types import EVENT_TYPES, OTHER
+from metering.facts import Fact, fact, validated
 from metering.reconciliation import AFTER_MS, BEFORE_MS, Candidate, Unknown, resolved
 from metering.tables import usage_events
-from metering.usage import EPOCH, EVENT_TYPES, OTHER, WAS, Completeness, Kind, UsageEvent, event_id_of, validated
+from metering.usage import EPOCH, WAS, Completeness, Kind, UsageEvent, event_id_of
 from pricing.held import Whose
 
 UNKNOWN_MAX = 2000

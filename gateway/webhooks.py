@@ -51,8 +51,8 @@ from gateway.snapshot import SigningSecrets, SnapshotFile, TenantRecord
 from gateway.switch_records import BODY_BYTES_MAX as SWITCH_BYTES_MAX
 from gateway.switch_records import SwitchRecords
 from gateway.telemetry import log
-from metering.columns import iso_ms
 from metering.database import DatabaseUnavailable
+from metering.moments import iso_ms
 from metering.spool import SpoolFailed, SpoolFull
 
 ANSWER_S = 10

@@ -18,8 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from metering.event_types import INPUT_TOKENS, OUTPUT_TOKENS
 from metering.reconciliation import COUNT, Amounts
-from metering.usage import INPUT_TOKENS, OUTPUT_TOKENS
 
 ByName = Mapping[str, Amounts]
 """Resource → what was used of it."""

@@ -14,11 +14,12 @@ gives way.
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
-from metering.usage import EPOCH, EVENT_TYPES, REVERSES, Completeness, Kind, UsageEvent, event_id_of
+from metering.event_types import EVENT_TYPES
+from metering.usage import EPOCH, REVERSES, Completeness, Kind, Outline, UsageEvent, event_id_of
 
 OFF = "off"
 """The phase under which events are taken back since their object's call had its metering off."""
@@ -29,12 +30,14 @@ MADE = "made"
 CHANNELS = frozenset({"sms", "whatsapp", "voice", "email"})
 """Their objects stand in lists of their providers, one by one."""
 
-LISTED = frozenset(
+LISTED: Final = frozenset(
     name
     for name, one in EVENT_TYPES.items()
     if one.channel in CHANNELS or name in ("message_outbound", "message_inbound")
 )
 """The types of event that are of such objects; messages of whatever channel are."""
+
+_USAGE: Final = Kind.USAGE
 
 
 def made_key(source: str, external_id: str) -> str:
@@ -42,11 +45,12 @@ def made_key(source: str, external_id: str) -> str:
     return f"{source}:{external_id}:{MADE}"
 
 
-def claim_of(event: UsageEvent) -> str | None:
+def claim_of(event: UsageEvent | Outline) -> str | None:
     """The key that this event takes, if it takes any: its own, or that of the object that its call made."""
-    if event.dedupe_key is not None:
-        return event.dedupe_key
-    if event.kind is Kind.USAGE and event.external_id and event.event_type in LISTED:
+    dedupe_key = event.dedupe_key
+    if dedupe_key is not None:
+        return dedupe_key
+    if event.event_type in LISTED and event.kind is _USAGE and event.external_id:
         return made_key(event.source, event.external_id)
     return None
 
@@ -65,7 +69,7 @@ def gives_way(kind: str, event_id: str, key: str) -> bool:
     return kind in (Kind.BACKFILL, Kind.CORRECTION) or event_id == event_id_of(key)
 
 
-def keeps_off(event: UsageEvent) -> bool:
+def keeps_off(event: UsageEvent | Outline) -> bool:
     """True for what a call with its metering off has made, which somebody may have booked as if none had."""
     return not event.metered and bool(event.external_id) and event.event_type in LISTED
 

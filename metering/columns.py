@@ -6,7 +6,6 @@ SQLite stores a Numeric as a float and forgets time zones, so neither type is us
 from __future__ import annotations
 
 import datetime as dt
-from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -14,26 +13,12 @@ from sqlalchemy import BigInteger, Boolean, Dialect, Integer, TypeDecorator
 from sqlalchemy import Text as AnyText
 from sqlalchemy.dialects import postgresql
 
+from metering.moments import iso
+
 BigInt = BigInteger().with_variant(Integer(), "sqlite")
 
 NUL, NUL_INSTEAD = "\0", "\ufffd"
 """No text in Postgres holds a NUL, so none does here: what comes with one is kept, and looked for, with the other."""
-
-
-def iso(moment: dt.datetime) -> str:
-    """An aware moment as `2026-11-20T12:00:00.000Z`: what SQLite stores and what the API shows. Sorts as it reads."""
-    return moment.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
-
-
-def iso_ms(milliseconds: int) -> str:
-    """The same for milliseconds since 1970."""
-    return f"{_iso_second(milliseconds // 1000)}.{milliseconds % 1000:03d}Z"
-
-
-@lru_cache(maxsize=8)
-def _iso_second(seconds: int) -> str:
-    # Log lines and rows of one moment share all but their milliseconds.
-    return dt.datetime.fromtimestamp(seconds, dt.UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 class Text(TypeDecorator[str]):

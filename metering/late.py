@@ -21,8 +21,8 @@ import msgspec
 from sqlalchemy import Row, delete, exists, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from metering.columns import iso, iso_ms
 from metering.facts import Fact
+from metering.moments import iso, iso_ms
 from metering.rows import rows_in
 from metering.tables import dedupe, late_facts, pending_events, usage_events
 from metering.usage import AS_ORDERED, EPOCH, TOLD_COST, WAS, Completeness, Kind, UsageEvent, event_id_of
@@ -68,11 +68,6 @@ def late_fact(
         metadata=dict(metadata or {}),
         dedupe_key=key,
     )
-
-
-def is_late(event: UsageEvent) -> bool:
-    """True for a fact that has not met its event yet."""
-    return event.kind is Kind.CORRECTION and event.corrects is None and event.dedupe_key is not None
 
 
 def phase_of(event: UsageEvent) -> tuple[str, str]:
@@ -280,8 +275,8 @@ _MILLISECOND = dt.timedelta(milliseconds=1)
 
 async def remember(connection: AsyncConnection, facts: Iterable[Fact], at: dt.datetime) -> None:
     """Note those new events of which the provider will say more."""
-    pending = (one.event for one in facts if one.event.completeness is Completeness.PENDING and one.event.external_id)
-    await _remember(connection, [_pending_row(event, at) for event in pending])
+    pending = [one.event for one in facts if one.pending]
+    await _remember(connection, [_pending_row(event, at) for event in pending if event.external_id])
 
 
 def _pending_row(event: Any, at: dt.datetime) -> tuple[object, ...]:

@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from metering.usage import DIMENSIONS
+from metering.event_types import DIMENSIONS
 
 COUNT, COST = "count", "cost_nano"
 """What is compared besides quantities: how many events, and money in 10⁻⁹ of its currency."""

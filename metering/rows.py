@@ -24,9 +24,18 @@ class Rows(Protocol):
     """What is asked of an engine. A module is one."""
 
     async def insert(
-        self, connection: AsyncConnection, table: Table, rows: Sequence[Values], on_conflict: str = ""
+        self,
+        connection: AsyncConnection,
+        table: Table,
+        rows: Sequence[Values],
+        on_conflict: str = "",
+        names: Sequence[str] = (),
     ) -> None:
-        """Add rows, at least one. Where a key is taken, do what `on_conflict` says, or raise IntegrityError."""
+        """Add rows, at least one. Where a key is taken, do what `on_conflict` says, or raise IntegrityError. `names` are
+        those of the columns, where not of all."""
+
+    async def insert_json(self, connection: AsyncConnection, table: Table, rows: str, on_conflict: str = "") -> None:
+        """The same for rows that are told as a JSON list of objects; a column that one does not name is null there."""
 
     async def add(self, connection: AsyncConnection, table: Table, rows: Sequence[Values]) -> set[int]:
         """Add those rows whose key is free, and return the places of the others. No two of the rows have the same.

@@ -1,6 +1,6 @@
 """Many rows at once in Postgres: one statement however many there are.
 
-Rows come as a JSON list for each column. Why JSON, and not an array for each column: the driver looks at every value of an
+Rows come as a JSON list for each column, or of objects where each is JSON already. Why JSON, and not an array for each column: the driver looks at every value of an
 array by itself, and takes four times as long over it as the server does over the list (seen in a trial: 18 µs a row
 against 4, of 40 in all). Events come as the JSON they were recorded as: the server takes the columns out of it, in the
 time that it took over the lists, and 8 µs of ours are saved for each.
@@ -11,14 +11,14 @@ The statements are written past SQLAlchemy's own, and go over its connection, so
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, CursorResult, Table
+from sqlalchemy import BigInteger, Column, Table
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from metering.columns import Flag, Json, Moment, as_json, iso_ms
-from metering.facts import Fact
+from metering.columns import Flag, Json, Moment, as_json
+from metering.facts import Fact, as_json_rows
 from metering.tables import usage_events
 from metering.usage import UNCATEGORISED, Kind
 
@@ -32,11 +32,22 @@ LEFT_OUT = {
 }
 """What an event's JSON means by not naming these."""
 
+STATEMENTS_MAX = 256
+"""Which columns are named depends on what is booked together; seldom are more than a few sets of them in use."""
+
 
 async def insert(
-    connection: AsyncConnection, table: Table, rows: Sequence[tuple[object, ...]], on_conflict: str = ""
+    connection: AsyncConnection,
+    table: Table,
+    rows: Sequence[tuple[object, ...]],
+    on_conflict: str = "",
+    names: Sequence[str] = (),
 ) -> None:
-    await connection.exec_driver_sql(f"{_insert(table)} {on_conflict}", _lists(rows))
+    await connection.exec_driver_sql(f"{_insert(table, *names)} {on_conflict}", _lists(rows))
+
+
+async def insert_json(connection: AsyncConnection, table: Table, rows: str, on_conflict: str = "") -> None:
+    await connection.exec_driver_sql(f"{_insert_objects(table)} {on_conflict}", (rows,))
 
 
 async def add(connection: AsyncConnection, table: Table, rows: Sequence[tuple[object, ...]]) -> set[int]:
@@ -48,12 +59,13 @@ async def add(connection: AsyncConnection, table: Table, rows: Sequence[tuple[ob
 
 
 async def add_events(connection: AsyncConnection, facts: Sequence[Fact], recorded_at: str) -> set[int]:
-    said = ",".join([_completed(fact, recorded_at) for fact in facts])
-    added = await connection.exec_driver_sql(_adding(usage_events, _insert_events(), 1), (f"[{said}]", len(facts)))
-    return _late(added, len(facts), lambda: [fact.event.key for fact in facts])
+    added = await connection.exec_driver_sql(
+        _adding(usage_events, _insert_events(), 2), (as_json_rows(facts), recorded_at, len(facts))
+    )
+    return _late(added, len(facts), lambda: [fact.key for fact in facts])
 
 
-def _late(added: CursorResult[Any], count: int, keys: Callable[[], Sequence[tuple[Any, ...]]]) -> set[int]:
+def _late(added: Any, count: int, keys: Callable[[], Sequence[tuple[Any, ...]]]) -> set[int]:
     """The places of keys that were not added."""
     rows = added.all()
     if rows[0][0] == count:
@@ -69,38 +81,34 @@ async def digests(
     return {tuple(row[:-1]): row[-1] for row in found}
 
 
-def _completed(fact: Fact, recorded_at: str) -> str:
-    """An event's JSON with the columns that are not in it. Of two values of one name the server takes the last."""
-    event = fact.event
-    units = event.units
-    occurred_at = iso_ms(event.occurred_at_ms)
-    return (
-        f'{fact.said[:-1].decode()},"event_day":"{occurred_at[:10]}","channel":"{event.channel}",'
-        f'"units":{"null" if units is None else units},"occurred_at":"{occurred_at}","recorded_at":"{recorded_at}",'
-        f'"digest":"{fact.digest}"}}'
-    )
-
-
 def _lists(rows: Sequence[tuple[object, ...]]) -> tuple[str, ...]:
     return tuple(map(as_json, zip(*rows, strict=True)))
 
 
+@lru_cache(STATEMENTS_MAX)
+def _insert(table: Table, *names: str) -> str:
+    columns = [table.columns[name] for name in names] or list(table.columns)
+    listed = ", ".join(column.name for column in columns)
+    values = ", ".join(f"{column.name}::{_type(column)}" for column in columns)
+    return f"INSERT INTO {table.name} ({listed}) SELECT {values} FROM {_given(columns)}"  # noqa: S608
+
+
 @cache
-def _insert(table: Table) -> str:
-    values = ", ".join(f"{column.name}::{_type(column)}" for column in table.columns)
-    return f"INSERT INTO {table.name} ({_names(table)}) SELECT {values} FROM {_given(list(table.columns))}"  # noqa: S608
+def _insert_objects(table: Table) -> str:
+    return _insert_told(table, ", ".join(column.name for column in table.columns))
 
 
 @cache
 def _insert_events() -> str:
-    columns = usage_events.columns
-    values = ", ".join(
-        f"COALESCE({column.name}, '{LEFT_OUT[column.name]}')" if column.name in LEFT_OUT else column.name
-        for column in columns
-    )
-    given = ", ".join(f"{column.name} {_type(column)}" for column in columns)
+    told = {name: f"COALESCE({name}, '{meant}')" for name, meant in LEFT_OUT.items()}
+    told["recorded_at"] = "$2::text::timestamptz"
+    return _insert_told(usage_events, ", ".join(told.get(column.name, column.name) for column in usage_events.columns))
+
+
+def _insert_told(table: Table, values: str) -> str:
+    given = ", ".join(f"{column.name} {_type(column)}" for column in table.columns)
     return (
-        f"INSERT INTO {usage_events.name} ({_names(usage_events)}) "  # noqa: S608
+        f"INSERT INTO {table.name} ({_names(table)}) "  # noqa: S608
         f"SELECT {values} FROM json_to_recordset($1::text::json) AS given({given})"
     )
 

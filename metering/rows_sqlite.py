@@ -10,22 +10,33 @@ from sqlalchemy import Table, text
 from sqlalchemy.exc import DataError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from metering.columns import Json, as_json, iso_ms
+from metering.columns import Json, as_json, from_json
 from metering.facts import Fact
+from metering.moments import iso_ms
 from metering.tables import usage_events
 
 
 async def insert(
-    connection: AsyncConnection, table: Table, rows: Sequence[tuple[object, ...]], on_conflict: str = ""
+    connection: AsyncConnection,
+    table: Table,
+    rows: Sequence[tuple[object, ...]],
+    on_conflict: str = "",
+    names: Sequence[str] = (),
 ) -> None:
-    names = [column.name for column in table.columns]
-    documents = [place for place, column in enumerate(table.columns) if isinstance(column.type, Json)]
+    names = names or [column.name for column in table.columns]
+    documents = [place for place, name in enumerate(names) if isinstance(table.columns[name].type, Json)]
     statement = f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))}) {on_conflict}"  # noqa: S608
     try:
         await connection.exec_driver_sql(statement, [_texts(row, documents) for row in rows])
     except OverflowError as error:
         # The driver's own word for a number that no column holds.
         raise DataError(statement, None, error, hide_parameters=True) from error
+
+
+async def insert_json(connection: AsyncConnection, table: Table, rows: str, on_conflict: str = "") -> None:
+    names = [column.name for column in table.columns]
+    values = [tuple(map(row.get, names)) for row in from_json(rows)]
+    await insert(connection, table, values, on_conflict)
 
 
 async def add(connection: AsyncConnection, table: Table, rows: Sequence[tuple[object, ...]]) -> set[int]:
@@ -70,17 +81,15 @@ def _event_row(fact: Fact, recorded_at: str) -> tuple[object, ...]:
     """The values of the ledger's columns, in their order."""
     event = fact.event
     return (
-        event.tenant_id,
-        event.event_day,
-        event.event_id,
+        *fact.key,
         event.source,
         event.event_type,
-        event.channel,
+        fact.channel,
         event.direction,
         event.endpoint,
         event.resource,
         event.external_id,
-        event.units,
+        fact.units,
         event.quantities,
         event.completeness.value,
         event.kind.value,

@@ -13,10 +13,11 @@ from typing import Any
 import msgspec
 
 from metering import spool_reader
+from metering.facts import validated
 from metering.intents import Closed, Intent
 from metering.spool import segment_path
 from metering.spool_records import HEADER_BYTES, Damage, Record, RecordKind, scan, seed_of
-from metering.usage import UsageEvent, validated
+from metering.usage import UsageEvent
 
 DAMAGED, TORN, MISSING = "damaged", "torn", "missing"
 WRONG = (DAMAGED, TORN, MISSING)

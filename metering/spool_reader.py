@@ -26,6 +26,7 @@ from metering.spool_records import (
     scan,
     seed_of,
     whole,
+    whole_ones,
 )
 
 READ_BYTES = 256 << 10
@@ -260,13 +261,8 @@ def _found(data: bytes, records_max: int, seed: int, *, at_the_beginning: bool) 
     """Read the first records of some bytes. Pure."""
     begun = whole(data, 0, seed) if at_the_beginning else None
     start = offset = begun.end if begun is not None and begun.kind == _BEGUN else 0
-    records: list[Record] = []
     damages: list[Damage] = []
-    # What is whole, which is nearly everything, without the generator's price: a third of it.
-    while len(records) < records_max and (record := whole(data, offset, seed)) is not None:
-        if record.kind != _BEGUN:
-            records.append(record)
-        offset = record.end
+    records, offset = whole_ones(data, offset, records_max, seed)
     for found in scan(data, offset, seed):
         if len(records) == records_max:
             break

@@ -25,12 +25,14 @@ _HEAD: Final = struct.Struct("<HBBIQQ")
 _CHECKSUM: Final = struct.Struct("<I")
 _HEADER: Final = struct.Struct(_HEAD.format + _CHECKSUM.format[1:])
 HEADER_BYTES: Final = _HEADER.size
+_HEAD_BYTES: Final = _HEAD.size
 RECORD_BYTES_MAX: Final = 16 << 10
 """A whole record. So much room is kept for every call under way."""
 
 PAYLOAD_BYTES_MAX: Final = RECORD_BYTES_MAX - HEADER_BYTES
 
 _pack_head: Final = _HEAD.pack
+_read_header: Final = _HEADER.unpack_from
 _pack_checksum: Final = _CHECKSUM.pack
 _crc32c: Final = google_crc32c.value
 _crc32c_after: Final = google_crc32c.extend
@@ -52,16 +54,20 @@ class RecordKind(IntEnum):
     """None: a segment begins."""
 
 
-class Record(NamedTuple):
+_BEGUN: Final = int(RecordKind.BEGUN)
+
+
+class Record:
     """One whole record."""
 
-    kind: int
-    sequence: int
-    intent: int
-    """The sequence of the intent that it ends; 0 for none."""
-    payload: bytes
-    end: int
-    """The offset after it."""
+    def __init__(self, kind: int, sequence: int, intent: int, payload: bytes, end: int) -> None:
+        self.kind = kind
+        self.sequence = sequence
+        self.intent = intent
+        """The sequence of the intent that it ends; 0 for none."""
+        self.payload = payload
+        self.end = end
+        """The offset after it."""
 
 
 class Damage(NamedTuple):
@@ -102,16 +108,29 @@ def scan(data: bytes, offset: int, seed: int) -> Iterator[Record | Damage]:
         offset = record.end
 
 
+def whole_ones(data: bytes, offset: int, records_max: int, seed: int) -> tuple[list[Record], int]:
+    """Up to so many records that follow each other whole from an offset on, which is nearly all there ever are, and the
+    offset after them. Left out are those that begin a segment."""
+    found: list[Record] = []
+    while len(found) < records_max and (record := whole(data, offset, seed)) is not None:
+        offset = record.end
+        if record.kind != _BEGUN:
+            found.append(record)
+    return found, offset
+
+
 def whole(data: bytes, offset: int, seed: int) -> Record | None:
     """The record that begins here, if one does and is whole."""
     start = offset + HEADER_BYTES
     if start > len(data):
         return None
-    magic, version, kind, length, sequence, intent, checksum = _HEADER.unpack_from(data, offset)
+    head: tuple[int, int, int, int, int, int, int] = _read_header(data, offset)
+    magic, version, kind, length, sequence, intent, checksum = head
     end = start + length
     if magic != MAGIC or version != VERSION or end > len(data) or end - offset > RECORD_BYTES_MAX:
         return None
     payload = data[start:end]
-    if _crc32c_after(seed, data[offset : offset + _HEAD.size] + payload) != checksum:
+    found: int = _crc32c_after(seed, data[offset : offset + _HEAD_BYTES] + payload)
+    if found != checksum:
         return None
     return Record(kind, sequence, intent, payload, end)

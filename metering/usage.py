@@ -7,103 +7,13 @@ carries the difference.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
 from enum import StrEnum
-from functools import lru_cache
-from typing import NamedTuple
 from uuid import UUID, uuid5
 
 import msgspec
 
-DIMENSIONS = (
-    "input_tokens",
-    "input_tokens_cached",
-    "input_tokens_cache_write",
-    "input_tokens_audio",
-    "input_tokens_image",
-    "input_tokens_audio_cached",
-    "input_tokens_image_cached",
-    "output_tokens",
-    "output_tokens_audio",
-    "output_tokens_image",
-    "output_tokens_reasoning",
-    "messages",
-    "segments",
-    "media",
-    "seconds",
-    "recipients",
-    "characters",
-    "images",
-    "web_searches",
-    "file_searches",
-    "containers",
-    "requests",
-    "trained_tokens",
-)
-"""Every dimension a quantity may have, in base units. They never overlap, so that each can be priced and all summed.
-
-`input_tokens` and `output_tokens` are remainders: what no other input or output dimension of the event has counted.
-The list is closed: rollups hold one column for each, so a new one comes with a migration.
-"""
-
-INPUT_TOKENS = tuple(name for name in DIMENSIONS if name.startswith("input_tokens"))
-OUTPUT_TOKENS = tuple(name for name in DIMENSIONS if name.startswith("output_tokens"))
-TOKENS = INPUT_TOKENS + OUTPUT_TOKENS
-
-
-class EventType(NamedTuple):
-    """How one type of event is shown and counted."""
-
-    channel: str
-    """The column of the dashboards it belongs to: ai, sms, voice, email, whatsapp or other."""
-    units: tuple[str, ...]
-    """The dimensions whose sum is the headline number, `units`."""
-    direction: str | None = None
-    """`inbound` or `outbound`, where all events of the type go one way."""
-
-
-EVENT_TYPES: Mapping[str, EventType] = {
-    "llm_call": EventType("ai", TOKENS),
-    "embedding": EventType("ai", TOKENS),
-    "image": EventType("ai", ("images",)),
-    "audio_transcription": EventType("ai", ("seconds",)),
-    "audio_speech": EventType("ai", ("characters",)),
-    "video": EventType("ai", ("seconds",)),
-    "moderation": EventType("ai", ("requests",)),
-    "realtime": EventType("ai", TOKENS),
-    "batch": EventType("ai", TOKENS),
-    "fine_tuning": EventType("ai", ("trained_tokens",)),
-    "sms_outbound": EventType("sms", ("segments",), "outbound"),
-    "sms_inbound": EventType("sms", ("segments",), "inbound"),
-    "mms_outbound": EventType("sms", ("messages",), "outbound"),
-    "mms_inbound": EventType("sms", ("messages",), "inbound"),
-    "whatsapp_outbound": EventType("whatsapp", ("messages",), "outbound"),
-    "whatsapp_inbound": EventType("whatsapp", ("messages",), "inbound"),
-    "message_outbound": EventType("other", ("messages",), "outbound"),
-    "message_inbound": EventType("other", ("messages",), "inbound"),
-    "call_outbound": EventType("voice", ("requests",), "outbound"),
-    "call_inbound": EventType("voice", ("requests",), "inbound"),
-    "call_minutes": EventType("voice", ("seconds",)),
-    "call_forwarded": EventType("voice", ("requests",), "outbound"),
-    "ivr_step": EventType("voice", ("requests",)),
-    "recording": EventType("voice", ("seconds",)),
-    "verification": EventType("other", ("requests",)),
-    "lookup": EventType("other", ("requests",)),
-    "email_outbound": EventType("email", ("recipients",), "outbound"),
-    "email_inbound": EventType("email", ("recipients",), "inbound"),
-    "email_validation": EventType("email", ("requests",)),
-    "api_call": EventType("other", ("requests",)),
-    "system": EventType("other", ("requests",)),
-    "job": EventType("other", ("requests",)),
-    "storage": EventType("other", ("requests",)),
-}
-"""The event types the product itself makes. Applications may report others: those are of channel `other`."""
-
-OTHER = EventType("other", ("requests",))
-
-_CHANNELS = {name: event_type.channel for name, event_type in EVENT_TYPES.items()}
-_COUNTED = {name: frozenset(event_type.units) for name, event_type in EVENT_TYPES.items()}
-_COUNTED_OTHERWISE = frozenset(OTHER.units)
+from metering.event_types import channel_of, units_of
+from metering.moments import DAY_MS, EPOCH_DAY, day_of
 
 UNCATEGORISED = "uncategorised"
 """The category of a call whose application named none and whose key has no default."""
@@ -152,14 +62,14 @@ it."""
 TOLD_COST = "provider_cost"
 """In the metadata of an event: what it cost, where its provider said so; a plain decimal string."""
 
-COUNTED_KINDS = frozenset({Kind.USAGE, Kind.BACKFILL})
+COUNTED_KINDS = (Kind.USAGE, Kind.BACKFILL)
 """The kinds that count as events in totals; the others only move quantities or money."""
 
 
 class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One fact of use, as the spool carries it and the ledger keeps it.
 
-    It holds JSON, which has no cycles, so the garbage collector need not look at it. Raises ValueError from :func:`validated` for values that could not be a fact; the constructor itself is on the path
+    It holds JSON, which has no cycles, so the garbage collector need not look at it. Raises ValueError from :func:`metering.facts.validated` for values that could not be a fact; the constructor itself is on the path
     of every call and trusts its caller.
     """
 
@@ -208,16 +118,16 @@ class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     @property
     def event_day(self) -> str:
         """The UTC day it is billed on, as `YYYY-MM-DD`. Part of its key, so it comes from the record alone."""
-        return _day(self.occurred_at_ms // DAY_MS)
+        return day_of(self.occurred_at_ms)
 
     @property
     def key(self) -> tuple[str, str, str]:
         """What it is in the ledger by: tenant, day and id."""
-        return self.tenant_id, _day(self.occurred_at_ms // DAY_MS), self.event_id
+        return self.tenant_id, day_of(self.occurred_at_ms), self.event_id
 
     @property
     def channel(self) -> str:
-        return _CHANNELS.get(self.event_type, OTHER.channel)
+        return channel_of(self.event_type)
 
     @property
     def adds_to_unknown(self) -> bool:
@@ -227,17 +137,55 @@ class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
     @property
     def units(self) -> int | None:
         """The headline number of the event's type, or None where it is not known."""
-        counted = _COUNTED.get(self.event_type, _COUNTED_OTHERWISE)
-        units = None
-        for name, amount in self.quantities.items():
-            if name in counted:
-                units = amount if units is None else units + amount
-        return units
+        return units_of(self.event_type, self.quantities)
+
+
+class Told(msgspec.Struct, frozen=True, gc=False):
+    """What of an event's metadata decides what it costs."""
+
+    service_tier: object = None
+    provider_cost: object = None
+    """Under TOLD_COST."""
+    context_tokens: object = None
+    """Under CONTEXT_TOKENS."""
+
+
+class Unread(msgspec.Struct, frozen=True, gc=False):
+    """An object of which nothing is read."""
+
+
+class Outline(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The event of a call as it is booked: all of it but its tags, and of its metadata what decides what it costs.
+
+    To read the whole takes twice as long and twice the room, for what goes into the ledger as it was written.
+    """
+
+    event_id: str
+    tenant_id: str
+    source: str
+    event_type: str
+    endpoint: str
+    occurred_at_ms: int
+    completeness: Completeness
+    quantities: dict[str, int] = {}
+    resource: str | None = None
+    external_id: str | None = None
+    direction: str | None = None
+    kind: Kind = Kind.USAGE
+    corrects: str | None = None
+    category: str = UNCATEGORISED
+    tags: Unread = Unread()
+    description: str | None = None
+    metadata: Told = Told()
+    key_id: str | None = None
+    call_id: str | None = None
+    status: int | None = None
+    duration_ms: int | None = None
+    metered: bool = True
+    dedupe_key: str | None = None
 
 
 EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-EPOCH_DAY = EPOCH.toordinal()
-DAY_MS = 86_400_000
 
 MOMENT_MS_END = (dt.date.max.toordinal() + 1 - EPOCH_DAY) * DAY_MS
 """The first moment that no calendar day has."""
@@ -246,15 +194,8 @@ AMOUNT_MAX = 1 << 53
 """What every reader of JSON holds exactly, and sums hold a thousand times over."""
 
 
-_DIMENSIONS = frozenset(DIMENSIONS)
-
 DEDUPE_KEY_CHARACTERS_MAX = 512
 """No provider's ids are a tenth as long, and an index does not take texts of any length."""
-
-
-@lru_cache(maxsize=64)
-def _day(days: int) -> str:
-    return dt.date.fromordinal(EPOCH_DAY + days).isoformat()
 
 
 FACTS_WITHOUT_A_CALL = UUID("8f3f5b4e-5d1e-4c55-9a0b-6f1c7a2d9e10")
@@ -264,23 +205,3 @@ FACTS_WITHOUT_A_CALL = UUID("8f3f5b4e-5d1e-4c55-9a0b-6f1c7a2d9e10")
 def event_id_of(dedupe_key: str) -> str:
     """The id of the fact that is known by this key."""
     return str(uuid5(FACTS_WITHOUT_A_CALL, dedupe_key))
-
-
-def validated(event: UsageEvent) -> UsageEvent:
-    """Return the event, or raise ValueError naming the first field that cannot be a fact."""
-    if not event.event_id or not event.tenant_id or not event.source:
-        raise ValueError("event_id, tenant_id and source must not be empty")
-    if "\0" in event.event_id or "\0" in event.tenant_id:
-        raise ValueError("event_id and tenant_id must not hold NUL, where databases end a text")
-    if event.dedupe_key is not None and not 0 < len(event.dedupe_key) <= DEDUPE_KEY_CHARACTERS_MAX:
-        raise ValueError("dedupe_key must have 1 to 512 characters")
-    if not 0 < event.occurred_at_ms < MOMENT_MS_END:
-        raise ValueError("occurred_at_ms must lie between the years 1970 and 10000")
-    for name, amount in event.quantities.items():
-        if name not in _DIMENSIONS:
-            raise ValueError(f"quantities: no such dimension: {name}")
-        if not -AMOUNT_MAX <= amount <= AMOUNT_MAX:
-            raise ValueError(f"quantities: {name} is more than anybody used")
-        if amount < 0 and event.kind not in (Kind.CORRECTION, Kind.REVERSAL):
-            raise ValueError(f"quantities: {name} is negative in an event of kind {event.kind}")
-    return event

@@ -17,7 +17,7 @@ from functools import cache, lru_cache
 from itertools import chain, combinations, product
 from typing import Protocol
 
-from metering.usage import DIMENSIONS, TOKENS
+from metering.event_types import DIMENSIONS, TOKENS
 from pricing.rates import AnyRate, Credits, Flat
 
 EVENT = "event"

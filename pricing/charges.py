@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -10,10 +10,8 @@ from sqlalchemy import select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metering.rows import Key, rows_in
-from metering.usage import UsageEvent
 from pricing.judgement import Rated
-from pricing.rollups import Key as RollupKey
-from pricing.rollups import Sums
+from pricing.rollups import DailySums
 from pricing.tables import ROLLUP_COUNTS, ROLLUP_KEY, ROLLUP_SUMS, charges, rollups
 
 _ADDED = (
@@ -27,24 +25,10 @@ _ADDED = (
 )
 
 
-async def append(connection: AsyncConnection, judged: Sequence[tuple[UsageEvent, Rated]]) -> None:
-    """Add the charge of each event. Only for events that were new to the ledger in this transaction."""
-    rows = [
-        (
-            *event.key,
-            rated.priced,
-            rated.currency,
-            rated.charge_nano,
-            rated.credits,
-            rated.cost_currency,
-            rated.cost_nano,
-            rated.price_book,
-            rated.cost_book,
-            rated.lines,
-        )
-        for event, rated in judged
-    ]
-    await rows_in(connection).insert(connection, charges, rows)
+async def append(connection: AsyncConnection, rows: Sequence[str]) -> None:
+    """Add charges, as :func:`pricing.judging.charge_row` writes them. Only of events that were new in this transaction."""
+    if rows:
+        await rows_in(connection).insert_json(connection, charges, f"[{','.join(rows)}]")
 
 
 _KEY = (charges.c.tenant_id, charges.c.event_day, charges.c.event_id)
@@ -70,6 +54,9 @@ def _said(row: Any) -> dict[str, Any]:
     return {name: getattr(row, name) for name in Rated.__struct_fields__} | {"priced": bool(row.priced)}
 
 
-async def add(connection: AsyncConnection, folded: Mapping[RollupKey, Sums]) -> None:
+async def add(connection: AsyncConnection, sums: DailySums) -> None:
     """Add to the daily sums. In the order of their keys, as every writer does."""
-    await rows_in(connection).insert(connection, rollups, [(*key, *folded[key]) for key in sorted(folded)], _ADDED)
+    columns = sums.columns()
+    rows = sums.rows(columns)
+    if rows:
+        await rows_in(connection).insert(connection, rollups, rows, _ADDED, columns)

@@ -28,9 +28,10 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metering.columns import BigInt, Moment, Text, from_json
+from metering.event_types import DIMENSIONS, EVENT_TYPES
 from metering.reconciliation import COST, COUNT, Amounts, Cause, added
 from metering.tables import pending_events, usage_events
-from metering.usage import CONTEXT_TOKENS, DIMENSIONS, EVENT_TYPES, Completeness, Kind
+from metering.usage import CONTEXT_TOKENS, Completeness, Kind
 from pricing.tables import charges, rollups
 
 PROVIDER_COST = "provider_cost"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 
 import msgspec
 from sqlalchemy import bindparam, select
@@ -14,15 +13,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from metering import ledger
 from metering.claims import keeps_off, made_key, taken_back
 from metering.facts import Fact, fact
-from metering.late import PRICE, is_late, meet, of_objects, phase_of, remember, settle
+from metering.late import PRICE, meet, of_objects, phase_of, remember, settle
 from metering.ledger import Appended
-from metering.usage import UsageEvent, event_id_of
+from metering.usage import event_id_of
 from pricing import charges
-from pricing.book import EVENT, Book, instant_ms
+from pricing.book import EVENT
 from pricing.catalogue import Books
-from pricing.judgement import Rated
+from pricing.judging import Judging, Plans
 from pricing.rating import rate, told, without_cost
-from pricing.rollups import fold
 from pricing.tables import tenant_plans
 
 SLICE_FACTS = 50
@@ -33,38 +31,38 @@ async def book(connection: AsyncConnection, facts: Sequence[Fact], books: Books,
     """Book some facts inside the caller's transaction; those that the ledger has already change nothing."""
     if not facts:
         return Appended([], 0, [])
-    plans = await _plans(connection, {one.event.tenant_id for one in facts}, books)
-    late = [one for one in facts if is_late(one.event)]
-    calls = [one for one in facts if not is_late(one.event)] if late else facts
-    # To judge them takes us two thirds of the time that the database is busy with them.
-    appended, rated = await asyncio.gather(ledger.append(connection, calls, now), _rated(calls, plans, books))
-    judged = [(one.event, rated.get(id(one)) or _judge(one, plans, books)) for one in appended.new]
+    judging = Judging(await _plans(connection, {one.key[0] for one in facts}, books), books)
+    late = [one for one in facts if one.late]
+    calls = [one for one in facts if not one.late] if late else facts
+    appended = await ledger.append(connection, calls, now)
+    await _charge(connection, appended.new, judging)
     await remember(connection, appended.new, now)
     if late:
         # After the calls, among which may be those that they are about.
-        settled, corrected = await _settled(connection, late, judged, plans, books, now)
-        appended, judged = appended.with_those_of(settled), judged + corrected
-    judged += await _taken_back(connection, judged, now)
-    if judged:
-        await charges.append(connection, judged)
-        folded = fold(judged)
-        if folded:
-            await charges.add(connection, folded)
+        appended = appended.with_those_of(await _settled(connection, late, judging, now))
+    await _take_back(connection, judging, now)
+    await charges.add(connection, judging.sums)
     return appended
+
+
+async def _charge(connection: AsyncConnection, facts: Sequence[Fact], judging: Judging) -> None:
+    """Judge facts that are new in the ledger, and keep their charges."""
+    rows: list[str] = []
+    for start in range(0, len(facts), SLICE_FACTS):
+        await asyncio.sleep(0)
+        rows += judging.charges(facts[start : start + SLICE_FACTS])
+    await charges.append(connection, rows)
 
 
 async def _settled(
     connection: AsyncConnection,
     late: Sequence[Fact],
-    calls: Sequence[tuple[UsageEvent, Rated]],
-    plans: Plans,
-    books: Books,
+    judging: Judging,
     now: dt.datetime,
-) -> tuple[Appended, list[tuple[UsageEvent, Rated]]]:
+) -> Appended:
     """Book facts that come later as corrections of their events; those that have none yet are kept until they do.
 
-    Each is rated on top of what its event and earlier corrections hold: by the plan, and at the prices, of its day. `calls`
-    are those of this transaction, whose charges are not there yet.
+    Each is rated on top of what its event and earlier corrections hold: by the plan, and at the prices, of its day.
     """
     met = await meet(connection, late)
     appended = await ledger.append(connection, [*(one.fact for one in met.corrections), *met.known], now)
@@ -72,58 +70,43 @@ async def _settled(
     costs = await charges.costs(
         connection, {key for one in met.corrections if phase_of(one.fact.event)[0] == PRICE for key in one.before}
     )
-    costs |= {event.key: rated.cost_nano or 0 for event, rated in calls}
-    judged = []
+    rows = []
+    cost_book = judging.books.cost_book
     # What is left of a cost is known when the rest is judged.
-    for event in sorted((new.event for new in appended.new), key=lambda event: phase_of(event)[0] == PRICE):
+    for new in sorted(appended.new, key=lambda new: phase_of(new.event)[0] == PRICE):
+        event = new.event
         one = of_event[event.event_id]
-        price_book = plans.price_book(event)
+        price_book = judging.plans.price_book(event)
         if phase_of(event)[0] == PRICE:
-            rated = told(event, price_book, books.cost_book, sum(costs.get(key, 0) for key in one.before))
+            rated = told(event, price_book, cost_book, sum(costs.get(key, 0) for key in one.before))
         else:
-            rated = rate(event, price_book, books.cost_book, {**one.held, EVENT: 0} if one.begins else one.held)
-            rated = without_cost(rated) if one.cost_told == books.cost_book.unit else rated
+            rated = rate(event, price_book, cost_book, {**one.held, EVENT: 0} if one.begins else one.held)
+            rated = without_cost(rated) if one.cost_told == cost_book.unit else rated
         costs[event.key] = rated.cost_nano or 0
-        judged.append((event, rated))
+        rows.append(judging.charge(new, rated))
+    await charges.append(connection, rows)
     await settle(connection, met, now)
     unbooked = len(met.waiting) + len(met.heard) + len(met.open) + len(met.stale)
     repeated = len(late) - len(appended.new) - len(appended.conflicting) - unbooked
-    return appended._replace(repeated=repeated, waiting=len(met.waiting)), judged
+    return appended._replace(repeated=repeated, waiting=len(met.waiting))
 
 
-async def _taken_back(
-    connection: AsyncConnection, judged: Sequence[tuple[UsageEvent, Rated]], now: dt.datetime
-) -> list[tuple[UsageEvent, Rated]]:
-    """Take back what a list or a webhook had booked of what calls with their metering off have made. What `judged` says is
-    of this transaction."""
-    off = {(event.tenant_id, event.external_id or "") for event, _ in judged if keeps_off(event)}
+async def _take_back(connection: AsyncConnection, judging: Judging, now: dt.datetime) -> None:
+    """Take back what a list or a webhook had booked of what calls with their metering off have made."""
+    off = {(event.tenant_id, event.external_id or "") for event in judging.unmetered if keeps_off(event)}
     if not off:
-        return []
+        return
     rows = []
     for (_, external_id, source), of_object in (await of_objects(connection, off)).items():
         reported = event_id_of(made_key(source, external_id))
         rows += [row for row in of_object if row.metered and reported in (row.event_id, row.corrects)]
-    known = {event.key: rated for event, rated in judged}
     key_of = {row.event_id: (row.tenant_id, row.event_day, row.event_id) for row in rows}
-    known |= await charges.judgements(connection, {key for key in key_of.values() if key not in known})
+    known = await charges.judgements(connection, set(key_of.values()))
     facts = [fact(event, msgspec.json.encode(event)) for event in map(taken_back, rows)]
-    appended = await ledger.append(connection, facts, now)
-    return [(one.event, known[key_of[one.event.corrects or ""]].taken_back()) for one in appended.new]
-
-
-async def _rated(facts: Sequence[Fact], plans: Plans, books: Books) -> dict[int, Rated]:
-    """Judgements by the facts' identities. Leaves out what can not be judged: the ledger may have it already."""
-    rated = {}
-    for start in range(0, len(facts), SLICE_FACTS):
-        await asyncio.sleep(0)
-        for one in facts[start : start + SLICE_FACTS]:
-            with suppress(ArithmeticError, LookupError, TypeError, ValueError):
-                rated[id(one)] = _judge(one, plans, books)
-    return rated
-
-
-def _judge(one: Fact, plans: Plans, books: Books) -> Rated:
-    return rate(one.event, plans.price_book(one.event), books.cost_book)
+    new = (await ledger.append(connection, facts, now)).new
+    await charges.append(
+        connection, [judging.charge(one, known[key_of[one.event.corrects or ""]].taken_back()) for one in new]
+    )
 
 
 _PLANS = (
@@ -131,30 +114,6 @@ _PLANS = (
     .where(tenant_plans.c.tenant_id.in_(bindparam("tenant_ids", expanding=True)))
     .order_by(tenant_plans.c.tenant_id, tenant_plans.c.effective_at)
 )
-
-
-class Plans:
-    """Which book each of some tenants is charged by, and from when on."""
-
-    def __init__(self, books: Books, plans: Iterable[tuple[str, dt.datetime, str | None]]) -> None:
-        """`plans` are rows of tenant, moment and plan, each tenant's in the order of time."""
-        self._books = books
-        self._since_ms: dict[str, list[tuple[int, str | None]]] = {}
-        for tenant_id, effective_at, plan in plans:
-            self._since_ms.setdefault(tenant_id, []).append((instant_ms(effective_at), plan))
-        self._known: dict[str | None, Book] = {}
-
-    def price_book(self, event: UsageEvent) -> Book:
-        """The book of the plan that the event's tenant had when it happened. Raises ValueError where there is none."""
-        plan = None
-        for since_ms, named in self._since_ms.get(event.tenant_id, ()):
-            if since_ms > event.occurred_at_ms:
-                break
-            plan = named
-        book = self._known.get(plan)
-        if book is None:
-            book = self._known[plan] = self._books.price_book(plan)
-        return book
 
 
 async def _plans(connection: AsyncConnection, tenant_ids: Iterable[str], books: Books) -> Plans:

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, TypeAlias
 from sqlalchemy import ColumnElement, Row, Table, and_, cast, func, literal, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from metering.columns import BigInt, Moment, Text, iso
+from metering.columns import BigInt, Moment, Text
+from metering.moments import iso
 from metering.tables import usage_events
 from pricing.tables import ROLLUP_COUNTS, ROLLUP_KEY, ROLLUP_SUMS, charges, rollups
 

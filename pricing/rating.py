@@ -13,11 +13,12 @@ from collections.abc import Mapping
 from fractions import Fraction
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
-from metering.usage import CONTEXT_TOKENS, INPUT_TOKENS, TOLD_COST, Completeness, Kind, UsageEvent
+from metering.event_types import INPUT_TOKENS, units_of
+from metering.usage import CONTEXT_TOKENS, TOLD_COST, Completeness, Kind, Outline, Told, UsageEvent
 from pricing.book import ANY, BATCH, CREDITS, EVENT, TARIFFS_MAX, Book, Price, applicable
 from pricing.judgement import Line, Rated
 from pricing.money import NANO, divide_half_even
@@ -25,16 +26,30 @@ from pricing.rates import Credits, Flat, Markup, Rate
 
 NOTHING: Final[Mapping[str, int]] = MappingProxyType({})
 
-MONEY_ONLY: Final = frozenset({Kind.RERATE, Kind.COST})
-"""The kinds of event that bring their amounts with them."""
+MONEY_ONLY: Final = (Kind.RERATE, Kind.COST)
+"""The kinds of event that bring their amounts with them. No set, which would ask an enum for its hash: a function of Python's."""
 
-CHANGES: Final = frozenset({Kind.CORRECTION, Kind.REVERSAL})
+CHANGES: Final = (Kind.CORRECTION, Kind.REVERSAL)
 """The kinds that carry a difference. One without quantities is a difference of nothing, and needs no price."""
 
 _INPUT: Final = frozenset(INPUT_TOKENS)
 
+_COST: Final = Kind.COST
+_CORRECTION: Final = Kind.CORRECTION
+_REVERSAL: Final = Kind.REVERSAL
+_REPORTED: Final = Completeness.REPORTED
+_PENDING: Final = Completeness.PENDING
+_UNKNOWN: Final = Completeness.UNKNOWN
+_EVENT: Final = EVENT
+_BATCH: Final = BATCH
+_TOLD_COST: Final = TOLD_COST
+_CONTEXT_TOKENS: Final = CONTEXT_TOKENS
+"""Looked up once: an enum asks a function of Python's for each of its members."""
 
-def rate(event: UsageEvent, price_book: Book, cost_book: Book, rated_from: Mapping[str, int] = NOTHING) -> Rated:
+
+def rate(
+    event: UsageEvent | Outline, price_book: Book, cost_book: Book, rated_from: Mapping[str, int] = NOTHING
+) -> Rated:
     """Work out the charge and the cost of an event.
 
     `rated_from` is for corrections and reversals: the quantities that the corrected event and its earlier corrections
@@ -42,39 +57,42 @@ def rate(event: UsageEvent, price_book: Book, cost_book: Book, rated_from: Mappi
     themselves. Its `event` is 0 where the corrected event has not been charged as a whole, else 1; the default is what the
     correction says of it: an unknown has not been charged.
     """
-    if event.kind is Kind.COST:
+    kind, completeness, quantities = event.kind, event.completeness, event.quantities
+    if kind is _COST:
+        assert isinstance(event, UsageEvent)
         return _brought(event, price_book, cost_book)
-    if not event.metered or event.kind in MONEY_ONLY:
+    if not event.metered or kind in MONEY_ONLY:
         return _rated(price_book, cost_book, 0, None, ())
-    if event.completeness is Completeness.UNKNOWN:
+    if completeness is _UNKNOWN:
         return _rated(price_book, cost_book, None, None, ())
 
-    tier = BATCH if event.event_type == BATCH else event.metadata.get("service_tier")
-    alike = (event.event_type, event.source, event.direction, event.resource, tier if isinstance(tier, str) else None)
-    told_nano = _told_cost(event) if TOLD_COST in event.metadata else None
+    event_type = event.event_type
+    tier = _BATCH if event_type == _BATCH else _said(event, "service_tier")
+    alike = (event_type, event.source, event.direction, event.resource, tier if isinstance(tier, str) else None)
+    told_nano = _told_cost(event)
     terms = (
         _terms(price_book, cost_book, *alike)
         if told_nano is None
         else _told_terms(price_book, cost_book, alike, told_nano)
     )
     asked = terms.asked(event.occurred_at_ms, _context_tokens(event, rated_from) if terms.contexts else 0)
-    whole = asked.get(EVENT, NOTHING_ASKED)
+    whole = asked.get(_EVENT, NOTHING_ASKED)
 
     # A price of the event as a whole covers the quantities that have none of their own, and so does a cost.
     # A message whose segments the provider has not counted yet is no message without segments.
-    changes = event.kind in CHANGES
-    counted = event.completeness is not Completeness.PENDING or event.units is not None
-    known = (counted and bool(event.quantities)) or changes
+    changes = kind in CHANGES
+    counted = completeness is not _PENDING or units_of(event_type, quantities) is not None
+    known = (counted and bool(quantities)) or changes
     whole_priced, whole_costed = whole.price is not None, whole.cost is not None
     priced, costed = known or whole_priced, known or whole_costed
     charge = cost_nano = 0
     lines = []
     if whole_priced or whole_costed:
-        before = rated_from.get(EVENT, int(not event.adds_to_unknown)) if changes else 0
-        after = 0 if event.kind is Kind.REVERSAL or _is_nothing(event, rated_from, before) else 1
+        before = rated_from.get(_EVENT, int(not _adds_to_unknown(event))) if changes else 0
+        after = 0 if kind is _REVERSAL or _is_nothing(event, rated_from, before) else 1
         if before != after:
-            lines.append(_line(EVENT, after - before, before, whole))
-    for dimension, quantity in event.quantities.items():
+            lines.append(_line(_EVENT, after - before, before, whole))
+    for dimension, quantity in quantities.items():
         if quantity:
             of_this = asked.get(dimension, NOTHING_ASKED)
             if of_this.price is None and not whole_priced:
@@ -88,9 +106,9 @@ def rate(event: UsageEvent, price_book: Book, cost_book: Book, rated_from: Mappi
     return _rated(price_book, cost_book, charge if priced else None, cost_nano if costed else None, tuple(lines))
 
 
-def _is_nothing(event: UsageEvent, rated_from: Mapping[str, int], before: int) -> bool:
+def _is_nothing(event: UsageEvent | Outline, rated_from: Mapping[str, int], before: int) -> bool:
     """True for a correction after which nothing was used: it failed after all, or nobody answered."""
-    if event.kind is not Kind.CORRECTION or event.completeness is not Completeness.REPORTED:
+    if event.kind is not _CORRECTION or event.completeness is not _REPORTED:
         return False
     if not before:
         return EVENT in rated_from and not any(event.quantities.values())
@@ -117,29 +135,20 @@ def without_cost(rated: Rated) -> Rated:
     return msgspec.structs.replace(rated, cost_nano=0, lines=lines)
 
 
-class Asked(NamedTuple):
+class Asked:
     """What is asked for one dimension."""
 
-    price: Rate | None
-    """The rate of the charge."""
-    cost: Rate | None
-    """The rate of the cost."""
-    in_credits: bool
-    price_text: str | None
-    cost_text: str | None
+    def __init__(self, price: Rate | None, cost: Rate | None) -> None:
+        self.price = price
+        """The rate of the charge."""
+        self.cost = cost
+        """The rate of the cost."""
+        self.in_credits = isinstance(price, Credits)
+        self.price_text = None if price is None else price.text
+        self.cost_text = None if cost is None else cost.text
 
 
-def _asked(price: Rate | None, cost: Rate | None) -> Asked:
-    return Asked(
-        price,
-        cost,
-        isinstance(price, Credits),
-        None if price is None else price.text,
-        None if cost is None else cost.text,
-    )
-
-
-NOTHING_ASKED: Final = _asked(None, None)
+NOTHING_ASKED: Final = Asked(None, None)
 
 
 class Terms:
@@ -158,7 +167,7 @@ class Terms:
         """The sizes above which other prices apply."""
         self._known: dict[tuple[int, int], dict[str, Asked]] = {}
 
-    def asked(self, at_ms: int, context_tokens: int) -> Mapping[str, Asked]:
+    def asked(self, at_ms: int, context_tokens: int) -> dict[str, Asked]:
         """What is asked for each dimension for which something is."""
         # Between two of the moments, and of the sizes, nothing changes: there are only so many different answers.
         span = bisect_right(self._moments_ms, at_ms), bisect_left(self.contexts, context_tokens)
@@ -176,10 +185,10 @@ class Terms:
         cost_rate = None if cost is None or isinstance(cost.rate, Markup) else cost.rate
         price_rate = None if price is None else price.rate
         if not isinstance(price_rate, Markup):
-            return _asked(price_rate, cost_rate)
+            return Asked(price_rate, cost_rate)
         if not self._comparable or cost_rate is None or isinstance(cost_rate, Credits):
-            return _asked(None, cost_rate)
-        return _asked(price_rate.on(cost_rate), cost_rate)
+            return Asked(None, cost_rate)
+        return Asked(price_rate.on(cost_rate), cost_rate)
 
 
 @lru_cache(TARIFFS_MAX)
@@ -207,7 +216,7 @@ def _told_terms(
 def _brought(event: UsageEvent, price_book: Book, cost_book: Book) -> Rated:
     """What costs us money and nobody used: no charge, and the cost that the provider says, in its own currency. A figure
     that the provider has taken back is told as less than nothing."""
-    text = event.metadata.get(TOLD_COST)
+    text = event.metadata.get(_TOLD_COST)
     sign, digits = (-1, text[1:]) if isinstance(text, str) and text.startswith("-") else (1, text)
     cost_nano = _as_nano(digits)
     rated = _rated(price_book, cost_book, 0, None if cost_nano is None else sign * cost_nano, ())
@@ -218,8 +227,18 @@ def _brought(event: UsageEvent, price_book: Book, cost_book: Book) -> Rated:
 _TOLD: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,400})?")
 
 
-def _told_cost(event: UsageEvent) -> int | None:
-    return _as_nano(event.metadata.get(TOLD_COST))
+def _told_cost(event: UsageEvent | Outline) -> int | None:
+    return _as_nano(_said(event, _TOLD_COST))
+
+
+def _said(event: UsageEvent | Outline, name: str) -> object:
+    """What the metadata says under a name, if anything."""
+    metadata = event.metadata
+    return getattr(metadata, name) if isinstance(metadata, Told) else metadata.get(name)
+
+
+def _adds_to_unknown(event: UsageEvent | Outline) -> bool:
+    return isinstance(event, UsageEvent) and event.adds_to_unknown
 
 
 def _as_nano(told: object) -> int | None:
@@ -230,16 +249,15 @@ def _as_nano(told: object) -> int | None:
 
 
 def _line(dimension: str, quantity: int, rated_from: int, asked: Asked) -> Line:
-    price, cost, in_credits, price_text, cost_text = asked
-    charge, cost_nano = _added(price, rated_from, quantity), _added(cost, rated_from, quantity)
+    charge, cost_nano = _added(asked.price, rated_from, quantity), _added(asked.cost, rated_from, quantity)
     return Line(
         dimension,
         quantity,
         rated_from,
-        price_text,
-        None if in_credits else charge,
-        charge if in_credits else None,
-        cost_text,
+        asked.price_text,
+        None if asked.in_credits else charge,
+        charge if asked.in_credits else None,
+        asked.cost_text,
         cost_nano,
     )
 
@@ -252,10 +270,10 @@ def _added(rate: Rate | None, rated_from: int, quantity: int) -> int | None:
     return amount - rate.amount(rated_from) if rated_from else amount
 
 
-def _context_tokens(event: UsageEvent, rated_from: Mapping[str, int]) -> int:
+def _context_tokens(event: UsageEvent | Outline, rated_from: Mapping[str, int]) -> int:
     """The size of the context: all input tokens, unless the event is the sum of many requests and says how large the
     largest was. Taking back a large one is rated as the large one was."""
-    told = event.metadata.get(CONTEXT_TOKENS)
+    told = _said(event, _CONTEXT_TOKENS)
     if type(told) is int:
         return told
     added = sum([amount for dimension, amount in event.quantities.items() if dimension in _INPUT])

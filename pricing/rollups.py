@@ -2,37 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
-from metering.usage import COUNTED_KINDS, DAY_MS, REVERSES, Completeness, UsageEvent
+from metering.facts import Fact
+from metering.usage import COUNTED_KINDS, REVERSES, Completeness, Kind, UsageEvent
 from pricing.judgement import Rated
-from pricing.tables import ROLLUP_COUNTS, ROLLUP_SUMS
+from pricing.tables import ROLLUP_COUNTS, ROLLUP_KEY, ROLLUP_SUMS
 
-Key = tuple[str, ...]
-"""The values of ROLLUP_KEY, in its order."""
-
-Sums = list[Any]
-"""Integers: the values of ROLLUP_COUNTS and then of ROLLUP_SUMS, in their order; None where nothing was added."""
-
-_EVENTS, _UNKNOWN, _UNPRICED = (ROLLUP_COUNTS.index(name) for name in ("events", "unknown_events", "unpriced_events"))
-_AT: Final = {name: index for index, name in enumerate((*ROLLUP_COUNTS, *ROLLUP_SUMS))}
-_UNITS, _CHARGE, _CREDITS, _COST = (_AT[name] for name in ("units", "charge_nano", "credits", "cost_nano"))
-
-NOTHING: Final[Sums] = [0] * len(ROLLUP_COUNTS) + [None] * len(ROLLUP_SUMS)
+_KEY: Final[tuple[str, ...]] = ROLLUP_KEY
+_COUNTS: Final[tuple[str, ...]] = ROLLUP_COUNTS
+_SUMS: Final[tuple[str, ...]] = ROLLUP_SUMS
+_USAGE: Final = Kind.USAGE
+_UNKNOWN: Final = Completeness.UNKNOWN
+_COUNTED: Final = COUNTED_KINDS
 
 
-def fold(judged: Iterable[tuple[UsageEvent, Rated]]) -> dict[Key, Sums]:
-    """Sum events by the key of rollups. Adding the result of two folds is folding both."""
-    found: dict[Key, Sums] = {}
-    # By what the key is made of, which is there already: the key itself is made once for each group.
-    groups: dict[tuple[object, ...], Sums] = {}
-    for event, rated in judged:
+class _Group:
+    """The sums of events that share a key."""
+
+    def __init__(self, key: tuple[str, ...]) -> None:
+        self.key = key
+        self.events = 0
+        self.unknown_events = 0
+        self.unpriced_events = 0
+        self.sums: dict[str, int] = {}
+        """Those to which something was added: absent is not zero."""
+
+    def add(self, name: str, amount: int | None) -> None:
+        if amount is not None:
+            before = self.sums.get(name)
+            self.sums[name] = amount if before is None else before + amount
+
+
+class DailySums:
+    """Sums of events by the key of rollups. What is added in two goes is added in one."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[tuple[str, ...], _Group] = {}
+        # By what the key is made of, which is there already: the key itself is made once for each group.
+        self._groups: dict[tuple[str | None, ...], _Group] = {}
+
+    def columns(self) -> tuple[str, ...]:
+        """Those of the rows: of the sums, the ones to which something was added."""
+        used = {name for group in self._by_key.values() for name in group.sums}
+        return (*_KEY, *_COUNTS, *[name for name in _SUMS if name in used])
+
+    def rows(self, columns: tuple[str, ...]) -> list[tuple[object, ...]]:
+        """The values of these columns, in the order of their keys."""
+        summed = columns[len(_KEY) + len(_COUNTS) :]
+        rows: list[tuple[object, ...]] = []
+        for key in sorted(self._by_key):
+            group = self._by_key[key]
+            counts = (group.events, group.unknown_events, group.unpriced_events)
+            rows.append((*key, *counts, *[group.sums.get(name) for name in summed]))
+        return rows
+
+    def add(self, fact: Fact, rated: Rated) -> None:
+        """Count one event in; without its metering, in no sum."""
+        event = fact.outline
         if not event.metered:
-            continue
-        alike = (
-            event.tenant_id,
-            event.occurred_at_ms // DAY_MS,
+            return
+        tenant_id, day, _ = fact.key
+        alike: tuple[str | None, ...] = (
+            tenant_id,
+            day,
             event.source,
             event.event_type,
             event.direction,
@@ -43,45 +76,30 @@ def fold(judged: Iterable[tuple[UsageEvent, Rated]]) -> dict[Key, Sums]:
             rated.currency,
             rated.cost_currency,
         )
-        sums = groups.get(alike)
-        if sums is None:
-            sums = groups[alike] = found.setdefault(_key(event, rated), [*NOTHING])
-        if event.kind in COUNTED_KINDS:
-            sums[_EVENTS] += 1
-            if event.completeness is Completeness.UNKNOWN:
-                sums[_UNKNOWN] += 1
+        group = self._groups.get(alike)
+        if group is None:
+            group = self._groups[alike] = self._group(alike, fact.channel)
+        if event.kind in _COUNTED:
+            group.events += 1
+            if event.completeness is _UNKNOWN:
+                group.unknown_events += 1
             if not rated.priced:
-                sums[_UNPRICED] += 1
-        elif event.metadata.get(REVERSES) in COUNTED_KINDS:
-            sums[_EVENTS] -= 1
-            sums[_UNPRICED] -= not rated.priced
-        amounts = (
-            (_UNITS, event.units),
-            (_CHARGE, rated.charge_nano),
-            (_CREDITS, rated.credits),
-            (_COST, rated.cost_nano),
-        )
-        for at, amount in amounts:
-            if amount is not None:
-                sums[at] = amount + (sums[at] or 0)
+                group.unpriced_events += 1
+        elif isinstance(event, UsageEvent) and event.metadata.get(REVERSES) in _COUNTED:
+            group.events -= 1
+            if not rated.priced:
+                group.unpriced_events -= 1
+        group.add("units", fact.units)
+        group.add("charge_nano", rated.charge_nano)
+        group.add("credits", rated.credits)
+        group.add("cost_nano", rated.cost_nano)
         for dimension, amount in event.quantities.items():
-            at = _AT[dimension]
-            sums[at] = amount + (sums[at] or 0)
-    return found
+            group.add(dimension, amount)
 
-
-def _key(event: UsageEvent, rated: Rated) -> Key:
-    return (
-        event.tenant_id,
-        event.event_day,
-        event.source,
-        event.event_type,
-        event.channel,
-        event.direction or "",
-        event.endpoint,
-        event.resource or "",
-        event.category,
-        event.key_id or "",
-        rated.currency,
-        rated.cost_currency,
-    )
+    def _group(self, alike: tuple[str | None, ...], channel: str) -> _Group:
+        names = [name or "" for name in alike]
+        key: tuple[str, ...] = (*names[:4], channel, *names[4:])
+        group = self._by_key.get(key)
+        if group is None:
+            group = self._by_key[key] = _Group(key)
+        return group

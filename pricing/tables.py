@@ -5,8 +5,8 @@ from __future__ import annotations
 from sqlalchemy import Column, Index, Table
 
 from metering.columns import BigInt, Flag, Json, Moment, Text
+from metering.event_types import DIMENSIONS
 from metering.tables import MONTHLY, STRICT, metadata
-from metering.usage import DIMENSIONS
 
 charges = Table(
     "charges",

@@ -23,7 +23,8 @@ from gateway.api.identity import Principal
 from gateway.api.parts import DATABASE, SECRETS
 from gateway.api.problems import SECURITY_HEADERS, invalid
 from gateway.api.requests import JobsQuery, PageQuery
-from metering.columns import Moment, Text, iso
+from metering.columns import Moment, Text
+from metering.moments import iso
 
 MAC_BYTES = 16
 

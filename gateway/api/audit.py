@@ -11,7 +11,7 @@ from gateway.api.answers import list_answer, listing, position_of
 from gateway.api.identity import Principal
 from gateway.api.parts import ACCOUNTS
 from gateway.api.requests import PageQuery, WindowQuery, query
-from metering.columns import iso
+from metering.moments import iso
 
 
 class AuditQuery(WindowQuery, PageQuery):

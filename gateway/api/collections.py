@@ -15,7 +15,7 @@ from gateway.api.problems import Problem, invalid
 from gateway.api.requests import DaysBody, JobsQuery, Query, body, query
 from gateway.collector import ASKED, COUNTS, NoScope, Wanted
 from gateway.tables import collections
-from metering.columns import iso
+from metering.moments import iso
 
 DAYS_MAX = 400
 """Providers keep their lists for about as long."""

@@ -10,7 +10,7 @@ from gateway.api.answers import json_answer, list_answer
 from gateway.api.identity import Principal
 from gateway.api.parts import ACCOUNTS
 from gateway.api.requests import Query, json_content, problem_of, query
-from metering.columns import iso
+from metering.moments import iso
 
 FIELDS: TypeAdapter[dict[str, str]] = TypeAdapter(dict[str, str])
 

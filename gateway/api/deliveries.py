@@ -16,7 +16,7 @@ from gateway.api.parts import ACCOUNTS, DELIVERER
 from gateway.api.problems import Problem
 from gateway.api.requests import PageQuery, query
 from gateway.deliverer import Deliverer, Shown
-from metering.columns import iso
+from metering.moments import iso
 
 
 def shown(delivery: Shown) -> dict[str, object]:

@@ -18,7 +18,7 @@ from gateway.api.identity import Principal
 from gateway.api.parts import ACCOUNTS
 from gateway.api.requests import Body, Query, body, query
 from gateway.integrations import OURS, Integration
-from metering.columns import iso
+from metering.moments import iso
 
 GRACE_S_DEFAULT, GRACE_S_MAX = 86_400, 7 * 86_400
 """How long what is passed on is signed with the secret before as well."""

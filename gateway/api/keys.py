@@ -16,7 +16,7 @@ from gateway.api.identity import Principal
 from gateway.api.parts import ACCOUNTS
 from gateway.api.requests import Body, Line, PageQuery, Query, body, query
 from gateway.keys import DEFAULT_SCOPES
-from metering.columns import iso
+from metering.moments import iso
 
 GRACE_S_MAX = 7 * 86_400
 """How long a key may work on beside the one that takes its place."""

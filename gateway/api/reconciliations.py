@@ -30,9 +30,9 @@ from gateway.api.problems import Problem, invalid
 from gateway.api.requests import DaysBody, JobsQuery, PageQuery, Query, body, query
 from gateway.reconciler import DAYS_MAX, Wanted
 from gateway.tables import reconciliation_differences, reconciliations
-from metering.columns import iso
+from metering.event_types import DIMENSIONS
+from metering.moments import iso
 from metering.reconciliation import COST, COUNT, tolerance_of
-from metering.usage import DIMENSIONS
 from pricing.money import format_amount
 
 PAGE_ROWS = 1000

@@ -18,8 +18,9 @@ from gateway.replay import replay as replayed
 from gateway.shipper import RETENTION_S, ROOM_BYTES_MIN
 from gateway.telemetry import log
 from metering import spool_reader
-from metering.columns import Moment, Text, iso
+from metering.columns import Moment, Text
 from metering.database import DatabaseUnavailable
+from metering.moments import iso
 from metering.spool_reader import Kept
 from metering.tables import quarantine, spool_positions
 

@@ -12,7 +12,7 @@ from gateway.api.identity import Principal
 from gateway.api.parts import ACCOUNTS
 from gateway.api.problems import invalid
 from gateway.api.requests import Body, Line, PageQuery, Query, body, query
-from metering.columns import iso
+from metering.moments import iso
 
 RequestTags: TypeAlias = Literal["off", "hashed", "plain"]
 

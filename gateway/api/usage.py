@@ -26,9 +26,9 @@ from gateway.api.identity import Principal
 from gateway.api.parts import DATABASE, NOW
 from gateway.api.problems import Problem, invalid
 from gateway.api.requests import PageQuery, WindowQuery, query
-from metering.columns import iso
 from metering.database import DatabaseUnavailable
-from metering.usage import DIMENSIONS, TOKENS
+from metering.event_types import DIMENSIONS, TOKENS
+from metering.moments import iso
 from pricing import queries
 from pricing.book import CREDITS
 from pricing.money import format_amount

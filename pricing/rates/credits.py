@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 from pricing.rates.per_unit import started
 
@@ -22,7 +21,7 @@ class Credits:
     def amount(self, quantity: int) -> int:
         return self.credits * started(quantity, self.per)
 
-    @cached_property
+    @property
     def text(self) -> str:
         """The exact rate as a charge line keeps it, in the grammar of a price per unit."""
         return f"{self.credits}/{self.per}" + (f" by {self.per}" if self.per != 1 else "")

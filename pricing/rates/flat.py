@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 
 @dataclass(frozen=True)
@@ -19,7 +18,7 @@ class Flat:
     def amount(self, quantity: int) -> int:
         return self.price_nano * ((quantity > 0) - (quantity < 0))
 
-    @cached_property
+    @property
     def text(self) -> str:
         """The exact rate as a charge line keeps it."""
         return f"{self.price_nano} flat"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 from pricing.money import divide_half_even
 
@@ -21,19 +20,15 @@ class PerUnit:
         if self.price_nano < 0 or self.per < 1 or self.increment < 1:
             raise ValueError("a price per unit must not be negative; per and increment must be positive")
 
-    @cached_property
-    def _whole(self) -> bool:
-        """Most prices are written per million, and come to whole nanos for one."""
-        return self.per == 1 == self.increment
-
     def amount(self, quantity: int) -> int:
-        if self._whole and type(quantity) is int:
+        if self.per == 1 == self.increment and type(quantity) is int:
+            # Most prices are written per million, and come to whole nanos for one.
             return self.price_nano * quantity
         if self.increment != 1:
             quantity = started(quantity, self.increment) * self.increment
         return divide_half_even(self.price_nano * quantity, self.per)
 
-    @cached_property
+    @property
     def text(self) -> str:
         """The exact rate as a charge line keeps it: nanos/units, and the increment where there is one."""
         return f"{self.price_nano}/{self.per}" + (f" by {self.increment}" if self.increment != 1 else "")

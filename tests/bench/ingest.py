@@ -17,7 +17,7 @@ import uvloop
 
 from gateway import schema
 from gateway.call_ids import new_call_id
-from gateway.office import now, settle
+from gateway.office import now, settle_apart
 from gateway.shipper import APART, Pace, Shipper
 from metering.database_postgres import PostgresDatabase
 from metering.intents import Intent
@@ -138,7 +138,7 @@ async def ship(directory: Path, url: str, pace: Pace) -> tuple[float, float]:
     await database.open()
     try:
         shipper = Shipper(directory, database, load_books(), now, pace)
-        settle()
+        settle_apart()
         began, cpu = time.perf_counter(), time.process_time()
         shipper.stop()
         await shipper.run()

@@ -18,7 +18,9 @@ from types import CodeType, ModuleType
 import msgspec
 
 from gateway.providers.api import Endpoint, Prepared, as_it_came
-from metering.usage import DIMENSIONS, UsageEvent, validated
+from metering.event_types import DIMENSIONS
+from metering.facts import validated
+from metering.usage import UsageEvent
 from tests.edge.guided import BYTES_MAX, Coverage, mutated
 from tests.gateway.providers.test_every_provider import CODED, ENDPOINTS, fed
 

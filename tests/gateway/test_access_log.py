@@ -16,7 +16,7 @@ from gateway import access_log
 from gateway.access_log import AccessLog
 from gateway.providers.api import Usage
 from gateway.recorder import Outcome
-from metering.columns import iso_ms
+from metering.moments import iso_ms
 from metering.usage import Completeness
 
 ARRIVED_MS = 1_700_000_000_123

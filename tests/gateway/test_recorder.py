@@ -12,10 +12,11 @@ from gateway.providers.api import Billed, Late, Made, Prepared, Told, Usage
 from gateway.recorder import TEXTS_MAX, UNSEEN_FIELDS_MAX, CallKind, Recorder, Recording, late_event
 from gateway.routing import Routes
 from gateway.snapshot import KeyRecord, TenantRecord
+from metering.facts import validated
 from metering.intents import Closed, Intent
 from metering.spool import Spool, SpoolFailed, SpoolFull, segment_path
 from metering.spool_records import PAYLOAD_BYTES_MAX, RECORD_BYTES_MAX, RecordKind, scan, seed_of
-from metering.usage import Completeness, UsageEvent, event_id_of, validated
+from metering.usage import Completeness, UsageEvent, event_id_of
 
 ROUTES = Routes(PROVIDERS)
 ARRIVED_MS = 1_795_176_000_000

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metering.around import around, over_midnight
-from metering.usage import INPUT_TOKENS
+from metering.event_types import INPUT_TOKENS
 
 NOTHING = {}
 

@@ -13,8 +13,8 @@ from sqlalchemy import Column, MetaData, Table, insert, select
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import StatementError
 
-from metering.columns import BigInt, Flag, Json, Moment, Text, iso, iso_ms
-from tests.builders import NOON, NOON_MS
+from metering.columns import BigInt, Flag, Json, Moment, Text
+from tests.builders import NOON
 
 KEPT = Table(
     "kept",
@@ -122,16 +122,6 @@ def test_what_is_absent_comes_back_absent(kept):
     row = kept(number=None)
 
     assert tuple(row) == (None, None, None, None)
-
-
-def test_moments_are_written_as_the_api_shows_them():
-    assert iso(NOON) == iso_ms(NOON_MS) == "2026-11-20T12:00:00.000Z"
-    assert iso_ms(NOON_MS + 852) == "2026-11-20T12:00:00.852Z"
-
-
-@given(st.integers(0, 253_402_300_799_999), st.integers(0, 253_402_300_799_999))
-def test_moments_as_text_sort_as_moments_do(first, second):
-    assert (iso_ms(first) < iso_ms(second)) == (first < second)
 
 
 def test_postgres_gets_its_own_types_and_the_values_themselves():

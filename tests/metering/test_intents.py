@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+from metering.facts import validated
 from metering.intents import Closed, Intent
-from metering.usage import Completeness, Kind, validated
+from metering.usage import Completeness, Kind
 from tests.builders import closed, intent, payload
 
 

@@ -8,22 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metering.usage import (
-    AMOUNT_MAX,
-    DIMENSIONS,
-    EVENT_TYPES,
-    INPUT_TOKENS,
-    MOMENT_MS_END,
-    OUTPUT_TOKENS,
-    TOKENS,
-    Completeness,
-    Kind,
-    event_id_of,
-    validated,
-)
+from metering.event_types import DIMENSIONS
+from metering.facts import validated
+from metering.usage import AMOUNT_MAX, MOMENT_MS_END, Completeness, Kind, event_id_of
 from tests.builders import DAY_MS, NOON, NOON_MS, usage_event
-
-CHANNELS = {"ai", "sms", "voice", "email", "whatsapp", "other"}
 
 
 def test_the_event_of_the_design_has_its_units_its_channel_and_its_day():
@@ -31,19 +19,6 @@ def test_the_event_of_the_design_has_its_units_its_channel_and_its_day():
 
     assert (event.units, event.channel, event.event_day) == (163, "ai", "2026-11-20")
     assert event.occurred_at == NOON
-
-
-def test_every_event_type_is_of_a_channel_and_counts_dimensions_that_there_are():
-    for name, event_type in EVENT_TYPES.items():
-        assert event_type.channel in CHANNELS, name
-        assert event_type.units, name
-        assert set(event_type.units) <= set(DIMENSIONS), name
-
-
-def test_tokens_are_all_kinds_of_tokens_once_but_those_that_a_model_was_trained_with():
-    assert len(set(TOKENS)) == len(TOKENS)
-    assert set(TOKENS) == {name for name in DIMENSIONS if "tokens" in name} - {"trained_tokens"}
-    assert not set(INPUT_TOKENS) & set(OUTPUT_TOKENS)
 
 
 def test_the_headline_number_is_absent_where_nobody_knows_it_and_zero_where_it_is_zero():

@@ -11,11 +11,11 @@ from typing import Any
 
 from sqlalchemy import insert, select, update
 
-from metering.columns import iso
 from metering.database import Database
+from metering.event_types import DIMENSIONS
+from metering.moments import iso
 from metering.months import Months
 from metering.tables import usage_events
-from metering.usage import DIMENSIONS
 from pricing.tables import ROLLUP_COUNTS, ROLLUP_KEY, ROLLUP_SUMS, charges, rollups
 
 NOON = dt.datetime(2026, 11, 20, 12, tzinfo=dt.UTC)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metering.usage import DIMENSIONS, TOKENS
+from metering.event_types import DIMENSIONS, TOKENS
 from pricing.book import ALWAYS_MS, EVENT, TARIFFS_MAX, Book, Price, instant_ms
 from pricing.rates import Credits, Flat, PerUnit
 

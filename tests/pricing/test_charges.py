@@ -7,13 +7,27 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
 from pricing.charges import add, append
+from pricing.judging import charge_row
 from pricing.rating import rate
-from pricing.rollups import fold
-from pricing.tables import ROLLUP_COUNTS, ROLLUP_SUMS, charges, rollups
-from tests.builders import call_id, usage_event
+from pricing.rollups import DailySums
+from pricing.tables import ROLLUP_COUNTS, ROLLUP_KEY, ROLLUP_SUMS, charges, rollups
+from tests.builders import call_id, fact, usage_event
 
 SUMS = (*ROLLUP_COUNTS, *ROLLUP_SUMS)
 KEY = ("acme", "2026-11-20", "openai", "llm_call", "ai", "", "chat.completions", "gpt-4o", "rag", "k1", "USD", "USD")
+
+
+class Given:
+    """The daily sums of one key."""
+
+    def __init__(self, sums):
+        self._sums = dict.fromkeys(ROLLUP_COUNTS, 0) | sums
+
+    def columns(self):
+        return (*ROLLUP_KEY, *self._sums)
+
+    def rows(self, columns):
+        return [(*KEY, *self._sums.values())]
 
 
 @pytest.fixture
@@ -35,7 +49,7 @@ async def rows(database, table):
 async def test_a_charge_is_kept_with_all_it_takes_to_check_it(database, judged):
     ((event, rated),) = judged(1)
     async with database.transaction() as connection:
-        await append(connection, [(event, rated)])
+        await append(connection, [charge_row(fact(event), rated)])
 
     (row,) = await rows(database, charges)
 
@@ -53,12 +67,13 @@ async def test_a_charge_is_kept_with_all_it_takes_to_check_it(database, judged):
 
 async def test_an_event_is_charged_once(database, judged):
     """Watches the key of charges: whoever charges an event again gets an error, and not a second charge."""
+    charge = [charge_row(fact(event), rated) for event, rated in judged(1)]
     async with database.transaction() as connection:
-        await append(connection, judged(1))
+        await append(connection, charge)
 
     with pytest.raises(IntegrityError):
         async with database.transaction() as connection:
-            await append(connection, judged(1))
+            await append(connection, charge)
 
     assert len(await rows(database, charges)) == 1
 
@@ -67,7 +82,7 @@ async def added(database, *all_sums):
     """The daily sums after adding each of these in a transaction of its own."""
     for values in all_sums:
         async with database.transaction() as connection:
-            await add(connection, {KEY: [values.get(name, 0 if name in ROLLUP_COUNTS else None) for name in SUMS]})
+            await add(connection, Given(values))
     (row,) = await rows(database, rollups)
     return {name: getattr(row, name) for name in SUMS}
 
@@ -91,13 +106,27 @@ async def test_a_sum_is_absent_until_something_was_added_and_never_again(databas
     assert found["segments"] == total
 
 
-async def test_what_is_added_is_what_was_folded(database, judged):
-    both = judged(3) + judged(2, category="summary")
-    folded = fold(both)
+async def test_what_is_added_is_what_was_summed(database, judged):
+    sums = DailySums()
+    for event, rated in judged(3) + judged(2, category="summary"):
+        sums.add(fact(event), rated)
     async with database.transaction() as connection:
-        await add(connection, folded)
+        await add(connection, sums)
 
     found = await rows(database, rollups)
 
-    width = len(rollups.primary_key.columns)
-    assert {tuple(row)[:width]: list(row)[width:] for row in found} == folded
+    columns = sums.columns()
+    assert [tuple(getattr(row, name) for name in columns) for row in found] == sums.rows(columns)
+    assert {name for row in found for name, value in row._asdict().items() if value is not None} == {*columns}
+
+
+async def test_any_text_of_an_event_is_its_charge_s_key(database, books):
+    """Watches the text that charges are written as: what ends a string there, or a statement, is no part of it."""
+    odd = "'; DROP TABLE charges; -- \" \\ \n \u2028 😀 %s ? :x"
+    event = usage_event(event_id="id" + odd, tenant_id="tenant" + odd)
+    async with database.transaction() as connection:
+        await append(connection, [charge_row(fact(event), rate(event, books.price_book(None), books.cost_book))])
+
+    (row,) = await rows(database, charges)
+
+    assert (row.tenant_id, row.event_day, row.event_id) == event.key

@@ -12,9 +12,10 @@ from sqlalchemy import insert, select, text
 from sqlalchemy.exc import DataError
 
 from metering.claims import made_key
+from metering.event_types import DIMENSIONS
 from metering.late import late_fact
 from metering.tables import quarantine, usage_events
-from metering.usage import DIMENSIONS, Completeness, Kind, event_id_of
+from metering.usage import Completeness, Kind, event_id_of
 from pricing.ledger import book
 from pricing.tables import ROLLUP_COUNTS, ROLLUP_KEY, ROLLUP_SUMS, charges, rollups, tenant_plans
 from tests.builders import DAY_MS, NOON, NOON_MS, call_id, fact, usage_event

@@ -10,7 +10,7 @@ from genai_prices.types import ClauseEquals, ClauseOr, ClauseStartsWith
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metering.usage import INPUT_TOKENS, OUTPUT_TOKENS
+from metering.event_types import INPUT_TOKENS, OUTPUT_TOKENS
 from pricing.book import BATCH, Book, instant_ms
 from pricing.list_prices import FIELDS, load_list
 from pricing.money import NANO, parse_amount

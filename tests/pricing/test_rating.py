@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metering.usage import DIMENSIONS, EVENT_TYPES, TOLD_COST, Completeness, Kind
+from metering.event_types import DIMENSIONS, EVENT_TYPES
+from metering.usage import TOLD_COST, Completeness, Kind
 from pricing.book import Book, Price
 from pricing.judgement import Rated
 from pricing.money import format_amount, parse_amount

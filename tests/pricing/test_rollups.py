@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metering.usage import DIMENSIONS, Completeness, Kind
+from metering.event_types import DIMENSIONS
+from metering.usage import Completeness, Kind
 from pricing.judgement import Rated
-from pricing.rollups import fold
+from pricing.rollups import DailySums
 from pricing.tables import ROLLUP_COUNTS, ROLLUP_KEY, ROLLUP_SUMS
-from tests.builders import DAY_MS, NOON_MS, call_id, usage_event
+from tests.builders import DAY_MS, NOON_MS, call_id, fact, usage_event
 
 SUMS = (*ROLLUP_COUNTS, *ROLLUP_SUMS)
 
@@ -31,10 +32,20 @@ def rated(**changes) -> Rated:
     return Rated(**values | changes)
 
 
+def fold(judged):
+    """The sums of events with their judgements, by their keys, and by name."""
+    sums = DailySums()
+    for event, of_event in judged:
+        sums.add(fact(event), of_event)
+    columns = sums.columns()
+    rows = [dict(zip(columns, row, strict=True)) for row in sums.rows(columns)]
+    return {tuple(row[name] for name in ROLLUP_KEY): {name: row.get(name) for name in SUMS} for row in rows}
+
+
 def sums(judged):
     """The sums of the only group there is, by name; those that are absent left out."""
     (found,) = fold(judged).values()
-    return {name: amount for name, amount in zip(SUMS, found, strict=True) if amount not in (None, 0)}
+    return {name: amount for name, amount in found.items() if amount not in (None, 0)}
 
 
 def test_one_event_is_its_own_sum():
@@ -89,7 +100,7 @@ def test_events_that_differ_in_one_of_these_are_summed_apart(changes):
 
     folded = fold(judged)
 
-    assert sorted(found[SUMS.index("events")] for found in folded.values()) == [1, 2]
+    assert sorted(found["events"] for found in folded.values()) == [1, 2]
 
 
 def test_currencies_are_never_added_up():
@@ -107,10 +118,7 @@ def test_what_nobody_knows_is_absent_and_what_is_known_to_be_zero_is_zero():
     zero = usage_event(event_id=call_id(2), quantities={"input_tokens": 0}, category="other")
     nothing = rated(priced=False, charge_nano=None, cost_nano=None)
 
-    folded = {
-        key[8]: dict(zip(SUMS, found, strict=True))
-        for key, found in fold([(unknown, nothing), (zero, rated(charge_nano=0))]).items()
-    }
+    folded = {key[8]: found for key, found in fold([(unknown, nothing), (zero, rated(charge_nano=0))]).items()}
 
     assert [folded["rag"][name] for name in ("events", "unknown_events", "unpriced_events")] == [1, 1, 1]
     assert {folded["rag"][name] for name in ROLLUP_SUMS} == {None}
@@ -174,7 +182,10 @@ JUDGED = st.tuples(
 def test_adding_two_sums_is_summing_both(first, second):
     added = fold(first)
     for key, found in fold(second).items():
-        before = added.get(key, [None] * len(found))
-        added[key] = [b if a is None else a if b is None else a + b for a, b in zip(before, found, strict=True)]
+        before = added.get(key, dict.fromkeys(SUMS))
+        added[key] = {
+            name: amount if before[name] is None else before[name] if amount is None else before[name] + amount
+            for name, amount in found.items()
+        }
 
     assert added == fold(first + second)

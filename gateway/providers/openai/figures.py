@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from gateway.providers.api import Total, nanos
 from gateway.providers.openai.media import CHARACTER_MODELS, SECOND_MODELS
 from gateway.providers.openai.records import BATCHED
+from metering.event_types import EVENT_TYPES
 from metering.reconciliation import COST, Figure
-from metering.usage import EVENT_TYPES
 
 EVENT_TYPES_OF: Mapping[str, tuple[str, ...]] = {
     # Whatever a model made of tokens: which of them OpenAI counts as completions, it does not say.

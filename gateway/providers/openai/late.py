@@ -25,7 +25,8 @@ from gateway.providers.openai.documents import COUNT_MAX
 from gateway.providers.openai.media import seconds_of_video
 from gateway.providers.openai.requests import read_model_request, text, whole_number
 from gateway.providers.openai.usage import count, quantities
-from metering.usage import CONTEXT_TOKENS, INPUT_TOKENS, Completeness
+from metering.event_types import INPUT_TOKENS
+from metering.usage import CONTEXT_TOKENS, Completeness
 
 BODY_BYTES_MAX = 4 << 20
 """A larger answer that passes by is left to whoever asks for it in the end."""

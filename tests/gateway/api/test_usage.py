@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from metering.columns import iso
+from metering.moments import iso
 from tests.pricing.ledger_rows import NOON, put, used
 
 SECOND = dt.timedelta(seconds=1)

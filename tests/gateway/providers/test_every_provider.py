@@ -17,7 +17,9 @@ from gateway.providers import PROVIDERS, Kind, compatible
 from gateway.providers.api import Prepared, as_it_came
 from gateway.providers.sendgrid.endpoints import COST_NOTHING, costs_nothing
 from gateway.routing import Routes
-from metering.usage import DIMENSIONS, EVENT_TYPES, Completeness, UsageEvent, validated
+from metering.event_types import DIMENSIONS, EVENT_TYPES
+from metering.facts import validated
+from metering.usage import Completeness, UsageEvent
 from tests.builders import answer_head
 
 EVERY = (

@@ -9,7 +9,7 @@ import pytest
 
 from gateway.providers import PROVIDERS, openai, sendgrid, twilio
 from gateway.providers.api import Total, nanos
-from metering.usage import DIMENSIONS, EVENT_TYPES
+from metering.event_types import DIMENSIONS, EVENT_TYPES
 
 DAY = dt.date(2026, 11, 20)
 

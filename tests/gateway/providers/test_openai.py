@@ -16,7 +16,8 @@ from gateway.providers.api import Prepared
 from gateway.providers.openai import answers, requests
 from gateway.providers.openai import usage as usage_objects
 from gateway.providers.openai.documents import Documented
-from metering.usage import DIMENSIONS, Completeness
+from metering.event_types import DIMENSIONS
+from metering.usage import Completeness
 from tests.builders import answer_head
 
 JSON = "application/json"

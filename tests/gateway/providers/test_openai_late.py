@@ -25,8 +25,9 @@ from gateway.providers.openai.late import (
     run,
     video,
 )
+from metering.facts import validated
 from metering.late import late_fact
-from metering.usage import Completeness, validated
+from metering.usage import Completeness
 from tests.builders import answer_head
 
 USAGE = {

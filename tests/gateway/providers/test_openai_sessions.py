@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from gateway.messages import Field, ResponseHead
 from gateway.providers.api import Billed, Prepared
 from gateway.providers.openai.sessions import BILLED_MAX, UNDER_WAY_MAX, Session, realtime, referring
-from metering.usage import UsageEvent, validated
+from metering.facts import validated
+from metering.usage import UsageEvent
 from tests.frames import close, frame
 from tests.gateway.providers.test_websocket import conversations
 

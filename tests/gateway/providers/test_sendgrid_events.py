@@ -17,7 +17,8 @@ from gateway.recorder import late_event
 from gateway.simulator.sendgrid_account import EVENTS
 from gateway.simulator.sendgrid_events import Course, Signer, Webhook, deliveries
 from gateway.simulator.sendgrid_mail import Mail, Part
-from metering.usage import Completeness, validated
+from metering.facts import validated
+from metering.usage import Completeness
 
 MAIL_ID = "5g2xQQY8Sl-bRdW1y9p0FQ"
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.providers.sendgrid.inbound import arrived
-from metering.usage import EVENT_TYPES, Completeness
+from metering.event_types import EVENT_TYPES
+from metering.usage import Completeness
 
 ENVELOPE = {"to": ["desk@in.example.com"], "from": "Ada@Example.com"}
 MAIL = {

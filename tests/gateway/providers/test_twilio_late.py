@@ -16,7 +16,8 @@ from gateway.providers.twilio import PROVIDER, late
 from gateway.providers.twilio.callbacks import read_status
 from gateway.recorder import late_event
 from gateway.routing import Routes
-from metering.usage import Completeness, validated
+from metering.facts import validated
+from metering.usage import Completeness
 from tests.builders import answer_head
 
 ACCOUNT = "AC" + "2b" * 16
