@@ -6,7 +6,6 @@ faults for each event that is booked, and a fifth of all CPU time (measured). Ot
 
 from __future__ import annotations
 
-import ctypes
 from typing import Final
 
 KEPT_BYTES_MAX: Final = 64 << 20
@@ -23,8 +22,10 @@ _MMAP_BYTES: Final = 32 << 20
 def keep_memory() -> None:
     """From here on, keep what was used. Does nothing where the C library has no such option."""
     try:
+        import ctypes  # noqa: PLC0415  Only one process asks, and not every Python has it.
+
         mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
+    except (AttributeError, ImportError, OSError, TypeError):
         return
     mallopt(_MMAP_THRESHOLD, _MMAP_BYTES)
     mallopt(_TRIM_THRESHOLD, KEPT_BYTES_MAX)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import gc
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -194,6 +195,10 @@ class Shipper:
                 delay = self.pause_s
                 if stopping:
                     return
+            if self.failing is not None:
+                # What failed holds its batch in cycles, of SQLAlchemy's and of contextlib's. Few objects are in them, so that
+                # by itself Python would look for them after a thousand failures.
+                gc.collect(0)
             try:
                 async with asyncio.timeout(delay):
                     await self._wake.wait()

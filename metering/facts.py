@@ -73,7 +73,11 @@ class Fact:
 
 def validated(event: UsageEvent) -> UsageEvent:
     """Return the event, or raise ValueError naming the first field that cannot be a fact."""
-    validate(event)
+    try:
+        validate(event)
+    except TypeError as error:
+        # Compiled, a number that is none raises this before it can be looked at.
+        raise ValueError("an event holds something of another kind than it says") from error
     return event
 
 

@@ -73,7 +73,7 @@ class Moved(NamedTuple):
 async def append(connection: AsyncConnection, facts: Sequence[Fact], recorded_at: dt.datetime) -> Appended:
     """Add those of the facts that the ledger does not have. The same facts again add nothing, and no object is counted
     twice (:mod:`metering.claims`). An outcome that comes after its call was booked as unknown is added as the correction
-    of that.
+    of that. Of several in one batch that cannot all be, the one given first is.
 
     Every writer takes keys in one order, dedupe keys before events and each as they sort: else two that add the same
     facts would wait for each other in a circle.

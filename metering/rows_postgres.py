@@ -102,11 +102,13 @@ def _insert_objects(table: Table) -> str:
 def _insert_events() -> str:
     told = {name: f"COALESCE({name}, '{meant}')" for name, meant in LEFT_OUT.items()}
     told["recorded_at"] = "$2::text::timestamptz"
-    return _insert_told(usage_events, ", ".join(told.get(column.name, column.name) for column in usage_events.columns))
+    values = ", ".join(told.get(column.name, column.name) for column in usage_events.columns)
+    # When it is recorded, we say: what a record calls so is not looked at.
+    return _insert_told(usage_events, values, "recorded_at")
 
 
-def _insert_told(table: Table, values: str) -> str:
-    given = ", ".join(f"{column.name} {_type(column)}" for column in table.columns)
+def _insert_told(table: Table, values: str, *without: str) -> str:
+    given = ", ".join(f"{column.name} {_type(column)}" for column in table.columns if column.name not in without)
     return (
         f"INSERT INTO {table.name} ({_names(table)}) "  # noqa: S608
         f"SELECT {values} FROM json_to_recordset($1::text::json) AS given({given})"

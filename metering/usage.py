@@ -150,12 +150,8 @@ class Told(msgspec.Struct, frozen=True, gc=False):
     """Under CONTEXT_TOKENS."""
 
 
-class Unread(msgspec.Struct, frozen=True, gc=False):
-    """An object of which nothing is read."""
-
-
 class Outline(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The event of a call as it is booked: all of it but its tags, and of its metadata what decides what it costs.
+    """The event of a call as it is booked: all of it, but of its metadata only what decides what it costs.
 
     To read the whole takes twice as long and twice the room, for what goes into the ledger as it was written.
     """
@@ -174,7 +170,7 @@ class Outline(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     kind: Kind = Kind.USAGE
     corrects: str | None = None
     category: str = UNCATEGORISED
-    tags: Unread = Unread()
+    tags: dict[str, str] = {}
     description: str | None = None
     metadata: Told = Told()
     key_id: str | None = None

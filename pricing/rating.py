@@ -34,6 +34,7 @@ CHANGES: Final = (Kind.CORRECTION, Kind.REVERSAL)
 
 _INPUT: Final = frozenset(INPUT_TOKENS)
 
+# Looked up once: an enum asks a function of Python's for each of its members.
 _COST: Final = Kind.COST
 _CORRECTION: Final = Kind.CORRECTION
 _REVERSAL: Final = Kind.REVERSAL
@@ -44,7 +45,6 @@ _EVENT: Final = EVENT
 _BATCH: Final = BATCH
 _TOLD_COST: Final = TOLD_COST
 _CONTEXT_TOKENS: Final = CONTEXT_TOKENS
-"""Looked up once: an enum asks a function of Python's for each of its members."""
 
 
 def rate(

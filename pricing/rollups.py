@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 from metering.facts import Fact
-from metering.usage import COUNTED_KINDS, REVERSES, Completeness, Kind, UsageEvent
+from metering.usage import COUNTED_KINDS, REVERSES, Completeness, UsageEvent
 from pricing.judgement import Rated
 from pricing.tables import ROLLUP_COUNTS, ROLLUP_KEY, ROLLUP_SUMS
 
 _KEY: Final[tuple[str, ...]] = ROLLUP_KEY
 _COUNTS: Final[tuple[str, ...]] = ROLLUP_COUNTS
 _SUMS: Final[tuple[str, ...]] = ROLLUP_SUMS
-_USAGE: Final = Kind.USAGE
 _UNKNOWN: Final = Completeness.UNKNOWN
 _COUNTED: Final = COUNTED_KINDS
 

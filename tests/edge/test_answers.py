@@ -25,7 +25,7 @@ from tests.edge.upstreams import (
     marked,
     read,
 )
-from tests.gateway.peers import answer, chunked, client, provider, soon
+from tests.gateway.peers import answer, chunked, client, eventually, provider, soon
 from tests.gateway.proxied import ACME, OTHER, OWN, QUANTITIES, USAGE, proxied, request
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -604,7 +604,7 @@ async def test_wherever_an_answer_breaks_off_it_never_looks_whole_and_is_one_eve
                     assert answered is not None
                     assert answered.refused, cut
         assert seemed_whole == []
-        assert ended_once(made, len(cuts))
+        await eventually(lambda: ended_once(made, len(cuts)))
         for recorded in made.events:
             assert recorded.completeness is (Completeness.REPORTED if recorded.quantities else Completeness.UNKNOWN)
             assert recorded.quantities in ({}, QUANTITIES if kind == "sse" else {})

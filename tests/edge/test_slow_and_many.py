@@ -567,7 +567,7 @@ async def test_an_answer_that_comes_to_a_halt_does_not_look_whole_and_is_in_the_
         with suppress(ConnectionError):
             while data := await soon(peer.reader.read(1 << 16)):
                 raw += data
-        await eventually(lambda: made.lines)
+        await eventually(lambda: made.lines and made.events)
 
         head, _, body = bytes(raw).partition(b"\r\n\r\n")
         told = dict(headers_of(head.split(b"\r\n")[1:]))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import errno
+import gc
 import os
 import time
+import weakref
 from collections import Counter
 from contextlib import asynccontextmanager, suppress
 
@@ -1359,3 +1361,39 @@ def test_in_the_end_every_call_is_in_the_ledger_once_whatever_happened_on_the_wa
     assert found == expected
     assert set_aside == []
     assert sum(row.events for row in sums) == len(expected)
+
+
+async def test_what_a_record_says_of_when_it_is_recorded_is_not_looked_at(database, worker, shipper):
+    """Guards a field of ours in what we do not write: the database tried to read it, and the event was set aside."""
+    worker.wrote(payload(usage_event(event_id=call_id(1))).replace(b"{", b'{"recorded_at":"x",', 1))
+    await ship(shipper)
+
+    assert await booked(database) == {1: "reported"}
+
+
+async def test_a_ledger_that_can_not_be_written_costs_no_memory_for_each_time_that_it_is_tried(shipper, monkeypatch):
+    """Guards the looking for garbage after a failure: what failed holds the batch in a cycle, and few objects are in it."""
+    alive = []
+
+    class Held:
+        """A batch."""
+
+    async def fails():
+        held = Held()
+        alive.append(weakref.ref(held))
+        error = OSError("the disk is full")
+        held.error, error.held = error, held
+        if len(alive) == 5:
+            shipper.stop()
+        raise error
+
+    monkeypatch.setattr(shipper, "round", fails)
+    monkeypatch.setattr("gateway.shipper.RETRY_S_MAX", 0)
+    gc.disable()
+    try:
+        await shipper.run()
+    finally:
+        gc.enable()
+
+    assert [one() for one in alive[:-1]] == [None] * (len(alive) - 1)
+    assert len(alive) >= 5

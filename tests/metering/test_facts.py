@@ -75,6 +75,8 @@ def test_an_outline_has_the_fields_of_an_event_and_what_prices_ask_of_its_metada
     [
         {"metadata": []},
         {"tags": "none"},
+        {"tags": {"team": 1}},
+        {"tags": None},
         {"status": "200"},
         {"quantities": {"input_tokens": "3"}},
         {"event_id": ""},

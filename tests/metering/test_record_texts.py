@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from metering.event_types import DIMENSIONS
 from metering.intents import Intent
 from metering.record_texts import IntentText, OutcomeText
-from metering.usage import DIMENSIONS, Completeness, UsageEvent
+from metering.usage import Completeness, UsageEvent
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 maybe = st.none() | texts

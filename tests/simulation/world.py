@@ -171,12 +171,12 @@ class Worker(Actor):
         """Ends the one in which something was recorded."""
         self.refused = False
         """True where the disk has refused records of it."""
-
-    def refuse(self, _reason: str) -> None:
-        self.refused = True
         self.calls: list[Call] = []
         self.under_way: list[Call] = []
         self.durable_to = 0
+
+    def refuse(self, _reason: str) -> None:
+        self.refused = True
 
 
 class BackOffice(Actor):
