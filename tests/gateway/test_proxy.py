@@ -618,6 +618,20 @@ async def test_what_the_disk_refuses_at_the_end_of_the_turn_does_not_look_like_s
     capfd.readouterr()
 
 
+async def test_an_outcome_is_in_the_file_before_bytes_that_leave_in_a_later_turn(gateway, capfd):
+    """Guards answers that are held back when they have concluded: their outcome was refused in a turn in which nothing of them
+    was to leave, and the end of them left in the next."""
+    whole = answer(WORDS[0] + USAGE_EVENT + b"data: [DONE]\n\n", b"Content-Type: text/event-stream")
+    go = asyncio.Event()
+    async with gateway(following(whole[:-1], go, whole[-1:])) as made:
+        made.spool.refusing_then = {"turn", "write"}
+        asyncio.get_running_loop().call_later(0.05, go.set)
+        async with client(made.port) as peer:
+            await peer.send(request(CHAT, ASKED_FOR_USAGE))
+            assert not await whole_answer(peer)
+    capfd.readouterr()
+
+
 async def test_a_call_whose_intent_the_disk_refuses_at_the_end_of_the_turn_is_not_sent(gateway, capfd):
     """Guards the bytes to the provider: held back with their record, and the client told to try again."""
     async with gateway(answers(answer(b"{}"), answer(b"{}"))) as made, client(made.port) as peer:

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from metering import spool as module
 from metering.spool import SUFFIX, Spool, SpoolFailed, SpoolFull, segment_path
 from metering.spool_reader import abandoned, segments, spools
-from metering.spool_records import HEADER_BYTES, RECORD_BYTES_MAX, RecordKind
+from metering.spool_records import HEADER_BYTES, RECORD_BYTES_MAX, RecordKind, scan, seed_of
 from tests.metering.workers import REPOSITORY, read_to_end, worker
 
 PATIENCE_S = 30
@@ -993,8 +993,14 @@ def test_that_the_disk_refuses_is_said_whoever_finds_it_out(gathering, refused):
     assert len(refused) == 1
 
 
-async def test_what_is_gathered_while_the_disk_is_asked_to_sync_is_not_taken_for_synced(tmp_path):
+async def test_what_is_gathered_while_the_disk_is_asked_to_sync_is_not_taken_for_synced(tmp_path, monkeypatch):
     """Guards the moment at which a sync begins: a record counted as safe that was in no file."""
+    done = []
+    for name in ("pwrite", "fdatasync"):
+        real = getattr(os, name)
+        monkeypatch.setattr(
+            f"metering.spool.os.{name}", lambda *how, name=name, real=real: (done.append(name), real(*how))[1]
+        )
     with opened(tmp_path, fsync=True) as spool:
         spool.gather(lambda: None, lambda _: None)
         spool.note(b"1")
@@ -1006,6 +1012,8 @@ async def test_what_is_gathered_while_the_disk_is_asked_to_sync_is_not_taken_for
 
         assert written(tmp_path) == [b"1", b"2"]
         assert not spool._unconfirmed
+        assert done[-1] == "fdatasync"
+        assert done.count("pwrite") == 3
 
 
 async def test_records_that_a_new_segment_begins_with_are_not_written_to_it_again(tmp_path):
@@ -1018,3 +1026,6 @@ async def test_records_that_a_new_segment_begins_with_are_not_written_to_it_agai
         await spool.durable()
 
     assert written(tmp_path) == [b"1", b"2"]
+    newest = max(tmp_path.glob(f"*{SUFFIX}"))
+    found = [record for record in scan(newest.read_bytes(), 0, seed_of(SPOOL_ID)) if record.kind == OUTCOME]
+    assert [record.payload for record in found] == [b"1", b"2"]
