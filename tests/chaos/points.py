@@ -175,8 +175,8 @@ def _due(name: str) -> bool:
         if _passages[name] < int(Path(order).read_text()):
             return False
         _rename(order, mine)
-    except FileNotFoundError:
-        return False  # Another process has taken it.
+    except (FileNotFoundError, ValueError):
+        return False  # Another process has taken it; what was opened before may be empty by now.
     Path(mine).write_text(str(os.getpid()))
     _rename(mine, f"{_directory}/{TAKEN}/{name}")
     return True
