@@ -16,7 +16,8 @@ from metering.spool import Spool
 SEGMENT_BYTES = 7 << 16
 """With twenty calls under way, some eighty of them fill a segment: many are begun."""
 
-LATE_S = 0.02
+LATE_S = 0.004
+"""So late that the last byte has left, and so little that the room of a segment is not full of calls that wait for it."""
 
 
 def outcomes_late() -> None:
