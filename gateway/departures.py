@@ -23,22 +23,19 @@ class Departures:
     """What is to leave at the end of this turn: first the records of it, in one piece, then the bytes that depend on them.
     One for each worker."""
 
-    __slots__ = ("_begun", "_loop", "_senders", "_write_records")
+    __slots__ = ("_begun", "_senders", "_write_records")
 
     def __init__(self, write_records: Callable[[], None] = lambda: None) -> None:
         """`write_records` raises SpoolFailed where that can not be; it has then called `refuse`."""
         self._write_records = write_records
         self._senders: list[Sender] = []
         self._begun = False
-        self._loop: asyncio.AbstractEventLoop | None = None
 
     def begin(self) -> None:
         """Something is to leave, or to be recorded: have it done at the end of the turn."""
         if not self._begun:
             self._begun = True
-            if self._loop is None:
-                self._loop = asyncio.get_running_loop()
-            self._loop.call_soon(self.leave)
+            asyncio.get_running_loop().call_soon(self.leave)
 
     def expect(self, sender: Sender) -> None:
         """Have this one send at the end of the turn."""

@@ -328,14 +328,12 @@ class Proxy:
         try:
             await self._recorder.begin(recording)
             await self._forward(exchange, call, plan, incoming, whole=whole)
-        except (errors.NotRecordable, errors.UpstreamUnreachable, upstream.NotSent) as unsent:
+        except (errors.NotRecordable, errors.UpstreamUnreachable):
             # Where the disk refuses this as well, it is recorded once it does not.
             with suppress(SpoolFailed):
                 self._recorder.nothing(recording, "unreachable")
             if plan.claim_key is not None:
                 await asyncio.ensure_future(self._claims.release(plan.caller.tenant.tenant_id, plan.claim_key))
-            if isinstance(unsent, upstream.NotSent):
-                raise not_recordable() from unsent
             raise
         except (ClientGone, errors.ObjectMissing, errors.OwnerUnknown, errors.EncodedBody):
             self._recorder.nothing(recording, "request not sent whole")
@@ -501,6 +499,8 @@ class Proxy:
                 await self._tunnel(exchange, call, plan, connection, head)
             else:
                 await self._relay_failure(exchange, call, plan, connection, head)
+        except upstream.NotSent as unsent:
+            raise not_recordable() from unsent
         finally:
             pool.release(connection)
 

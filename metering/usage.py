@@ -69,8 +69,8 @@ COUNTED_KINDS = (Kind.USAGE, Kind.BACKFILL)
 class UsageEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One fact of use, as the spool carries it and the ledger keeps it.
 
-    It holds JSON, which has no cycles, so the garbage collector need not look at it. Raises ValueError from :func:`metering.facts.validated` for values that could not be a fact; the constructor itself is on the path
-    of every call and trusts its caller.
+    It holds JSON, which has no cycles, so the garbage collector need not look at it. :func:`metering.facts.validated` raises
+    ValueError for values that could not be a fact; the constructor itself is on the path of every call and trusts its caller.
     """
 
     event_id: str
