@@ -16,6 +16,7 @@ from gateway.providers.api import Meter, Usage
 from gateway.telemetry import log
 from gateway.upstream import BrokenAnswer, Connection
 from metering.event_types import INPUT_TOKENS, OUTPUT_TOKENS
+from metering.facts import fact
 from metering.usage import UsageEvent
 from pricing.book import CREDITS
 from pricing.book_files import BookError
@@ -97,7 +98,7 @@ class CostEstimates:
             return None, None  # A plan of another release.
         total = 0
         for event in events:
-            rated = rate(event, book, self._books.cost_book)
+            rated = rate(fact(event, msgspec.json.encode(event)), book, self._books.cost_book)
             if not rated.priced:
                 return None, None
             total += rated.charge_nano or rated.credits or 0

@@ -19,7 +19,7 @@ from typing import Any, Final
 import msgspec
 
 from metering.event_types import EVENT_TYPES
-from metering.usage import EPOCH, REVERSES, Completeness, Kind, Outline, UsageEvent, event_id_of
+from metering.usage import EPOCH, REVERSES, Completeness, Kind, UsageEvent, event_id_of
 
 OFF = "off"
 """The phase under which events are taken back since their object's call had its metering off."""
@@ -45,14 +45,9 @@ def made_key(source: str, external_id: str) -> str:
     return f"{source}:{external_id}:{MADE}"
 
 
-def claim_of(event: UsageEvent | Outline) -> str | None:
-    """The key that this event takes, if it takes any: its own, or that of the object that its call made."""
-    dedupe_key = event.dedupe_key
-    if dedupe_key is not None:
-        return dedupe_key
-    if event.event_type in LISTED and event.kind is _USAGE and event.external_id:
-        return made_key(event.source, event.external_id)
-    return None
+def makes_listed(event_type: str, kind: Kind) -> bool:
+    """True for events of calls that make objects which stand in lists: each takes the key of its object."""
+    return kind is _USAGE and event_type in LISTED
 
 
 def is_report(event: UsageEvent) -> bool:
@@ -69,7 +64,7 @@ def gives_way(kind: str, event_id: str, key: str) -> bool:
     return kind in (Kind.BACKFILL, Kind.CORRECTION) or event_id == event_id_of(key)
 
 
-def keeps_off(event: UsageEvent | Outline) -> bool:
+def keeps_off(event: UsageEvent) -> bool:
     """True for what a call with its metering off has made, which somebody may have booked as if none had."""
     return not event.metered and bool(event.external_id) and event.event_type in LISTED
 

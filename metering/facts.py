@@ -8,11 +8,24 @@ from collections.abc import Iterable
 from typing import Final
 
 import msgspec
+import xxhash
 
-from metering.claims import claim_of
+from metering.claims import made_key, makes_listed
 from metering.event_types import DIMENSIONS, channel_of, units_of
 from metering.moments import day_of, iso_ms
-from metering.usage import AMOUNT_MAX, DEDUPE_KEY_CHARACTERS_MAX, MOMENT_MS_END, Completeness, Kind, Outline, UsageEvent
+from metering.usage import (
+    AMOUNT_MAX,
+    CONTEXT_TOKENS,
+    DEDUPE_KEY_CHARACTERS_MAX,
+    MOMENT_MS_END,
+    TOLD_COST,
+    Common,
+    Completeness,
+    Kind,
+    Own,
+    Told,
+    UsageEvent,
+)
 
 _DIMENSIONS: Final = frozenset(DIMENSIONS)
 _AMOUNT_MAX: Final[int] = AMOUNT_MAX
@@ -22,6 +35,34 @@ _CORRECTION: Final = Kind.CORRECTION
 _PENDING: Final = Completeness.PENDING
 _MAY_BE_NEGATIVE: Final = (Kind.CORRECTION, Kind.REVERSAL)
 
+REMEMBERED_MAX: Final = 2048
+"""Kinds of calls that are remembered; where there are more, all are forgotten, and each is read again when it comes."""
+
+REMEMBERED_BYTES_MAX: Final = 2048
+"""What is longer is read each time."""
+
+
+class Alike:
+    """What calls that are alike have in common. Found once for all of them, and shared by their facts."""
+
+    def __init__(self, common: UsageEvent | Common, rest: str) -> None:
+        self.rest = rest
+        """How the JSON of each of them ends, where it begins with what is its own."""
+        self.tenant_id: str = common.tenant_id
+        self.source: str = common.source
+        self.event_type: str = common.event_type
+        self.endpoint: str = common.endpoint
+        self.resource: str | None = common.resource
+        self.direction: str | None = common.direction
+        self.kind: Kind = common.kind
+        self.category: str = common.category
+        self.key_id: str | None = common.key_id
+        self.metered: bool = common.metered
+        self.dedupe_key: str | None = common.dedupe_key
+        self.late = self.kind is _CORRECTION and common.corrects is None and self.dedupe_key is not None
+        self.channel = channel_of(self.event_type)
+        self.listed = makes_listed(self.event_type, self.kind)
+
 
 class Fact:
     """An event as it was recorded. Made by :func:`fact` and :func:`read_fact`.
@@ -30,76 +71,101 @@ class Fact:
     time, which no cache of a processor holds.
     """
 
-    def __init__(self, event: UsageEvent | Outline, said: bytes, digest: str) -> None:
-        self.outline = event
-        """The event, or as much of it as booking needs."""
+    def __init__(self, alike: Alike, own: Own, head: str, digest: str, event: UsageEvent | None = None) -> None:
+        """`head` is the event's JSON without its last bracket, or up to where `alike` ends it."""
+        self.alike = alike
         self.digest = digest
         """Tells it from another event under the same key; of what was said, whatever is kept of it."""
-        occurred_at_ms: int = event.occurred_at_ms
+        self._event = event
+        event_id: str = own.event_id
+        occurred_at_ms: int = own.occurred_at_ms
+        quantities: dict[str, int] = own.quantities
+        completeness: Completeness = own.completeness
+        external_id: str | None = own.external_id
+        told: Told = own.metadata
         day = day_of(occurred_at_ms)
-        self.key: tuple[str, str, str] = (event.tenant_id, day, event.event_id)
+        self.key: tuple[str, str, str] = (alike.tenant_id, day, event_id)
         """What the event is in the ledger by: tenant, day and id."""
-        self.claim: str | None = claim_of(event)
-        """The key of :mod:`metering.claims` that it takes, if it takes any."""
-        self.late = event.kind is _CORRECTION and event.corrects is None and event.dedupe_key is not None
+        self.occurred_at_ms = occurred_at_ms
+        self.quantities = quantities
+        self.completeness = completeness
+        tier: object = told.service_tier
+        self.service_tier: str | None = tier if isinstance(tier, str) else None
+        self.provider_cost: object = told.provider_cost
+        self.context_tokens: object = told.context_tokens
+        self.claim: str | None = alike.dedupe_key
+        """The key of :mod:`metering.claims` that it takes, if it takes any: its own, or that of what its call made."""
+        if alike.listed and external_id and alike.dedupe_key is None:
+            self.claim = made_key(alike.source, external_id)
+        self.late = alike.late
         """True for what has not met its event yet."""
-        event_type = event.event_type
-        self.channel = channel_of(event_type)
-        units = self.units = units_of(event_type, event.quantities)
-        self.pending = event.completeness is _PENDING
-        text = said.decode()
-        self._said_characters = len(text)
+        units = self.units = units_of(alike.event_type, quantities)
+        """The headline number of the event's type, or None where it is not known."""
+        self.pending = completeness is _PENDING
+        self._head_characters = len(head)
         self.row = (
-            f'{text[:-1]},"event_day":"{day}","channel":"{self.channel}",'
-            f'"units":{"null" if units is None else units},"occurred_at":"{iso_ms(occurred_at_ms)}","digest":"{digest}"}}'
+            f'{head},"event_day":"{day}","channel":"{alike.channel}","units":{"null" if units is None else units},'
+            f'"occurred_at":"{iso_ms(occurred_at_ms)}","digest":"{digest}"{alike.rest}'
         )
         """Its JSON with those columns of the ledger that are not in it. Of two values of one name the server takes the
-        last."""
+        last, so that ours stand behind whatever may be named as they are."""
 
     @property
     def said(self) -> bytes:
         """The event's JSON."""
-        return f"{self.row[: self._said_characters - 1]}}}".encode()
+        return f"{self.row[: self._head_characters]}{self.alike.rest}".encode()
 
     @property
     def event(self) -> UsageEvent:
         """The whole event; read when it is first asked for."""
-        outline = self.outline
-        if isinstance(outline, Outline):
-            outline = self.outline = _as_event(self.said)
-        whole: UsageEvent = outline
-        return whole
+        event = self._event
+        if event is None:
+            event = self._event = _as_event(self.said)
+        return event
+
+    def was_known_by(self, digest: str) -> bool:
+        """True where that is the digest that releases before xxHash gave this event. Only calls have another one now."""
+        return digest == _blake(self.said)
 
 
 def validated(event: UsageEvent) -> UsageEvent:
     """Return the event, or raise ValueError naming the first field that cannot be a fact."""
     try:
-        validate(event)
+        _validate(event)
     except TypeError as error:
         # Compiled, a number that is none raises this before it can be looked at.
         raise ValueError("an event holds something of another kind than it says") from error
     return event
 
 
-def validate(event: UsageEvent | Outline) -> None:
-    """Raise ValueError naming the first field that cannot be a fact, if there is one."""
-    event_id, tenant_id, quantities = event.event_id, event.tenant_id, event.quantities
-    if not event_id or not tenant_id or not event.source:
-        raise ValueError("event_id, tenant_id and source must not be empty")
-    if "\0" in event_id or "\0" in tenant_id:
-        raise ValueError("event_id and tenant_id must not hold NUL, where databases end a text")
-    dedupe_key = event.dedupe_key
+def _validate(event: UsageEvent) -> None:
+    _validate_common(event.tenant_id, event.source, event.dedupe_key)
+    _validate_own(event.event_id, event.occurred_at_ms, event.quantities, event.kind)
+
+
+def _validate_common(tenant_id: str, source: str, dedupe_key: str | None) -> None:
+    if not tenant_id or not source:
+        raise ValueError("tenant_id and source must not be empty")
+    if "\0" in tenant_id:
+        raise ValueError("tenant_id must not hold NUL, where databases end a text")
     if dedupe_key is not None and not 0 < len(dedupe_key) <= DEDUPE_KEY_CHARACTERS_MAX:
         raise ValueError("dedupe_key must have 1 to 512 characters")
-    if not 0 < event.occurred_at_ms < _MOMENT_MS_END:
+
+
+def _validate_own(event_id: str, occurred_at_ms: int, quantities: dict[str, int], kind: Kind) -> None:
+    if not event_id:
+        raise ValueError("event_id must not be empty")
+    if "\0" in event_id:
+        raise ValueError("event_id must not hold NUL, where databases end a text")
+    if not 0 < occurred_at_ms < _MOMENT_MS_END:
         raise ValueError("occurred_at_ms must lie between the years 1970 and 10000")
     for name, amount in quantities.items():
         if name not in _DIMENSIONS:
             raise ValueError(f"quantities: no such dimension: {name}")
         if not -_AMOUNT_MAX <= amount <= _AMOUNT_MAX:
             raise ValueError(f"quantities: {name} is more than anybody used")
-        if amount < 0 and event.kind not in _MAY_BE_NEGATIVE:
-            raise ValueError(f"quantities: {name} is negative in an event of kind {event.kind}")
+        if amount < 0 and kind not in _MAY_BE_NEGATIVE:
+            raise ValueError(f"quantities: {name} is negative in an event of kind {kind}")
 
 
 def apart(facts: Iterable[Fact]) -> tuple[list[Fact], list[Fact]]:
@@ -122,13 +188,39 @@ def as_json_rows(facts: Iterable[Fact]) -> str:
 
 
 def read_fact(said: bytes) -> Fact:
-    """What a record says: no more of it than booking needs, which is enough of nearly all. Raises ValueError."""
-    outline: Outline = _as_outline(said)
-    # What is no call's is corrected, or told apart, by all that it says; and a NUL is taken out of what is read, too.
-    if outline.kind is not _USAGE or outline.dedupe_key is not None or _holds_nul(said):
-        return fact(validated(_as_event(said)), said)
-    validate(outline)
-    return Fact(outline, said, _digest(said))
+    """What a record says: of a call, no more of it than booking needs. Raises ValueError.
+
+    What is its own is followed by what it has in common with others, which is read once for all of them. Where each part
+    is an object, the whole is the object with the fields of both; and neither part may name what belongs in the other.
+    """
+    start = said.find(_COMMON_BEGINS)
+    rest = said[start:]
+    alike = _remembered.get(rest)
+    if start > 0 and not _holds_nul(said):
+        try:
+            alike = _alike(rest) if alike is None else alike
+            head = said[:start]
+            own: Own = _as_own(head + b"}")
+        except ValueError:
+            pass  # Another form, as what is no call's has, or no event; the whole tells.
+        else:
+            _validate_own(own.event_id, own.occurred_at_ms, own.quantities, _USAGE)
+            return Fact(alike, own, head.decode(), _xxh3(said))
+    return fact(validated(_as_event(said)), said)
+
+
+def _alike(rest: bytes) -> Alike:
+    """What calls have in common whose records end so. Raises ValueError, too where it is not of calls."""
+    common: Common = _as_common(b"{" + rest[1:])
+    if common.kind is not _USAGE or common.dedupe_key is not None or common.corrects is not None:
+        raise ValueError("no event of a call, which is told apart by all that it says")
+    _validate_common(common.tenant_id, common.source, None)
+    alike = Alike(common, rest.decode())
+    if len(rest) <= REMEMBERED_BYTES_MAX:
+        if len(_remembered) >= REMEMBERED_MAX:
+            _remembered.clear()
+        _remembered[rest] = alike
+    return alike
 
 
 def fact(event: UsageEvent, said: bytes) -> Fact:
@@ -139,22 +231,47 @@ def fact(event: UsageEvent, said: bytes) -> Fact:
     it never arrived.
     """
     told = said
-    kind = event.kind
+    kind, dedupe_key = event.kind, event.dedupe_key
     if kind is _USAGE:
-        if event.dedupe_key is not None:
+        if dedupe_key is not None:
             told = _MOMENT.sub(b"", said, count=1)
     elif kind is _CORRECTION and event.corrects is None and event.metadata and event.quantities:
         told = msgspec.json.encode(msgspec.structs.replace(event, metadata={}))
-    digest = _digest(told)
+    digest = _xxh3(said) if kind is _USAGE and dedupe_key is None else _blake(told)
     if _holds_nul(said):
         said = _NUL.sub(rb"\1\\ufffd", said)
         event = _as_event(said)
-    return Fact(event, said, digest)
+    return fact_known_by(digest, event, said)
 
 
-def _digest(told: bytes) -> str:
-    digest: str = _blake2b(told, digest_size=8).hexdigest()
+def fact_known_by(digest: str, event: UsageEvent, said: bytes) -> Fact:
+    """An event and its JSON, told apart by this digest."""
+    metadata = event.metadata
+    own = Own(
+        event_id=event.event_id,
+        occurred_at_ms=event.occurred_at_ms,
+        completeness=event.completeness,
+        quantities=event.quantities,
+        external_id=event.external_id,
+        metadata=Told(
+            service_tier=metadata.get("service_tier"),
+            provider_cost=metadata.get(TOLD_COST),
+            context_tokens=metadata.get(CONTEXT_TOKENS),
+        ),
+    )
+    return Fact(Alike(event, "}"), own, said[:-1].decode(), digest, event)
+
+
+def _xxh3(said: bytes) -> str:
+    """The digest of a call's event: its id is ours, so that nobody chooses what it is compared with. A cryptographic one of
+    a kilobyte takes longer than all else that is done to read a record."""
+    digest: str = xxhash.xxh3_64_hexdigest(said)
     return digest
+
+
+def _blake(told: bytes) -> str:
+    """The digest of what others have told and name."""
+    return hashlib.blake2b(told, digest_size=8).hexdigest()
 
 
 def _holds_nul(said: bytes) -> bool:
@@ -162,9 +279,12 @@ def _holds_nul(said: bytes) -> bool:
     return _BACKSLASH in said and b"\\u0000" in said
 
 
-_blake2b: Final = hashlib.blake2b
 _BACKSLASH: Final = ord("\\")
+_COMMON_BEGINS: Final = b',"tenant_id":'
 _MOMENT: Final = re.compile(rb'"occurred_at_ms":[0-9]+,')
 _NUL: Final = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 _as_event: Final = msgspec.json.Decoder(UsageEvent).decode
-_as_outline: Final = msgspec.json.Decoder(Outline).decode
+_as_own: Final = msgspec.json.Decoder(Own).decode
+_as_common: Final = msgspec.json.Decoder(Common).decode
+
+_remembered: Final[dict[bytes, Alike]] = {}

@@ -21,7 +21,7 @@ import msgspec
 from sqlalchemy import Row, delete, exists, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from metering.facts import Fact
+from metering.facts import Fact, fact_known_by
 from metering.moments import iso, iso_ms
 from metering.rows import rows_in
 from metering.tables import dedupe, late_facts, pending_events, usage_events
@@ -247,7 +247,8 @@ def _correction(late: Fact, corrected: Any, rows: Sequence[Any]) -> Correction:
     begins = phase != PRICE and all(row.event_type != event_type for row in rows)
     before = tuple(_key_of(row) for row in rows)
     cost_told = next((_currency(row) for row in rows if _tells_price(row)), None)
-    return Correction(Fact(made, msgspec.json.encode(made), late.digest), held, corrected, begins, cost_told, before)
+    one = fact_known_by(late.digest, made, msgspec.json.encode(made))
+    return Correction(one, held, corrected, begins, cost_told, before)
 
 
 def _tells_price(row: Any) -> bool:
@@ -343,7 +344,7 @@ async def ready(connection: AsyncConnection, facts_max: int) -> list[Fact]:
     )
     question = select(at.record, at.digest).where(there).order_by(at.tenant_id, at.key).limit(facts_max)
     found = (await connection.execute(question)).all()
-    return [Fact(_as_event(row.record), row.record.encode(), row.digest) for row in found]
+    return [fact_known_by(row.digest, _as_event(row.record), row.record.encode()) for row in found]
 
 
 _as_event = msgspec.json.Decoder(UsageEvent).decode

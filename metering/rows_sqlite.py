@@ -84,7 +84,7 @@ def _event_row(fact: Fact, recorded_at: str) -> tuple[object, ...]:
         *fact.key,
         event.source,
         event.event_type,
-        fact.channel,
+        fact.alike.channel,
         event.direction,
         event.endpoint,
         event.resource,

@@ -150,33 +150,36 @@ class Told(msgspec.Struct, frozen=True, gc=False):
     """Under CONTEXT_TOKENS."""
 
 
-class Outline(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """The event of a call as it is booked: all of it, but of its metadata only what decides what it costs.
-
-    To read the whole takes twice as long and twice the room, for what goes into the ledger as it was written.
-    """
+class Own(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):
+    """What the record of a call says of this call alone, as :mod:`metering.record_texts` writes it: in front."""
 
     event_id: str
+    occurred_at_ms: int
+    completeness: Completeness
+    quantities: dict[str, int] = {}
+    external_id: str | None = None
+    metadata: Told = Told()
+    """No more of it is read: it goes into the ledger as it was written."""
+    call_id: str | None = None
+    status: int | None = None
+    duration_ms: int | None = None
+
+
+class Common(msgspec.Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True):
+    """What it says of all calls like this one: behind that, and to the byte the same in each of their records."""
+
     tenant_id: str
     source: str
     event_type: str
     endpoint: str
-    occurred_at_ms: int
-    completeness: Completeness
-    quantities: dict[str, int] = {}
     resource: str | None = None
-    external_id: str | None = None
     direction: str | None = None
     kind: Kind = Kind.USAGE
     corrects: str | None = None
     category: str = UNCATEGORISED
     tags: dict[str, str] = {}
     description: str | None = None
-    metadata: Told = Told()
     key_id: str | None = None
-    call_id: str | None = None
-    status: int | None = None
-    duration_ms: int | None = None
     metered: bool = True
     dedupe_key: str | None = None
 

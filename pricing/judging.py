@@ -11,12 +11,11 @@ from typing import Final
 
 import msgspec
 
-from metering.facts import Fact
-from metering.usage import Outline, UsageEvent
+from metering.facts import Alike, Fact
 from pricing.book import Book, instant_ms
 from pricing.catalogue import Books
 from pricing.judgement import Rated
-from pricing.rating import rate
+from pricing.rating import Terms, judge, terms_of
 from pricing.rollups import DailySums
 
 
@@ -31,11 +30,11 @@ class Plans:
             self._since_ms.setdefault(tenant_id, []).append((instant_ms(effective_at), plan))
         self._known: dict[str | None, Book] = {}
 
-    def price_book(self, event: UsageEvent | Outline) -> Book:
+    def price_book(self, fact: Fact) -> Book:
         """The book of the plan that the event's tenant had when it happened. Raises ValueError where there is none."""
         plan = None
-        for since_ms, named in self._since_ms.get(event.tenant_id, ()):
-            if since_ms > event.occurred_at_ms:
+        for since_ms, named in self._since_ms.get(fact.alike.tenant_id, ()):
+            if since_ms > fact.occurred_at_ms:
                 break
             plan = named
         book = self._known.get(plan)
@@ -52,22 +51,33 @@ class Judging:
         self.plans = plans
         self.books = books
         self.sums = DailySums()
-        self.unmetered: list[UsageEvent | Outline] = []
+        self.unmetered: list[Fact] = []
         """Those of calls with their metering off."""
+        self._terms: dict[tuple[Alike, str | None, Book], Terms] = {}
 
     def charges(self, facts: Iterable[Fact]) -> list[str]:
         """Judge facts and sum them; their charges. Raises ValueError and others where there can be none."""
         rows = []
         for fact in facts:
-            event = fact.outline
-            rows.append(self.charge(fact, rate(event, self.plans.price_book(event), self.books.cost_book)))
+            price_book = self.plans.price_book(fact)
+            terms = self._terms_of(fact, price_book)
+            rows.append(self.charge(fact, judge(fact, terms, price_book, self.books.cost_book)))
         return rows
+
+    def _terms_of(self, fact: Fact, price_book: Book) -> Terms:
+        if fact.provider_cost is not None:
+            return terms_of(fact, price_book, self.books.cost_book)
+        alike = (fact.alike, fact.service_tier, price_book)
+        terms = self._terms.get(alike)
+        if terms is None:
+            terms = self._terms[alike] = terms_of(fact, price_book, self.books.cost_book)
+        return terms
 
     def charge(self, fact: Fact, rated: Rated) -> str:
         """The charge of one event, which is summed."""
         self.sums.add(fact, rated)
-        if not fact.outline.metered:
-            self.unmetered.append(fact.outline)
+        if not fact.alike.metered:
+            self.unmetered.append(fact)
         return charge_row(fact, rated)
 
 

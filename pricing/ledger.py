@@ -76,11 +76,11 @@ async def _settled(
     for new in sorted(appended.new, key=lambda new: phase_of(new.event)[0] == PRICE):
         event = new.event
         one = of_event[event.event_id]
-        price_book = judging.plans.price_book(event)
+        price_book = judging.plans.price_book(new)
         if phase_of(event)[0] == PRICE:
             rated = told(event, price_book, cost_book, sum(costs.get(key, 0) for key in one.before))
         else:
-            rated = rate(event, price_book, cost_book, {**one.held, EVENT: 0} if one.begins else one.held)
+            rated = rate(new, price_book, cost_book, {**one.held, EVENT: 0} if one.begins else one.held)
             rated = without_cost(rated) if one.cost_told == cost_book.unit else rated
         costs[event.key] = rated.cost_nano or 0
         rows.append(judging.charge(new, rated))
@@ -93,7 +93,8 @@ async def _settled(
 
 async def _take_back(connection: AsyncConnection, judging: Judging, now: dt.datetime) -> None:
     """Take back what a list or a webhook had booked of what calls with their metering off have made."""
-    off = {(event.tenant_id, event.external_id or "") for event in judging.unmetered if keeps_off(event)}
+    unmetered = [one.event for one in judging.unmetered]
+    off = {(event.tenant_id, event.external_id or "") for event in unmetered if keeps_off(event)}
     if not off:
         return
     rows = []

@@ -17,8 +17,9 @@ from typing import Final
 
 import msgspec
 
-from metering.event_types import INPUT_TOKENS, units_of
-from metering.usage import CONTEXT_TOKENS, TOLD_COST, Completeness, Kind, Outline, Told, UsageEvent
+from metering.event_types import INPUT_TOKENS
+from metering.facts import Fact
+from metering.usage import TOLD_COST, Completeness, Kind, UsageEvent
 from pricing.book import ANY, BATCH, CREDITS, EVENT, TARIFFS_MAX, Book, Price, applicable
 from pricing.judgement import Line, Rated
 from pricing.money import NANO, divide_half_even
@@ -39,17 +40,13 @@ _COST: Final = Kind.COST
 _CORRECTION: Final = Kind.CORRECTION
 _REVERSAL: Final = Kind.REVERSAL
 _REPORTED: Final = Completeness.REPORTED
-_PENDING: Final = Completeness.PENDING
 _UNKNOWN: Final = Completeness.UNKNOWN
 _EVENT: Final = EVENT
 _BATCH: Final = BATCH
 _TOLD_COST: Final = TOLD_COST
-_CONTEXT_TOKENS: Final = CONTEXT_TOKENS
 
 
-def rate(
-    event: UsageEvent | Outline, price_book: Book, cost_book: Book, rated_from: Mapping[str, int] = NOTHING
-) -> Rated:
+def rate(fact: Fact, price_book: Book, cost_book: Book, rated_from: Mapping[str, int] = NOTHING) -> Rated:
     """Work out the charge and the cost of an event.
 
     `rated_from` is for corrections and reversals: the quantities that the corrected event and its earlier corrections
@@ -57,39 +54,36 @@ def rate(
     themselves. Its `event` is 0 where the corrected event has not been charged as a whole, else 1; the default is what the
     correction says of it: an unknown has not been charged.
     """
-    kind, completeness, quantities = event.kind, event.completeness, event.quantities
+    return judge(fact, terms_of(fact, price_book, cost_book), price_book, cost_book, rated_from)
+
+
+def judge(
+    fact: Fact, terms: Terms, price_book: Book, cost_book: Book, rated_from: Mapping[str, int] = NOTHING
+) -> Rated:
+    """The same, where it is known already what the books ask of such an event."""
+    kind, quantities = fact.alike.kind, fact.quantities
     if kind is _COST:
-        assert isinstance(event, UsageEvent)
-        return _brought(event, price_book, cost_book)
-    if not event.metered or kind in MONEY_ONLY:
+        return _brought(fact.event, price_book, cost_book)
+    if not fact.alike.metered or kind in MONEY_ONLY:
         return _rated(price_book, cost_book, 0, None, ())
-    if completeness is _UNKNOWN:
+    if fact.completeness is _UNKNOWN:
         return _rated(price_book, cost_book, None, None, ())
 
-    event_type = event.event_type
-    tier = _BATCH if event_type == _BATCH else _said(event, "service_tier")
-    alike = (event_type, event.source, event.direction, event.resource, tier if isinstance(tier, str) else None)
-    told_nano = _told_cost(event)
-    terms = (
-        _terms(price_book, cost_book, *alike)
-        if told_nano is None
-        else _told_terms(price_book, cost_book, alike, told_nano)
-    )
-    asked = terms.asked(event.occurred_at_ms, _context_tokens(event, rated_from) if terms.contexts else 0)
+    asked = terms.asked(fact.occurred_at_ms, _context_tokens(fact, rated_from) if terms.contexts else 0)
     whole = asked.get(_EVENT, NOTHING_ASKED)
 
     # A price of the event as a whole covers the quantities that have none of their own, and so does a cost.
     # A message whose segments the provider has not counted yet is no message without segments.
     changes = kind in CHANGES
-    counted = completeness is not _PENDING or units_of(event_type, quantities) is not None
+    counted = not fact.pending or fact.units is not None
     known = (counted and bool(quantities)) or changes
     whole_priced, whole_costed = whole.price is not None, whole.cost is not None
     priced, costed = known or whole_priced, known or whole_costed
     charge = cost_nano = 0
     lines = []
     if whole_priced or whole_costed:
-        before = rated_from.get(_EVENT, int(not _adds_to_unknown(event))) if changes else 0
-        after = 0 if kind is _REVERSAL or _is_nothing(event, rated_from, before) else 1
+        before = rated_from.get(_EVENT, int(not fact.event.adds_to_unknown)) if changes else 0
+        after = 0 if kind is _REVERSAL or _is_nothing(fact, rated_from, before) else 1
         if before != after:
             lines.append(_line(_EVENT, after - before, before, whole))
     for dimension, quantity in quantities.items():
@@ -106,14 +100,14 @@ def rate(
     return _rated(price_book, cost_book, charge if priced else None, cost_nano if costed else None, tuple(lines))
 
 
-def _is_nothing(event: UsageEvent | Outline, rated_from: Mapping[str, int], before: int) -> bool:
+def _is_nothing(fact: Fact, rated_from: Mapping[str, int], before: int) -> bool:
     """True for a correction after which nothing was used: it failed after all, or nobody answered."""
-    if event.kind is not _CORRECTION or event.completeness is not _REPORTED:
+    if fact.alike.kind is not _CORRECTION or fact.completeness is not _REPORTED:
         return False
     if not before:
-        return EVENT in rated_from and not any(event.quantities.values())
-    counted = [amount + event.quantities.get(name, 0) for name, amount in rated_from.items() if name != EVENT]
-    return bool(counted) and any(event.quantities.values()) and not any(counted)
+        return EVENT in rated_from and not any(fact.quantities.values())
+    counted = [amount + fact.quantities.get(name, 0) for name, amount in rated_from.items() if name != EVENT]
+    return bool(counted) and any(fact.quantities.values()) and not any(counted)
 
 
 def told(event: UsageEvent, price_book: Book, cost_book: Book, cost_nano: int) -> Rated:
@@ -121,7 +115,9 @@ def told(event: UsageEvent, price_book: Book, cost_book: Book, cost_nano: int) -
 
     A currency that is not the cost book's is not converted: what was booked stays.
     """
-    told_nano = _told_cost(event) if event.metadata.get("currency", cost_book.unit) == cost_book.unit else None
+    told_nano = _as_nano(event.metadata.get(TOLD_COST))
+    if event.metadata.get("currency", cost_book.unit) != cost_book.unit:
+        told_nano = None
     if not event.metered or told_nano is None:
         return _rated(price_book, cost_book, 0, None, ())
     left_nano = told_nano - cost_nano
@@ -205,10 +201,16 @@ def _terms(
     return Terms(price_book.tariff(*alike), cost_book.tariff(*alike), comparable=price_book.unit == cost_book.unit)
 
 
-def _told_terms(
-    price_book: Book, cost_book: Book, alike: tuple[str, str, str | None, str | None, str | None], told_nano: int
-) -> Terms:
-    """The provider has said what this one cost: that is its cost as a whole, whatever a list would have made of it."""
+def terms_of(fact: Fact, price_book: Book, cost_book: Book) -> Terms:
+    """What two books ask of an event. Where its provider has said what it cost, that is its cost as a whole, whatever a list
+    would have made of it."""
+    of = fact.alike
+    tier = _BATCH if of.event_type == _BATCH else fact.service_tier
+    alike = (of.event_type, of.source, of.direction, of.resource, tier)
+    told_nano = None if fact.provider_cost is None else _as_nano(fact.provider_cost)
+    if told_nano is None:
+        terms: Terms = _terms(price_book, cost_book, *alike)
+        return terms
     cost = Price(rate=Flat(told_nano), event_types=(ANY,))
     return Terms(price_book.tariff(*alike), {EVENT: (cost,)}, comparable=price_book.unit == cost_book.unit)
 
@@ -225,20 +227,6 @@ def _brought(event: UsageEvent, price_book: Book, cost_book: Book) -> Rated:
 
 
 _TOLD: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,400})?")
-
-
-def _told_cost(event: UsageEvent | Outline) -> int | None:
-    return _as_nano(_said(event, _TOLD_COST))
-
-
-def _said(event: UsageEvent | Outline, name: str) -> object:
-    """What the metadata says under a name, if anything."""
-    metadata = event.metadata
-    return getattr(metadata, name) if isinstance(metadata, Told) else metadata.get(name)
-
-
-def _adds_to_unknown(event: UsageEvent | Outline) -> bool:
-    return isinstance(event, UsageEvent) and event.adds_to_unknown
 
 
 def _as_nano(told: object) -> int | None:
@@ -270,13 +258,13 @@ def _added(rate: Rate | None, rated_from: int, quantity: int) -> int | None:
     return amount - rate.amount(rated_from) if rated_from else amount
 
 
-def _context_tokens(event: UsageEvent | Outline, rated_from: Mapping[str, int]) -> int:
+def _context_tokens(fact: Fact, rated_from: Mapping[str, int]) -> int:
     """The size of the context: all input tokens, unless the event is the sum of many requests and says how large the
     largest was. Taking back a large one is rated as the large one was."""
-    told = _said(event, _CONTEXT_TOKENS)
+    told = fact.context_tokens
     if type(told) is int:
         return told
-    added = sum([amount for dimension, amount in event.quantities.items() if dimension in _INPUT])
+    added = sum([amount for dimension, amount in fact.quantities.items() if dimension in _INPUT])
     before = sum([amount for dimension, amount in rated_from.items() if dimension in _INPUT]) if rated_from else 0
     return max(abs(before), abs(before + added))
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from metering.facts import Fact
-from metering.usage import COUNTED_KINDS, REVERSES, Completeness, UsageEvent
+from metering.facts import Alike, Fact
+from metering.usage import COUNTED_KINDS, REVERSES, Completeness, Kind
 from pricing.judgement import Rated
 from pricing.tables import ROLLUP_COUNTS, ROLLUP_KEY, ROLLUP_SUMS
 
@@ -13,6 +13,7 @@ _KEY: Final[tuple[str, ...]] = ROLLUP_KEY
 _COUNTS: Final[tuple[str, ...]] = ROLLUP_COUNTS
 _SUMS: Final[tuple[str, ...]] = ROLLUP_SUMS
 _UNKNOWN: Final = Completeness.UNKNOWN
+_REVERSAL: Final = Kind.REVERSAL
 _COUNTED: Final = COUNTED_KINDS
 
 
@@ -38,8 +39,8 @@ class DailySums:
 
     def __init__(self) -> None:
         self._by_key: dict[tuple[str, ...], _Group] = {}
-        # By what the key is made of, which is there already: the key itself is made once for each group.
-        self._groups: dict[tuple[str | None, ...], _Group] = {}
+        # By what is there already: the key itself is made once for all that are alike.
+        self._groups: dict[tuple[Alike, str, str, str], _Group] = {}
 
     def columns(self) -> tuple[str, ...]:
         """Those of the rows: of the sums, the ones to which something was added."""
@@ -58,33 +59,20 @@ class DailySums:
 
     def add(self, fact: Fact, rated: Rated) -> None:
         """Count one event in; without its metering, in no sum."""
-        event = fact.outline
-        if not event.metered:
+        alike = fact.alike
+        if not alike.metered:
             return
-        tenant_id, day, _ = fact.key
-        alike: tuple[str | None, ...] = (
-            tenant_id,
-            day,
-            event.source,
-            event.event_type,
-            event.direction,
-            event.endpoint,
-            event.resource,
-            event.category,
-            event.key_id,
-            rated.currency,
-            rated.cost_currency,
-        )
-        group = self._groups.get(alike)
+        summed_by = (alike, fact.key[1], rated.currency, rated.cost_currency)
+        group = self._groups.get(summed_by)
         if group is None:
-            group = self._groups[alike] = self._group(alike, fact.channel)
-        if event.kind in _COUNTED:
+            group = self._groups[summed_by] = self._group(*summed_by)
+        if alike.kind in _COUNTED:
             group.events += 1
-            if event.completeness is _UNKNOWN:
+            if fact.completeness is _UNKNOWN:
                 group.unknown_events += 1
             if not rated.priced:
                 group.unpriced_events += 1
-        elif isinstance(event, UsageEvent) and event.metadata.get(REVERSES) in _COUNTED:
+        elif alike.kind is _REVERSAL and fact.event.metadata.get(REVERSES) in _COUNTED:
             group.events -= 1
             if not rated.priced:
                 group.unpriced_events -= 1
@@ -92,12 +80,24 @@ class DailySums:
         group.add("charge_nano", rated.charge_nano)
         group.add("credits", rated.credits)
         group.add("cost_nano", rated.cost_nano)
-        for dimension, amount in event.quantities.items():
+        for dimension, amount in fact.quantities.items():
             group.add(dimension, amount)
 
-    def _group(self, alike: tuple[str | None, ...], channel: str) -> _Group:
-        names = [name or "" for name in alike]
-        key: tuple[str, ...] = (*names[:4], channel, *names[4:])
+    def _group(self, alike: Alike, day: str, currency: str, cost_currency: str) -> _Group:
+        key: tuple[str, ...] = (
+            alike.tenant_id,
+            day,
+            alike.source,
+            alike.event_type,
+            alike.channel,
+            alike.direction or "",
+            alike.endpoint,
+            alike.resource or "",
+            alike.category,
+            alike.key_id or "",
+            currency,
+            cost_currency,
+        )
         group = self._by_key.get(key)
         if group is None:
             group = self._by_key[key] = _Group(key)

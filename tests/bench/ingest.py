@@ -21,9 +21,10 @@ from gateway.office import now, settle_apart
 from gateway.shipper import APART, Pace, Shipper
 from metering.database_postgres import PostgresDatabase
 from metering.intents import Intent
+from metering.record_texts import OutcomeText
 from metering.spool import Spool
 from metering.spool_records import RecordKind
-from metering.usage import Completeness, UsageEvent
+from metering.usage import Completeness
 from pricing.catalogue import load_books
 
 SPOOLS = 4
@@ -77,13 +78,15 @@ def _intent(chance: random.Random) -> Intent:
 def _settle(spool: Spool, sequence: int, intent: Intent, chance: random.Random) -> int:
     """End a streamed chat completion, as its outcome is recorded."""
     tokens, cached, told, thought = (chance.randrange(1, most) for most in (4000, 1000, 900, 300))
-    event = UsageEvent(
+    resource = next(model for model in MODELS if model.startswith(str(intent.resource)))
+    description = f"{intent.resource} chat completion"
+    like = msgspec.structs.replace(intent.unknown(), resource=resource, description=description)
+    payload = OutcomeText(like).of(
         event_id=intent.call_id,
-        tenant_id=intent.tenant_id,
-        source=intent.source,
-        event_type=intent.event_type,
-        endpoint=intent.endpoint,
+        call_id=intent.call_id,
         occurred_at_ms=intent.occurred_at_ms,
+        status=200,
+        duration_ms=chance.randrange(300, 9000),
         completeness=Completeness.REPORTED,
         quantities={
             "input_tokens": tokens,
@@ -91,11 +94,7 @@ def _settle(spool: Spool, sequence: int, intent: Intent, chance: random.Random) 
             "output_tokens": told,
             "output_tokens_reasoning": thought,
         },
-        resource=next(model for model in MODELS if model.startswith(str(intent.resource))),
         external_id=f"chatcmpl-{chance.getrandbits(160):030x}",
-        category=intent.category,
-        tags=intent.tags,
-        description=f"{intent.resource} chat completion",
         metadata={
             "stream": True,
             "service_tier": "default",
@@ -113,12 +112,7 @@ def _settle(spool: Spool, sequence: int, intent: Intent, chance: random.Random) 
                 },
             },
         },
-        key_id=intent.key_id,
-        call_id=intent.call_id,
-        status=200,
-        duration_ms=chance.randrange(300, 9000),
     )
-    payload = _encode(event)
     spool.settle(sequence, RecordKind.OUTCOME, payload)
     return len(payload)
 

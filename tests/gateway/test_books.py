@@ -9,7 +9,7 @@ from gateway.settings import load_settings
 from pricing.book_files import BookError
 from pricing.money import format_amount
 from pricing.rating import rate
-from tests.builders import usage_event
+from tests.builders import fact, usage_event
 
 OWN_PRICES = """
 name = "groq"
@@ -34,7 +34,7 @@ def settings_with(**fields):
 
 def rated(books, resource, source="groq"):
     event = usage_event(source=source, resource=resource, quantities={"input_tokens": 1000, "output_tokens": 10})
-    found = rate(event, books.price_book("starter"), books.cost_book)
+    found = rate(fact(event), books.price_book("starter"), books.cost_book)
     cost = None if found.cost_nano is None else format_amount(found.cost_nano)
     return found.priced, None if found.charge_nano is None else format_amount(found.charge_nano), cost
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from sqlalchemy import select
 
-from metering.claims import claim_of, is_report, made_key, seconded
+from metering.claims import is_report, made_key, seconded
 from metering.ledger import append
 from metering.tables import quarantine, usage_events
 from metering.usage import Completeness, Kind, event_id_of
@@ -80,7 +80,7 @@ async def booked(database):
     ],
 )
 def test_calls_claim_what_their_provider_lists_one_by_one(event, claim):
-    assert claim_of(event) == claim
+    assert fact(event).claim == claim
 
 
 def test_a_report_of_what_is_counted_says_nothing_new():
@@ -95,7 +95,7 @@ def test_what_comes_second_says_whose_it_was_and_adds_nothing():
 
     assert (found.corrects, found.quantities, found.kind) == ("other", {}, Kind.CORRECTION)
     assert (found.key_id, found.category, found.event_id) == ("k1", "campaign", call_id(1))
-    assert claim_of(found) is None
+    assert fact(found).claim is None
 
 
 async def added_once(events, added, *, together):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import msgspec
@@ -9,11 +10,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from metering import facts
 from metering.columns import as_json
 from metering.event_types import DIMENSIONS, EVENT_TYPES
-from metering.facts import apart, as_json_rows, days_of_calls, fact, read_fact, validated
-from metering.usage import CONTEXT_TOKENS, TOLD_COST, Completeness, Kind, Outline, Told, UsageEvent
-from tests.builders import DAY_MS, NOON_MS, call_id, payload, usage_event
+from metering.facts import (
+    REMEMBERED_BYTES_MAX,
+    REMEMBERED_MAX,
+    apart,
+    as_json_rows,
+    days_of_calls,
+    fact,
+    read_fact,
+    validated,
+)
+from metering.record_texts import OutcomeText
+from metering.usage import CONTEXT_TOKENS, TOLD_COST, Common, Completeness, Kind, Own, Told, UsageEvent
+from tests.builders import CALL_ID, DAY_MS, NOON_MS, call_id, payload, usage_event
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=12)
 NAMES = TEXTS.filter(lambda text: text and "\0" not in text)
@@ -43,31 +55,134 @@ EVENTS = st.builds(
     dedupe_key=st.none() | NAMES,
 )
 
-ASKED = ("key", "claim", "late", "pending", "channel", "units", "digest", "row", "said")
+ASKED = ("key", "claim", "late", "pending", "units", "digest", "said", "occurred_at_ms", "quantities", "completeness")
+TOLD = ("service_tier", TOLD_COST, CONTEXT_TOKENS)
+OF_ALIKE = (
+    "source",
+    "event_type",
+    "endpoint",
+    "resource",
+    "direction",
+    "kind",
+    "category",
+    "key_id",
+    "metered",
+    "channel",
+)
+
+
+def asked(one):
+    """All that booking asks of a fact."""
+    return {
+        **{name: getattr(one, name) for name in (*ASKED, *TOLD)},
+        **{name: getattr(one.alike, name) for name in OF_ALIKE},
+        "row": json.loads(one.row),
+        "event": one.event,
+    }
+
+
+def as_a_worker_writes_it(event):
+    return OutcomeText(event).of(
+        *(event.event_id, event.call_id, event.occurred_at_ms, event.status, event.duration_ms),
+        *(event.completeness, event.quantities, event.external_id, event.metadata),
+    )
+
+
+def of_a_call(event):
+    """The event as if a call had made it."""
+    return msgspec.structs.replace(
+        event, kind=Kind.USAGE, corrects=None, dedupe_key=None, call_id=CALL_ID, event_id=CALL_ID
+    )
 
 
 @given(EVENTS)
-def test_what_is_read_of_a_record_is_what_its_event_says(event):
-    said = payload(event)
-    read, whole = read_fact(said), fact(event, said)
+def test_what_is_read_of_a_call_is_what_its_event_says(event):
+    event = of_a_call(event)
+    said = as_a_worker_writes_it(event)
 
-    assert {name: getattr(read, name) for name in ASKED} == {name: getattr(whole, name) for name in ASKED}
-    assert read.event == whole.event
-
-
-@given(EVENTS)
-def test_an_outline_says_what_the_event_says_but_for_its_tags_and_most_of_its_metadata(event):
-    outline = msgspec.json.decode(payload(event), type=Outline)
-
-    for name in set(Outline.__struct_fields__) - {"tags", "metadata"}:
-        assert getattr(outline, name) == getattr(event, name)
-    for name in Told.__struct_fields__:
-        assert getattr(outline.metadata, name) == event.metadata.get(name)
+    assert asked(read_fact(said)) == asked(fact(event, said))
 
 
-def test_an_outline_has_the_fields_of_an_event_and_what_prices_ask_of_its_metadata():
-    assert set(Outline.__struct_fields__) == set(UsageEvent.__struct_fields__)
-    assert {TOLD_COST, CONTEXT_TOKENS} < set(Told.__struct_fields__)
+@given(EVENTS, st.randoms(use_true_random=False))
+def test_a_record_says_the_same_in_whatever_order_and_whoever_wrote_it(event, chance):
+    """Watches the two parts that a record is read in."""
+    fields = list(json.loads(payload(event)).items())
+    chance.shuffle(fields)
+    said = as_json(dict(fields)).encode()
+
+    assert asked(read_fact(said)) == asked(fact(event, said))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tags": {"a": "b", "tenant_id": "globex"}},
+        {"metadata": {"a": 1, "tenant_id": "globex"}},
+        {"metadata": {"of": {"a": 1, "tenant_id": "globex"}}, "tags": {"a": "b", "tenant_id": "globex"}},
+        {"description": ',"tenant_id":"globex"'},
+        {"external_id": ',"tenant_id":"globex",'},
+        {"description": "\0"},
+        {"external_id": "\0"},
+        {"tenant_id": 'ac\\"me'},
+    ],
+)
+def test_what_looks_like_the_beginning_of_the_common_part_misleads_nobody(changes):
+    event = usage_event(**changes)
+    said = as_a_worker_writes_it(event)
+
+    assert asked(read_fact(said)) == asked(fact(event, said))
+
+
+@pytest.mark.parametrize(
+    "own", [b'"digest":"mine",', b'"channel":"sms",', b'"event_id":"another",', b'"tenant_id":"globex",']
+)
+@pytest.mark.parametrize("behind", [b',"source":', b',"category":'])
+def test_what_a_part_may_not_name_is_read_as_of_the_whole(own, behind):
+    said = as_a_worker_writes_it(usage_event()).replace(behind, b"," + own + behind[1:])
+    event = msgspec.json.decode(said, type=UsageEvent)
+
+    read = read_fact(said)
+
+    assert asked(read) == asked(fact(event, said))
+    assert json.loads(read.row)["digest"] == read.digest
+    assert json.loads(read.row)["channel"] == "ai"
+
+
+def test_calls_that_are_alike_share_what_they_have_in_common():
+    said = [
+        as_a_worker_writes_it(usage_event(event_id=call_id(number), category=kind)) for number, kind in enumerate("aab")
+    ]
+
+    one, like_it, another = map(read_fact, said)
+
+    assert one.alike is like_it.alike
+    assert one.alike is not another.alike
+
+
+def test_no_more_kinds_of_calls_are_remembered_than_there_is_room_for():
+    for number in range(REMEMBERED_MAX + 2):
+        read_fact(as_a_worker_writes_it(usage_event(category=str(number))))
+    long = [read_fact(as_a_worker_writes_it(usage_event(category="x" * REMEMBERED_BYTES_MAX))) for _ in range(2)]
+    first, again = (read_fact(as_a_worker_writes_it(usage_event(category="0"))) for _ in range(2))
+
+    assert long[0].alike is not long[1].alike
+    assert first.alike is again.alike
+    assert len(facts._remembered) <= REMEMBERED_MAX
+
+
+def test_a_digest_of_an_earlier_release_is_known_for_what_it_is():
+    """Watches what was booked before an update and is shipped again after it."""
+    said = payload(usage_event())
+    one = fact(usage_event(), said)
+
+    assert one.was_known_by(hashlib.blake2b(said, digest_size=8).hexdigest())
+    assert not one.was_known_by(fact(usage_event(status=201), payload(usage_event(status=201))).digest)
+    assert not one.was_known_by(hashlib.blake2b(said + b" ", digest_size=8).hexdigest())
+
+
+def test_the_parts_of_a_record_have_the_fields_of_an_event_and_what_prices_ask_of_its_metadata():
+    assert sorted((*Own.__struct_fields__, *Common.__struct_fields__)) == sorted(UsageEvent.__struct_fields__)
+    assert set(TOLD) == set(Told.__struct_fields__)
 
 
 @pytest.mark.parametrize(
@@ -84,19 +199,21 @@ def test_an_outline_has_the_fields_of_an_event_and_what_prices_ask_of_its_metada
     ],
 )
 def test_what_is_no_event_is_refused_when_it_is_read(changes):
-    said = as_json(json.loads(payload(usage_event())) | changes).encode()
+    for written in (payload, as_a_worker_writes_it):
+        said = as_json(json.loads(written(usage_event())) | changes).encode()
 
-    with pytest.raises(ValueError):
-        read_fact(said)
+        with pytest.raises(ValueError):
+            read_fact(said)
 
 
 @pytest.mark.parametrize("cut", ['"usage":{', '"usage":{"a":nul}}', '"usage":"\\x"'])
 def test_what_is_not_looked_at_is_json_all_the_same(cut):
     """Guards the ledger, which takes it as it was written."""
-    said = payload(usage_event(metadata={"usage": 0})).replace(b'"usage":0', cut.encode())
+    for written in (payload, as_a_worker_writes_it):
+        said = written(usage_event(metadata={"usage": 0})).replace(b'"usage":0', cut.encode())
 
-    with pytest.raises(ValueError):
-        read_fact(said)
+        with pytest.raises(ValueError):
+            read_fact(said)
 
 
 def test_the_row_is_the_event_with_the_columns_that_are_not_in_it():

@@ -36,7 +36,7 @@ def judged(books):
 
     def judged(count, **event):
         events = [usage_event(event_id=call_id(number), **event) for number in range(count)]
-        return [(event, rate(event, books.price_book(None), books.cost_book)) for event in events]
+        return [(event, rate(fact(event), books.price_book(None), books.cost_book)) for event in events]
 
     return judged
 
@@ -125,7 +125,7 @@ async def test_any_text_of_an_event_is_its_charge_s_key(database, books):
     odd = "'; DROP TABLE charges; -- \" \\ \n \u2028 😀 %s ? :x"
     event = usage_event(event_id="id" + odd, tenant_id="tenant" + odd)
     async with database.transaction() as connection:
-        await append(connection, [charge_row(fact(event), rate(event, books.price_book(None), books.cost_book))])
+        await append(connection, [charge_row(fact(event), rate(fact(event), books.price_book(None), books.cost_book))])
 
     (row,) = await rows(database, charges)
 

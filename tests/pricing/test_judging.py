@@ -27,9 +27,9 @@ def test_an_event_is_charged_by_the_plan_that_its_tenant_had_then(facts, books):
 
     before = Plans(books, [(tenant_id, later, "no-such-plan")])
     after = Plans(books, [(tenant_id, NOON, "no-such-plan")])
-    assert before.price_book(facts[0].event) is books.price_book(None)
+    assert before.price_book(facts[0]) is books.price_book(None)
     with pytest.raises(ValueError):
-        after.price_book(facts[0].event)
+        after.price_book(facts[0])
 
 
 def test_a_charge_is_the_key_of_its_event_and_the_judgement_on_it(facts, books):
@@ -39,7 +39,7 @@ def test_a_charge_is_the_key_of_its_event_and_the_judgement_on_it(facts, books):
     charge, _ = map(json.loads, judging.charges(facts))
 
     assert (charge.pop("tenant_id"), charge.pop("event_day"), charge.pop("event_id")) == event.key
-    rated = rate(event, books.price_book(None), books.cost_book)
+    rated = rate(facts[0], books.price_book(None), books.cost_book)
     assert msgspec.convert(charge, Rated) == rated
 
 
@@ -75,4 +75,4 @@ def test_what_is_charged_is_summed_and_what_was_not_to_be_metered_is_remembered(
     (row,) = (dict(zip(columns, values, strict=True)) for values in judging.sums.rows(columns))
     assert (len(charges), row["events"]) == (3, 2)
     assert row["charge_nano"] == sum(json.loads(charge)["charge_nano"] for charge in charges)
-    assert judging.unmetered == [off.event]
+    assert judging.unmetered == [off]

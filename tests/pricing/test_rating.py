@@ -14,6 +14,7 @@ from pricing.judgement import Rated
 from pricing.money import format_amount, parse_amount
 from pricing.rates import Flat, Markup, PerUnit
 from pricing.rating import rate
+from tests.builders import fact
 
 STANDARD, FLAT, CREDITS = "standard-v1", "flat-v1", "credits-v1"
 
@@ -23,7 +24,7 @@ def rated(books, usage_event):
     """An event, described by what differs from a chat completion, rated under a book."""
 
     def rated(book=STANDARD, rated_from=None, **event) -> Rated:
-        return rate(usage_event(**event), books.price_books[book], books.cost_book, rated_from or {})
+        return rate(fact(usage_event(**event)), books.price_books[book], books.cost_book, rated_from or {})
 
     return rated
 
@@ -295,7 +296,7 @@ def test_a_markup_is_no_price_where_the_cost_is_in_another_currency(books, usage
         unit="EUR",
         prices=(Price(rate=Markup(0), event_types=("*",), dimensions=("*",)),),
     )
-    chat = rate(usage_event(), euros, books.cost_book)
+    chat = rate(fact(usage_event()), euros, books.cost_book)
     assert (chat.priced, chat.currency, chat.cost_nano) == (False, "EUR", 697_500)
 
 
@@ -329,7 +330,7 @@ def test_what_was_asked_before_decides_nothing(usage_event, prices, questions):
     for at_ms, context_tokens in questions:
         quantities = {"input_tokens": context_tokens, "output_tokens": 1}
         event = usage_event(occurred_at_ms=at_ms, quantities=quantities)
-        for line in rate(event, book, costs).lines:
+        for line in rate(fact(event), book, costs).lines:
             price = book.find(
                 "llm_call", event.source, line.dimension, event.resource, at_ms, context_tokens=context_tokens
             )
@@ -515,7 +516,7 @@ def test_a_flat_price_beside_a_price_per_unit_is_added_to_it(books, usage_event)
         Price(rate=PerUnit(10), event_types=("llm_call",), dimensions=("output_tokens",)),
     )
     book = Book(name="both", version=1, unit="USD", prices=prices)
-    chat = rate(usage_event(), book, books.cost_book)
+    chat = rate(fact(usage_event()), book, books.cost_book)
     assert chat.charge_nano == 1_000 + 46 * 10
     assert [(line.dimension, line.price) for line in chat.lines] == [
         ("event", "1000 flat"),

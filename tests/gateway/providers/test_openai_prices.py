@@ -10,7 +10,7 @@ from metering.usage import UsageEvent
 from pricing.catalogue import load_books
 from pricing.money import format_amount, parse_amount
 from pricing.rating import rate
-from tests.builders import answer_head
+from tests.builders import answer_head, fact
 
 NOON_MS = 1_795_176_000_000
 """2026-11-20."""
@@ -42,7 +42,7 @@ def priced(costs, path, asked, told, media_type="application/json"):
         )
         for number, used in enumerate((usage, *usage.further))
     ]
-    costs_nano = {event.resource: rate(event, costs, costs).cost_nano for event in events}
+    costs_nano = {event.resource: rate(fact(event), costs, costs).cost_nano for event in events}
     return {name: None if cost is None else format_amount(cost) for name, cost in costs_nano.items()}
 
 
