@@ -28,7 +28,10 @@ def configure(*, as_json: bool, level: str) -> None:
             serializer=lambda value, **_: msgspec.json.encode(value, enc_hook=str).decode()
         )
         if as_json
-        else structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
+        # Not with rich's tracebacks, which show what variables hold: bodies and keys among it.
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
     )
     structlog.configure(
         processors=[*shared, renderer],

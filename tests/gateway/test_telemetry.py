@@ -55,6 +55,23 @@ def test_a_line_about_the_process_leaves_in_one_piece(configured, monkeypatch):
     assert [piece[-1:] for piece in pieces] == ["\n"]
 
 
+def test_a_traceback_on_a_terminal_says_where_and_not_with_which_values(configured):
+    """Guards bodies and keys: structlog's own choice, where rich is installed, prints the variables of each frame."""
+    output = configured(as_json=False, level="info")
+
+    def fails(body):
+        raise ValueError(len(body))
+
+    try:
+        fails("what a tenant " + "said")
+    except ValueError:
+        structlog.get_logger().critical("process_failed", exc_info=True)
+
+    assert "process_failed" in output.getvalue()
+    assert "in fails" in output.getvalue()
+    assert "what a tenant said" not in output.getvalue()
+
+
 def test_libraries_that_quote_what_came_over_the_wire_are_silent(configured, capsys):
     """Guards the levels of those loggers: an unhandled error in a protocol is logged with the bytes that caused it."""
     output = configured(as_json=True, level="debug")
