@@ -13,7 +13,24 @@ from contextlib import contextmanager
 from typing import Any
 
 import msgspec
-import structlog
+
+
+@contextmanager
+def _absent(name: str) -> Iterator[None]:
+    """What is imported meanwhile does without this package, as where it is not installed."""
+    before = sys.modules.get(name)
+    sys.modules[name] = None  # type: ignore[assignment]  # Importing it fails then.
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+        if before is not None:
+            sys.modules[name] = before
+
+
+# It imports rich where that is installed, for tracebacks that are not used here: 3 MiB in each process of the gateway.
+with _absent("rich"):
+    import structlog
 
 
 def configure(*, as_json: bool, level: str) -> None:

@@ -1185,6 +1185,31 @@ def test_version_and_help_do_not_wait_for_the_gateway_to_be_imported(arguments):
     assert done.stderr == "[]\n"
 
 
+def test_a_worker_does_not_inherit_what_it_has_no_use_for(tmp_path):
+    """Guards the memory of each worker, a fork that has what is imported before it: rich, which structlog takes in where it
+    is installed, was 3 MiB of 80. The control API comes along: a back office that is started anew is of its release."""
+    unused = {"alembic", "genai_prices", "rich", "tiktoken"}
+    script = (
+        "import sys\nfrom gateway.cli import cli\nfrom gateway.supervisor import Supervisor\n"
+        f"Supervisor.run = lambda _: print({unused!r} & sys.modules.keys(), 'gateway.worker' in sys.modules)\n"
+        "cli.main(['serve'])"
+    )
+    names = {"DATABASE_URL": "postgresql://nobody@127.0.0.1/none", "PROXY__PORT": "0", "CONTROL__PORT": "0"}
+    settings = {f"TOLLKEEPER_{name}": value for name, value in {**names, "DATA_DIR": str(tmp_path)}.items()}
+
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.stdout, done.stderr) == ("set() True\n", "")
+
+
 def test_interrupting_a_command_is_quiet(server):
     # Where these tests run in a shell's background, interruptions are ignored, and what they start would inherit that.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
