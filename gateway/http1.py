@@ -305,7 +305,9 @@ class UntilClose:
 def chunks(data: bytes, *, last: bool) -> bytes:
     """These bytes of a body as a chunk, if there are any, and what ends the body if they are its last."""
     if data:
-        data = b"%x\r\n%b\r\n" % (len(data), data)
+        size = len(data)
+        begin = _chunk_begins[size] if size < _CHUNK_SIZES_MAX else b"%x\r\n" % size
+        data = begin + data + b"\r\n"
     return data + b"0\r\n\r\n" if last else data
 
 
@@ -354,20 +356,18 @@ class Chunked:
                 self._end(data[at:])
                 break
             else:
-                size = _CHUNK_SIZE.match(data, at)
-                if size is None:
+                begins = data.find(b"\r\n", at) + 2
+                if begins < 2:
                     self._begun = _line_begun(data[at:])
                     break
-                if size.end() - at > _CHUNK_LINE_BYTES_MAX:
-                    raise Malformed
-                at = size.end()
-                length = int(size[1], 16)
+                length = _chunk_size(data[at:begins])
+                at = begins
                 if not length:
                     self._in_trailer = True
                     self._end(data[at:])
                     break
                 chunk_end = at + length
-                if data.startswith(b"\r\n", chunk_end):
+                if data[chunk_end : chunk_end + 2] == b"\r\n":
                     # Most chunks come in one piece.
                     pieces.append(data[at:chunk_end])
                     at = chunk_end + 2
@@ -393,6 +393,29 @@ class Chunked:
         self.ended = True
         self.rest = data[2:]
 
+
+def _chunk_size(line: bytes) -> int:
+    """The size that a line says. Raises Malformed."""
+    known = _chunk_sizes.get(line)
+    if known is not None:
+        return known
+    said = _CHUNK_SIZE.fullmatch(line)
+    if said is None or len(line) > _CHUNK_LINE_BYTES_MAX:
+        raise Malformed
+    size = int(said[1], 16)
+    if size < _CHUNK_SIZES_MAX and len(line) <= _CHUNK_LINE_COMMON_BYTES:
+        _chunk_sizes[line] = size
+    return size
+
+
+_CHUNK_SIZES_MAX: Final = 2048
+_CHUNK_LINE_COMMON_BYTES: Final = 5
+"""Chunks of events are small, and of few sizes: those that are written in up to three digits are remembered, at most some
+thousands in all the ways to write them."""
+
+_chunk_sizes: Final[dict[bytes, int]] = {}
+
+_chunk_begins: Final = [b"%x\r\n" % size for size in range(_CHUNK_SIZES_MAX)]
 
 _LINE_BEGUN: Final = re.compile(rb"(?:[0-9A-Fa-f]{1,15}(?:[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?\r?)?)?")
 

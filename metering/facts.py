@@ -193,7 +193,7 @@ def read_fact(said: bytes) -> Fact:
     What is its own is followed by what it has in common with others, which is read once for all of them. Where each part
     is an object, the whole is the object with the fields of both; and neither part may name what belongs in the other.
     """
-    start = said.find(_COMMON_BEGINS)
+    start = said.rfind(_COMMON_BEGINS)
     rest = said[start:]
     alike = _remembered.get(rest)
     if start > 0 and not _holds_nul(said):

@@ -729,6 +729,40 @@ def test_an_answer_that_is_read_is_read_alike_by_another_parser(loop, first, fie
 # Framing of bodies
 
 
+@pytest.mark.parametrize(
+    ("size", "valid"),
+    [
+        *((size, True) for size in (b"5", b"05", b"005", b"5;", b"5;x", b"5 ;", b"00000005", b"5;x=y")),
+        *((size, False) for size in (b"+5", b"0x5", b"5_", b" 5", b"5 ", b"5\r", b"-5", b"", b";", b"5\x00", b"5\n")),
+    ],
+)
+def test_the_size_of_a_chunk_is_read_alike_each_time(size, valid):
+    """Watches the sizes that are remembered."""
+    for _ in range(3):
+        body = Chunked()
+        if valid:
+            assert body.feed(size + b"\r\nhello\r\n0\r\n\r\n") == b"hello"
+            assert body.ended
+        else:
+            with pytest.raises(Malformed):
+                body.feed(size + b"\r\nhello\r\n0\r\n\r\n")
+
+
+@pytest.mark.parametrize("size", [0, 1, 9, 15, 16, 255, 2047, 2048, 70_000])
+def test_a_chunk_that_is_sent_is_read_as_it_was(size):
+    body, reader = b"x" * size, Chunked()
+
+    assert reader.feed(http1.chunks(body, last=True)) == body
+    assert reader.ended
+
+
+def test_only_short_sizes_are_remembered():
+    for size in (b"000000005", b"5;abcdefgh", b"fff"):
+        Chunked().feed(size + b"\r\n")
+
+    assert {b"000000005\r\n", b"5;abcdefgh\r\n", b"fff\r\n"}.isdisjoint(http1._chunk_sizes)
+
+
 def fed(framing, *pieces):
     """The body that these pieces hold, and what is behind it, if it ends in them; else None."""
     body = b""
