@@ -307,7 +307,7 @@ def chunks(data: bytes, *, last: bool) -> bytes:
     if data:
         size = len(data)
         begin = _chunk_begins[size] if size < _CHUNK_SIZES_MAX else b"%x\r\n" % size
-        data = begin + data + b"\r\n"
+        data = b"".join((begin, data, b"\r\n"))
     return data + b"0\r\n\r\n" if last else data
 
 
@@ -410,8 +410,8 @@ def _chunk_size(line: bytes) -> int:
 
 _CHUNK_SIZES_MAX: Final = 2048
 _CHUNK_LINE_COMMON_BYTES: Final = 5
-"""Chunks of events are small, and of few sizes: those that are written in up to three digits are remembered, at most some
-thousands in all the ways to write them."""
+"""Chunks of events are small, and of few sizes. Smaller ones are remembered where no more than three bytes say how large
+they are: some thousands, in all the ways to write them."""
 
 _chunk_sizes: Final[dict[bytes, int]] = {}
 

@@ -64,11 +64,6 @@ def gives_way(kind: str, event_id: str, key: str) -> bool:
     return kind in (Kind.BACKFILL, Kind.CORRECTION) or event_id == event_id_of(key)
 
 
-def keeps_off(event: UsageEvent) -> bool:
-    """True for what a call with its metering off has made, which somebody may have booked as if none had."""
-    return not event.metered and bool(event.external_id) and event.event_type in LISTED
-
-
 def taken_back(row: Any) -> UsageEvent:
     """What takes an event of the ledger back whole: under all that sums are kept by, so that nothing of it stays in any."""
     key = f"{row.source}:{row.external_id}:{OFF}:{row.event_id}"

@@ -71,12 +71,22 @@ class Fact:
     time, which no cache of a processor holds.
     """
 
-    def __init__(self, alike: Alike, own: Own, head: str, digest: str, event: UsageEvent | None = None) -> None:
-        """`head` is the event's JSON without its last bracket, or up to where `alike` ends it."""
+    def __init__(
+        self,
+        alike: Alike,
+        own: Own,
+        head: str,
+        digest: str,
+        event: UsageEvent | None = None,
+        recorded: bytes | None = None,
+    ) -> None:
+        """`head` is the event's JSON without its last bracket, or up to where `alike` ends it; `recorded` the whole of what
+        was said, where the event is not kept as it was."""
         self.alike = alike
         self.digest = digest
         """Tells it from another event under the same key; of what was said, whatever is kept of it."""
         self._event = event
+        self._recorded = recorded
         event_id: str = own.event_id
         occurred_at_ms: int = own.occurred_at_ms
         quantities: dict[str, int] = own.quantities
@@ -89,6 +99,7 @@ class Fact:
         self.occurred_at_ms = occurred_at_ms
         self.quantities = quantities
         self.completeness = completeness
+        self.external_id = external_id
         tier: object = told.service_tier
         self.service_tier: str | None = tier if isinstance(tier, str) else None
         self.provider_cost: object = told.provider_cost
@@ -123,9 +134,14 @@ class Fact:
             event = self._event = _as_event(self.said)
         return event
 
+    @property
+    def recorded(self) -> bytes:
+        """What the record said."""
+        return self.said if self._recorded is None else self._recorded
+
     def was_known_by(self, digest: str) -> bool:
         """True where that is the digest that releases before xxHash gave this event. Only calls have another one now."""
-        return digest == _blake(self.said)
+        return digest == _blake(self.recorded)
 
 
 def validated(event: UsageEvent) -> UsageEvent:
@@ -228,9 +244,9 @@ def fact(event: UsageEvent, said: bytes) -> Fact:
 
     What a provider tells by itself it may tell again later: such an event is the same fact at whatever moment it is heard.
     And what was used in the end is the same whatever else is said of it: that a carrier took a message, and weeks later that
-    it never arrived.
+    it never arrived. Raises ValueError where something is of another kind than it has to be.
     """
-    told = said
+    told = recorded = said
     kind, dedupe_key = event.kind, event.dedupe_key
     if kind is _USAGE:
         if dedupe_key is not None:
@@ -241,11 +257,14 @@ def fact(event: UsageEvent, said: bytes) -> Fact:
     if _holds_nul(said):
         said = _NUL.sub(rb"\1\\ufffd", said)
         event = _as_event(said)
-    return fact_known_by(digest, event, said)
+    try:
+        return fact_known_by(digest, event, said, None if recorded is said else recorded)
+    except (AttributeError, TypeError) as error:
+        raise ValueError("an event holds something of another kind than it says") from error
 
 
-def fact_known_by(digest: str, event: UsageEvent, said: bytes) -> Fact:
-    """An event and its JSON, told apart by this digest."""
+def fact_known_by(digest: str, event: UsageEvent, said: bytes, recorded: bytes | None = None) -> Fact:
+    """An event and its JSON, told apart by this digest. `recorded` is what was said of it, where that is something else."""
     metadata = event.metadata
     own = Own(
         event_id=event.event_id,
@@ -259,7 +278,7 @@ def fact_known_by(digest: str, event: UsageEvent, said: bytes) -> Fact:
             context_tokens=metadata.get(CONTEXT_TOKENS),
         ),
     )
-    return Fact(Alike(event, "}"), own, said[:-1].decode(), digest, event)
+    return Fact(Alike(event, "}"), own, said.rstrip()[:-1].decode(), digest, event, recorded)
 
 
 def _xxh3(said: bytes) -> str:
@@ -270,7 +289,7 @@ def _xxh3(said: bytes) -> str:
 
 
 def _blake(told: bytes) -> str:
-    """The digest of what others have told and name."""
+    """The digest of what has a key that others have chosen: it is compared with what they tell."""
     return hashlib.blake2b(told, digest_size=8).hexdigest()
 
 

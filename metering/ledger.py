@@ -140,7 +140,7 @@ async def _claims_settled(
             seconds.append(one)
         else:
             event = seconded(event, by)
-            seconds.append(fact_known_by(one.digest, event, msgspec.json.encode(event)))
+            seconds.append(fact_known_by(one.digest, event, msgspec.json.encode(event), one.recorded))
     return seconds, others
 
 
@@ -188,7 +188,7 @@ async def _taken(
             first[key] = one
     if not first:
         return [], []
-    # No name holds NUL, so that these texts sort as the keys do, in a tenth of the time.
+    # No name holds NUL, so that these texts sort as the keys do, in a third of the time.
     in_order = sorted(first, key="\0".join)
     late = await add([first[key] for key in in_order])
     if not late and not again:

@@ -11,6 +11,7 @@ from typing import Final
 
 import msgspec
 
+from metering.claims import LISTED
 from metering.facts import Alike, Fact
 from pricing.book import Book, instant_ms
 from pricing.catalogue import Books
@@ -51,8 +52,8 @@ class Judging:
         self.plans = plans
         self.books = books
         self.sums = DailySums()
-        self.unmetered: list[Fact] = []
-        """Those of calls with their metering off."""
+        self.off: set[tuple[str, str]] = set()
+        """Tenant and name of what calls with their metering off have made, which somebody may have booked as if none had."""
         self._terms: dict[tuple[Alike, str | None, Book], Terms] = {}
 
     def charges(self, facts: Iterable[Fact]) -> list[str]:
@@ -76,8 +77,9 @@ class Judging:
     def charge(self, fact: Fact, rated: Rated) -> str:
         """The charge of one event, which is summed."""
         self.sums.add(fact, rated)
-        if not fact.alike.metered:
-            self.unmetered.append(fact)
+        alike = fact.alike
+        if not alike.metered and fact.external_id and alike.event_type in LISTED:
+            self.off.add((alike.tenant_id, fact.external_id))
         return charge_row(fact, rated)
 
 

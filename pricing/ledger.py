@@ -11,7 +11,7 @@ from sqlalchemy import bindparam, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metering import ledger
-from metering.claims import keeps_off, made_key, taken_back
+from metering.claims import made_key, taken_back
 from metering.facts import Fact, fact
 from metering.late import PRICE, meet, of_objects, phase_of, remember, settle
 from metering.ledger import Appended
@@ -93,12 +93,10 @@ async def _settled(
 
 async def _take_back(connection: AsyncConnection, judging: Judging, now: dt.datetime) -> None:
     """Take back what a list or a webhook had booked of what calls with their metering off have made."""
-    unmetered = [one.event for one in judging.unmetered]
-    off = {(event.tenant_id, event.external_id or "") for event in unmetered if keeps_off(event)}
-    if not off:
+    if not judging.off:
         return
     rows = []
-    for (_, external_id, source), of_object in (await of_objects(connection, off)).items():
+    for (_, external_id, source), of_object in (await of_objects(connection, judging.off)).items():
         reported = event_id_of(made_key(source, external_id))
         rows += [row for row in of_object if row.metered and reported in (row.event_id, row.corrects)]
     key_of = {row.event_id: (row.tenant_id, row.event_day, row.event_id) for row in rows}

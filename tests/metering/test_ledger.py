@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import hashlib
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
 
+from metering.facts import fact_known_by
 from metering.ledger import Aside, Moved, append, move, set_aside
 from metering.months import Months
 from metering.tables import dedupe, quarantine, spool_positions, usage_events
-from metering.usage import Completeness, UsageEvent, event_id_of
-from tests.builders import DAY_MS, NOON, NOON_MS, call_id, fact, usage_event
+from metering.usage import Completeness, Kind, UsageEvent, event_id_of
+from tests.builders import DAY_MS, NOON, NOON_MS, call_id, fact, payload, usage_event
 
 LATER = NOON + dt.timedelta(hours=1)
 
@@ -300,3 +303,34 @@ def test_the_first_content_under_a_key_is_the_one_that_stays(ledgers, batches):
             contradictions.add((tenant, number, status))
     assert {(row.tenant_id, row.event_id): row.status for row in kept} == first
     assert len(aside) == len(contradictions)
+
+
+def as_an_earlier_release_knew_it(event):
+    """By the digest that releases before xxHash gave to what was recorded."""
+    one, recorded = fact(event), payload(event)
+    return fact_known_by(hashlib.blake2b(recorded, digest_size=8).hexdigest(), one.event, one.said, recorded)
+
+
+SENT = {"event_type": "sms_outbound", "source": "twilio", "quantities": {"messages": 1}, "external_id": "SM1"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"description": "a\0b"}, SENT, {"description": "a\0b", **SENT}],
+    ids=["plain", "nul", "sent", "sent-nul"],
+)
+@pytest.mark.parametrize("listed", [False, True])
+async def test_what_an_earlier_release_has_booked_is_the_same_when_it_is_shipped_again(database, changes, listed):
+    """Guards a replay after an update: what is there would be set aside as a contradiction."""
+    one = usage_event(event_id=call_id(1), **changes)
+    if listed:
+        found = {"kind": Kind.BACKFILL, "dedupe_key": "twilio:SM1:made", "event_id": call_id(2), "external_id": "SM1"}
+        await appended(database, msgspec.structs.replace(one, **found))
+    async with database.transaction() as connection:
+        await append(connection, [as_an_earlier_release_knew_it(one)], NOON)
+
+    again = await appended(database, one, at=LATER)
+    other = await appended(database, msgspec.structs.replace(one, status=201), at=LATER)
+
+    assert (again.new, again.repeated, again.conflicting) == ([], 1, [])
+    assert [one.event.status for one in other.conflicting] == [201]

@@ -67,7 +67,7 @@ def test_what_was_read_of_an_event_is_judged_as_the_event_is(changes, books):
 
 def test_what_is_charged_is_summed_and_what_was_not_to_be_metered_is_remembered(facts, books):
     judging = Judging(Plans(books, []), books)
-    off = fact(usage_event(event_id=call_id(3), metered=False, external_id="made"))
+    off = fact(usage_event(event_id=call_id(3), event_type="sms_outbound", metered=False, external_id="made"))
 
     charges = judging.charges([*facts, off])
 
@@ -75,4 +75,4 @@ def test_what_is_charged_is_summed_and_what_was_not_to_be_metered_is_remembered(
     (row,) = (dict(zip(columns, values, strict=True)) for values in judging.sums.rows(columns))
     assert (len(charges), row["events"]) == (3, 2)
     assert row["charge_nano"] == sum(json.loads(charge)["charge_nano"] for charge in charges)
-    assert judging.unmetered == [off]
+    assert judging.off == {("acme", "made")}

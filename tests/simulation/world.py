@@ -23,6 +23,7 @@ from random import Random
 from types import SimpleNamespace
 
 import msgspec
+import xxhash
 
 import gateway.shipper
 import metering.spool
@@ -138,7 +139,7 @@ class Call:
         """What was recorded, or kept for being recorded, as its end."""
         self.damaged = False
         """Somebody has cut off a record of it."""
-        self.late = _digest(payload(late_outcome(msgspec.json.decode(self.ended, type=UsageEvent))))
+        self.late = _digest_of_other_facts(payload(late_outcome(msgspec.json.decode(self.ended, type=UsageEvent))))
         """How its outcome is known in the ledger, if it comes after the call was booked as unknown."""
         self.sequence = 0
         """Its intent's."""
@@ -150,6 +151,11 @@ class Call:
 
 
 def _digest(said: bytes) -> str:
+    """Of what is said of a call."""
+    return xxhash.xxh3_64_hexdigest(said)
+
+
+def _digest_of_other_facts(said: bytes) -> str:
     return hashlib.blake2b(said, digest_size=8).hexdigest()
 
 
