@@ -3,7 +3,7 @@
     python -m tests.gateway.supervised JOURNAL ROLE:HOW ROLE:HOW / ROLE:HOW …
 
 A slash begins the next stage. How: `works`; `refuses` to start; `dies` before it is ready; `hangs` and never is; `gives-up`
-when w0 is ready, too, the first time; `crashes` once it is ready; `marks` that it is; `lingers` for a while when told to stop; `deaf` to that.
+when w0 is ready, too, the first time; `crashes` once it is ready, and the first time w0, too; `marks` that it is; `lingers` for a while when told to stop; `deaf` to that.
 What is to run after SIGHUP stands in the file JOURNAL.next in the same form, or is what ran before.
 """
 
@@ -41,12 +41,13 @@ async def act(journal, name, how, life):
     life.ready()
     if how == "marks":
         note("marked")
-    if how == "crashes":
-        raise RuntimeError(name)
-    if how == "gives-up" and times(name) == 1:
+    if how in ("crashes", "gives-up") and times(name) == 1:
         while not times("w0"):  # noqa: ASYNC110  A file has no event.
             await asyncio.sleep(0.02)
         await asyncio.sleep(0.3)
+    if how == "crashes":
+        raise RuntimeError(name)
+    if how == "gives-up" and times(name) == 1:
         raise StartRefused(f"{name} has no more to do")
     await life.stopping.wait()
     note("replaced" if life.replaced else "stopping soon")
