@@ -62,10 +62,11 @@ class Alike:
         self.late = self.kind is _CORRECTION and common.corrects is None and self.dedupe_key is not None
         self.channel = channel_of(self.event_type)
         self.listed = makes_listed(self.event_type, self.kind)
+        """True where an event takes the key of the object that its call made."""
 
 
 class Fact:
-    """An event as it was recorded. Made by :func:`fact` and :func:`read_fact`.
+    """An event as it was recorded. Made by :func:`fact`, :func:`fact_known_by` and :func:`read_fact`.
 
     What booking asks of each is found once, while the event is at hand: it is asked again and again of some thousand at a
     time, which no cache of a processor holds.
