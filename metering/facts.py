@@ -140,9 +140,9 @@ class Fact:
         """What the record said."""
         return self.said if self._recorded is None else self._recorded
 
-    def was_known_by(self, digest: str) -> bool:
-        """True where that is the digest that releases before xxHash gave this event. Only calls have another one now."""
-        return digest == _blake(self.recorded)
+    def is_known_by(self, digest: str) -> bool:
+        """True where that is its digest, or that which releases before xxHash gave it: only calls have another one now."""
+        return digest == self.digest or digest == _blake(self.recorded)
 
 
 def validated(event: UsageEvent) -> UsageEvent:

@@ -200,7 +200,7 @@ async def _taken(
     again += [(key, first[key]) for key in there]
     taken = set(there)
     new = [one for key, one in first.items() if key not in taken]
-    return new, [(one, one.digest if one.was_known_by(digests[key]) else digests[key]) for key, one in again]
+    return new, [(one, one.digest if one.is_known_by(digests[key]) else digests[key]) for key, one in again]
 
 
 _key_of: Callable[[Fact], Key] = attrgetter("key")

@@ -115,9 +115,8 @@ def told(event: UsageEvent, price_book: Book, cost_book: Book, cost_nano: int) -
 
     A currency that is not the cost book's is not converted: what was booked stays.
     """
-    told_nano = _as_nano(event.metadata.get(TOLD_COST))
-    if event.metadata.get("currency", cost_book.unit) != cost_book.unit:
-        told_nano = None
+    in_our_unit = event.metadata.get("currency", cost_book.unit) == cost_book.unit
+    told_nano = _as_nano(event.metadata.get(_TOLD_COST)) if in_our_unit else None
     if not event.metered or told_nano is None:
         return _rated(price_book, cost_book, 0, None, ())
     left_nano = told_nano - cost_nano

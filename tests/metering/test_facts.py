@@ -176,8 +176,8 @@ def test_a_digest_of_an_earlier_release_is_known_for_what_it_is():
     said = payload(usage_event())
     one = fact(usage_event(), said)
 
-    assert one.was_known_by(hashlib.blake2b(said, digest_size=8).hexdigest())
-    assert not one.was_known_by(hashlib.blake2b(payload(usage_event(status=201)), digest_size=8).hexdigest())
+    assert one.is_known_by(hashlib.blake2b(said, digest_size=8).hexdigest())
+    assert not one.is_known_by(hashlib.blake2b(payload(usage_event(status=201)), digest_size=8).hexdigest())
 
 
 @pytest.mark.parametrize("changes", [{"resource": 5}, {"category": None}, {"metadata": None}, {"quantities": None}])
