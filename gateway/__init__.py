@@ -10,7 +10,8 @@ One call, and the module of each step:
                 `answer_links` leads the URLs of answers back here
 5. `recorder`   the intent goes into the spool before the first byte leaves
 6. `upstream`   one attempt at the provider; `http1` makes an answer of its bytes. What a turn of the loop brings on either
-                side leaves together at its end, by way of `departures`: its records first, in one piece
+                side leaves together at its end, by way of `departures`: its records first, in one piece. `tls` is spoken
+                on either side
 7. `proxy`      relays the answer past the endpoint's meter, or what is said in a session past that session's
 8. `recorder`   the outcome is in the spool before the client can conclude success; where the answer does not
                 say it, `estimator` and its `estimator_process` count it

@@ -36,6 +36,7 @@ from gateway.http1 import (
 from gateway.limits import NEVER, ClientLimits
 from gateway.strand import PARK, Strand
 from gateway.telemetry import log
+from gateway.tls import Tls
 
 READ_AHEAD_BYTES: Final = 64 << 10
 """So much of a body, or of the requests behind one, is kept that nobody has asked for; then the client is not read from."""
@@ -631,6 +632,13 @@ class Connection(asyncio.Protocol):
             self.deadline = min(self.deadline, deadline)
 
 
+class _Full(asyncio.Protocol):
+    """There are too many connections for one more handshake."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast("asyncio.Transport", transport).abort()
+
+
 BACKLOG_MAX: Final = 1024
 """Connections that the system has accepted and we have not; beyond them it lets clients try again."""
 
@@ -653,6 +661,8 @@ class Listener:
         self.limits = ClientLimits() if limits is None else limits
         self.departures = departures or Departures()
         self.connections: set[Connection] = set()
+        self._handshakes: dict[Tls, float] = {}
+        """What will be connections, each with its deadline."""
         self.busy: set[Connection] = set()
         """Those with a call under way, whose client may be gone."""
         self.leaving = False
@@ -672,13 +682,23 @@ class Listener:
         self.now = loop.time()
         self._tls = tls
         self._server = await loop.create_server(
-            lambda: Connection(self, loop),
+            (lambda: Connection(self, loop)) if tls is None else (lambda: self._shaking_hands(tls, loop)),
             sock=listening,
-            ssl=tls,
             backlog=BACKLOG_MAX,
-            ssl_handshake_timeout=None if tls is None else self.limits.head_timeout_s,
         )
         self._tasks = [loop.create_task(self._sweep()), loop.create_task(self._watch_lag())]
+
+    def _shaking_hands(self, tls: ssl.SSLContext, loop: asyncio.AbstractEventLoop) -> asyncio.Protocol:
+        """What becomes a connection when its handshake is over."""
+        if len(self.connections) + len(self._handshakes) >= self.limits.connections_max:
+            return _Full()
+
+        def over(shaken: Tls, error: Exception | None) -> None:
+            self._handshakes.pop(shaken, None)
+
+        shaking = Tls(tls, Connection(self, loop), over)
+        self._handshakes[shaking] = loop.time() + self.limits.head_timeout_s
+        return shaking
 
     def change(self, handler: Handler, limits: ClientLimits) -> None:
         """Have what begins from here on handled by another handler, within other limits; what has begun goes on."""
@@ -732,6 +752,8 @@ class Listener:
                 connection.abort()
             return False
         finally:
+            for shaking in tuple(self._handshakes):
+                shaking.abort()
             for task in self._tasks:
                 task.cancel()
 
@@ -765,6 +787,10 @@ class Listener:
             for connection in tuple(self.connections):
                 if connection.deadline <= now:
                     connection.expired(now)
+            for shaking, deadline in tuple(self._handshakes.items()):
+                if deadline <= now:
+                    del self._handshakes[shaking]
+                    shaking.abort()
 
     async def _watch_lag(self) -> None:
         """Find out how long what has arrived waits for its turn: as long as this does. Once is no measure, since what has

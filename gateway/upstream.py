@@ -21,6 +21,7 @@ from gateway.http1 import Framing, Malformed, UntilClose
 from gateway.limits import NEVER, UpstreamLimits
 from gateway.messages import ResponseHead
 from gateway.strand import PARK, Strand
+from gateway.tls import Tls
 
 READ_AHEAD_BYTES: Final = 128 << 10
 """So much of an answer is kept that nobody has taken; then the provider is not read from."""
@@ -441,20 +442,44 @@ class Pool:
         return await asyncio.ensure_future(self._connected())
 
     async def _connected(self) -> Connection:
-        loop = asyncio.get_running_loop()
-        origin = self.origin
-        if origin.tls and self._tls is None:
-            self._tls = ssl.create_default_context()
+        connection, origin = Connection(self), self.origin
         try:
             async with asyncio.timeout(self.limits.connect_timeout_s):
-                _, connection = await loop.create_connection(
-                    lambda: Connection(self), origin.host, origin.port, ssl=self._tls if origin.tls else None
-                )
+                if origin.tls:
+                    await self._connect_securely(connection)
+                else:
+                    loop = asyncio.get_running_loop()
+                    await loop.create_connection(lambda: connection, origin.host, origin.port)
         except TimeoutError as slow:
             raise ConnectTimeout("too slow") from slow
-        except (OSError, ssl.SSLError) as error:
+        except OSError as error:
             raise Unreachable(type(error).__name__) from error
         return connection
+
+    async def _connect_securely(self, connection: Connection) -> None:
+        """Raises OSError, as each ssl.SSLError is one."""
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+            self._tls.options |= ssl.OP_NO_RENEGOTIATION
+        context, origin, loop = self._tls, self.origin, asyncio.get_running_loop()
+        shaken: asyncio.Future[None] = loop.create_future()
+
+        def over(_: Tls, error: Exception | None) -> None:
+            if shaken.done():
+                return  # Nobody waits any more.
+            if error is None:
+                shaken.set_result(None)
+            else:
+                shaken.set_exception(error)
+
+        transport, _ = await loop.create_connection(
+            lambda: Tls(context, connection, over, server_hostname=origin.host), origin.host, origin.port
+        )
+        try:
+            await shaken
+        except BaseException:
+            transport.abort()
+            raise
 
     def release(self, connection: Connection) -> None:
         """Take a connection back: kept if its answer was read to the end and it may carry another request."""

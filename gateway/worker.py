@@ -268,6 +268,7 @@ def tls(settings: Settings) -> ssl.SSLContext | None:
     if settings.proxy.tls_cert is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.options |= ssl.OP_NO_RENEGOTIATION
     _load_certificate(context, settings.proxy)
     return context
 

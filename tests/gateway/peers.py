@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -257,10 +258,12 @@ class Provider:
 
 
 @asynccontextmanager
-async def provider(script: Callable[[Peer], Awaitable[None]]) -> AsyncIterator[Provider]:
+async def provider(
+    script: Callable[[Peer], Awaitable[None]], tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Provider]:
     """A provider; the script gets each connection, and the connection ends where the script ends."""
     serving = Provider(script)
-    server = await asyncio.start_server(serving.accept, "127.0.0.1", 0, limit=1 << 20)
+    server = await asyncio.start_server(serving.accept, "127.0.0.1", 0, limit=1 << 20, ssl=tls)
     serving.port = server.sockets[0].getsockname()[1]
     try:
         yield serving

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import ipaddress
 import socket
-import ssl
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -14,10 +12,6 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 from aiohttp import web
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,6 +26,7 @@ from gateway.egress import (
     Unreachable,
     is_public,
 )
+from tests.certificates import made_certificate
 
 PATIENCE_S = 30
 
@@ -526,37 +521,11 @@ async def test_a_header_with_a_line_break_is_not_sent():
     assert application_here.asked == []
 
 
-def certificate(directory, name: str) -> ssl.SSLContext:
-    """A server's side of TLS for a name, and the file `authority.pem` that vouches for it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    named = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    today = dt.datetime.now(dt.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(named)
-        .issuer_name(named)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(today - dt.timedelta(days=1))
-        .not_valid_after(today + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    (directory / "authority.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    plain = serialization.NoEncryption()
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
-    (directory / "key.pem").write_bytes(pem)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(directory / "authority.pem", directory / "key.pem")
-    return context
-
-
 async def test_a_certificate_is_asked_for_the_name_that_was_given(tmp_path):
-    server_side = certificate(tmp_path, HOST)
-    trusting = ssl.create_default_context(cafile=str(tmp_path / "authority.pem"))
+    certificate = made_certificate(tmp_path, HOST)
+    trusting = certificate.trusted()
     other = "other.example"
-    async with application(tls=server_side) as application_here:
+    async with application(tls=certificate.served()) as application_here:
         url = f"https://{HOST}:{application_here.port}/"
         assert (await sent(url, tls=trusting)).status == 200
         with pytest.raises(Unreachable, match="certificate"):

@@ -1,7 +1,6 @@
 """Where requests arrive and answers leave: seen from sockets, and where the order of events matters, from a transport."""
 
 import asyncio
-import datetime as dt
 import itertools
 import json
 import logging
@@ -11,10 +10,6 @@ import time
 from dataclasses import replace
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
@@ -24,6 +19,7 @@ from gateway.http1 import RequestHeads
 from gateway.limits import ClientLimits
 from gateway.listener import REFUSALS, ClientGone, Connection, Listener, bound
 from gateway.strand import PARK
+from tests.certificates import made_certificate
 from tests.gateway.peers import (
     PATIENCE_S,
     chunked,
@@ -1510,26 +1506,7 @@ async def test_a_client_that_leaves_is_noticed_while_its_call_goes_on():
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
-    """A certificate for this machine, good for a day."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = dt.datetime.now(dt.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - dt.timedelta(hours=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path_factory.mktemp("tls") / "both.pem"
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path.write_bytes(private + made.public_bytes(serialization.Encoding.PEM))
-    return path
+    return made_certificate(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture
@@ -1539,17 +1516,14 @@ async def secure(certificate):
     made = Serving()
     listening = bound("127.0.0.1", 0)
     made.port = listening.getsockname()[1]
-    await made.listener.open(listening, context)
+    await made.listener.open(listening, certificate.served())
     yield made
     await made.listener.close(0)
 
 
-async def test_the_same_is_spoken_over_tls(secure):
-    trusting = ssl.create_default_context()
-    trusting.check_hostname = False
-    trusting.verify_mode = ssl.CERT_NONE
+async def test_the_same_is_spoken_over_tls(secure, certificate):
     secure.act = secure.refuse
-    reader, writer = await asyncio.open_connection("127.0.0.1", secure.port, ssl=trusting)
+    reader, writer = await asyncio.open_connection("127.0.0.1", secure.port, ssl=certificate.trusted())
 
     writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + bytes(100))
     answer = await soon(reader.readuntil(b"no"))
@@ -1569,16 +1543,14 @@ async def test_a_handshake_that_fails_leaves_nothing_behind(secure):
     assert not secure.listener.connections
 
 
-async def test_a_replaced_one_answers_whoever_was_shaking_hands(secure):
+async def test_a_replaced_one_answers_whoever_was_shaking_hands(secure, certificate):
     """Guards connections that have not begun: sabotaged (only those that have are waited for), this one is dropped."""
-    trusting = ssl.create_default_context()
-    trusting.check_hostname = False
-    trusting.verify_mode = ssl.CERT_NONE
+    trusting = certificate.trusted()
     with socket.create_connection(("127.0.0.1", secure.port)) as end:
         await asyncio.sleep(0.1)
         closing = asyncio.ensure_future(secure.listener.close(20, next_within_s=3))
         await asyncio.sleep(0.2)
-        reader, writer = await asyncio.open_connection(sock=end, ssl=trusting, server_hostname="x")
+        reader, writer = await asyncio.open_connection(sock=end, ssl=trusting, server_hostname="127.0.0.1")
         writer.write(GET % 1)
 
         answer = await soon(reader.readuntil(b"\r\n\r\n"))
@@ -1590,12 +1562,10 @@ async def test_a_replaced_one_answers_whoever_was_shaking_hands(secure):
 
 async def test_a_handshake_that_does_not_come_is_given_up(certificate):
     """Guards the handshake's own limit: no connection counts before it, and a minute was the least that one took."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate)
     made = Serving()
     made.grant(head_timeout_s=0.1)
     listening = bound("127.0.0.1", 0)
-    await made.listener.open(listening, context)
+    await made.listener.open(listening, certificate.served())
     async with client(listening.getsockname()[1]) as peer:
         await peer.send(b"\x16\x03\x01")
 

@@ -1,0 +1,177 @@
+"""TLS on a connection, on either side of the gateway: between the bytes of the network and whoever speaks over it.
+
+Event loops bring their own, which costs a call more than the ciphers do, and uvloop's keeps a buffer of a quarter of a MiB
+for each connection. Here a connection is given what has come as often as something has come, and nothing else is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final, cast
+
+RECORD_BYTES_MAX: Final = 16 << 10
+"""The most that one record holds (RFC 8446 section 5.1)."""
+
+UNSENT_BYTES_HIGH: Final = 80 << 10
+"""With more that the network has not taken, whoever writes is asked to wait: asyncio's 64 KiB, and what records add to them."""
+
+
+class Tls(asyncio.Protocol):
+    """Below it is a TCP connection, whose protocol it is; above it who speaks in clear, whose transport it is."""
+
+    __slots__ = ("_above", "_error", "_incoming", "_outgoing", "_over", "_shaken", "_tcp", "_tls")
+
+    def __init__(
+        self,
+        context: ssl.SSLContext,
+        above: asyncio.Protocol,
+        over: Callable[[Tls, Exception | None], None],
+        *,
+        server_hostname: str | None = None,
+    ) -> None:
+        """`server_hostname` is whom a client wants to reach; without it this is a server.
+
+        `over` is called once, when the handshake is over: just before `above` is given its connection, or with what went
+        wrong (an OSError, as each ssl.SSLError is one)."""
+        self._above = above
+        self._over = over
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(
+            self._incoming, self._outgoing, server_side=server_hostname is None, server_hostname=server_hostname
+        )
+        self._tcp: asyncio.Transport | None = None
+        self._shaken = False
+        self._error: Exception | None = None
+
+    # -- the protocol of a TCP connection
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._tcp = cast("asyncio.Transport", transport)  # uvloop's are none by name.
+        self._tcp.set_write_buffer_limits(UNSENT_BYTES_HIGH)
+        self._advance(b"")
+
+    def data_received(self, data: bytes) -> None:
+        self._advance(data)
+
+    def eof_received(self) -> bool:
+        # Without the peer's word that this is the end anybody could have cut it off (RFC 8446 section 6.1).
+        self.abort()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._shaken:
+            self._above.connection_lost(self._error or exc)
+        else:
+            self._over(self, self._error or exc or ConnectionResetError())
+
+    def pause_writing(self) -> None:
+        if self._shaken:
+            self._above.pause_writing()
+
+    def resume_writing(self) -> None:
+        if self._shaken:
+            self._above.resume_writing()
+
+    def _advance(self, data: bytes) -> None:
+        """Take what has come, and give on what of it is in clear."""
+        incoming = self._incoming
+        incoming.write(data)
+        chunks: list[bytes] = []
+        ended = False
+        try:
+            if not self._shaken:
+                self._shake_hands()
+            if self._shaken:
+                tls = self._tls
+                # A record is read whole: of what was taken out of `incoming`, nothing is left that could be read.
+                while incoming.pending:
+                    chunk = tls.read(RECORD_BYTES_MAX)
+                    if not chunk:
+                        ended = True
+                        break
+                    chunks.append(chunk)
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError as error:
+            self._fail(error)
+            return
+        if self.is_closing():
+            return
+        if self._outgoing.pending:
+            self._send()
+        if chunks:
+            self._above.data_received(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+        if ended:
+            self._above.eof_received()
+            self.close()
+
+    def _shake_hands(self) -> None:
+        """Go on with the handshake. Raises ssl.SSLError; ssl.SSLWantReadError where the peer has to."""
+        self._tls.do_handshake()
+        self._shaken = True
+        self._over(self, None)
+        self._above.connection_made(cast("asyncio.Transport", self))
+
+    def _fail(self, error: ssl.SSLError) -> None:
+        """What came, or what it should protect, is wrong: tell the peer, and end here."""
+        self._error = error
+        tcp = self._tcp
+        assert tcp is not None
+        if self._shaken:
+            tcp.abort()
+        else:
+            self._send()
+            tcp.close()
+
+    def _send(self) -> None:
+        tcp = self._tcp
+        assert tcp is not None
+        tcp.write(self._outgoing.read())
+
+    # -- the transport of whoever speaks over it
+
+    def write(self, data: bytes) -> None:
+        if not self.is_closing():
+            try:
+                self._tls.write(data)
+            except ssl.SSLError as error:
+                self._fail(error)
+            else:
+                self._send()
+
+    def get_write_buffer_size(self) -> int:
+        return 0 if self._tcp is None else self._tcp.get_write_buffer_size()
+
+    def pause_reading(self) -> None:
+        if self._tcp is not None:
+            self._tcp.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._tcp is not None:
+            self._tcp.resume_reading()
+
+    def can_write_eof(self) -> bool:
+        return False
+
+    def is_closing(self) -> bool:
+        return self._tcp is None or self._tcp.is_closing()
+
+    def close(self) -> None:
+        """Send what was written and that nothing more will come, and end."""
+        if not self.is_closing():
+            with suppress(ssl.SSLError):  # Which says that the peer has not said it yet.
+                self._tls.unwrap()
+            self._send()
+            assert self._tcp is not None
+            self._tcp.close()
+
+    def abort(self) -> None:
+        """End at once."""
+        if self._tcp is not None:
+            self._tcp.abort()
+
+    def get_extra_info(self, name: str) -> Any:
+        return None if self._tcp is None else self._tcp.get_extra_info(name)
