@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import re
 from functools import lru_cache
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from aiohttp import base_protocol, http_parser
 from aiohttp.http_exceptions import HttpProcessingError
@@ -250,34 +250,22 @@ def check_begun(data: bytes | bytearray, *, checked: int = 0) -> None:
 # Framing of bodies (RFC 9112 section 6)
 
 
-class Framing(Protocol):
-    """Where a body ends in the bytes of a connection."""
-
-    ended: bool
-    """True once the whole body was fed."""
-    rest: bytes
-    """What was fed behind its end."""
-
-    def feed(self, data: bytes) -> bytes:
-        """The bytes of the body among these. Raises Malformed."""
-
-    @property
-    def ends_by_close(self) -> bool:
-        """True where the end of the connection is the end of the body."""
-
-
 class Counted:
     """A body of a declared length."""
 
     __slots__ = ("_left", "ended", "rest")
     ends_by_close = False
+    """True where the end of the connection is the end of the body."""
 
     def __init__(self, length: int) -> None:
         self._left = length
         self.ended = length == 0
+        """True once the whole body was fed."""
         self.rest = b""
+        """What was fed behind its end."""
 
     def feed(self, data: bytes) -> bytes:
+        """The bytes of the body among these. Raises Malformed, if this is a body in chunks."""
         size = len(data)
         if size < self._left:
             self._left -= size
@@ -340,6 +328,12 @@ class Chunked:
         if self._begun:
             data = self._begun + data
             self._begun = b""
+        elif not self._left and not self._in_trailer:
+            # Most events of a stream are one chunk, and come by themselves.
+            begins = data.find(b"\r\n") + 2
+            known = _chunk_sizes.get(data[:begins])
+            if known and len(data) == begins + known + 2 and data.endswith(b"\r\n"):
+                return data[begins:-2]
         pieces: list[bytes] = []
         at, end = 0, len(data)
         while at < end:
@@ -392,6 +386,10 @@ class Chunked:
             data = data[end:]
         self.ended = True
         self.rest = data[2:]
+
+
+Framing = Counted | UntilClose | Chunked
+"""Where a body ends in the bytes of a connection."""
 
 
 def _chunk_size(line: bytes) -> int:
