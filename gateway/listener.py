@@ -36,6 +36,7 @@ from gateway.http1 import (
 from gateway.limits import NEVER, ClientLimits
 from gateway.strand import PARK, Strand
 from gateway.telemetry import log
+from gateway.ticks import until_tick_s
 from gateway.tls import Tls
 
 READ_AHEAD_BYTES: Final = 64 << 10
@@ -61,6 +62,7 @@ BLANK_LINES_MAX: Final = 4
 
 SWEEP_S: Final = 1.0
 LAG_TICK_S: Final = 0.05
+"""While calls are under way."""
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -437,7 +439,7 @@ class Connection(asyncio.Protocol):
             exchange = self._exchange = Exchange(self, request, length, rest)
             self.deadline = NEVER
             self._received = exchange.behind
-            self.listener.busy.add(self)
+            self.listener.begin(self)
             exchange.strand = Strand(self.listener.handler(exchange), self._loop, self._ended)
             exchange.strand.wake()
         self._proceeding = False
@@ -672,8 +674,10 @@ class Listener:
         self.now = 0.0
         """The time of the loop, no older than a sweep."""
         self._lagging = False
+        self._turn: asyncio.TimerHandle | None = None
+        """What its turn is waited for, while calls are under way."""
         self._quiet = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._sweeping: asyncio.Task[None] | None = None
 
     async def open(self, listening: socket.socket, tls: ssl.SSLContext | None) -> None:
         """Accept connections on a socket, which other processes may accept on as well."""
@@ -686,7 +690,7 @@ class Listener:
             sock=listening,
             backlog=BACKLOG_MAX,
         )
-        self._tasks = [loop.create_task(self._sweep()), loop.create_task(self._watch_lag())]
+        self._sweeping = loop.create_task(self._sweep())
 
     def _shaking_hands(self, tls: ssl.SSLContext, loop: asyncio.AbstractEventLoop) -> asyncio.Protocol:
         """What becomes a connection when its handshake is over."""
@@ -715,6 +719,12 @@ class Listener:
             return False
         self.connections.add(connection)
         return True
+
+    def begin(self, connection: Connection) -> None:
+        """A connection's call begins."""
+        self.busy.add(connection)
+        if self._turn is None:
+            self._wait_turn(late_before=False)
 
     def free(self, connection: Connection) -> None:
         """A connection's call is over."""
@@ -754,8 +764,9 @@ class Listener:
         finally:
             for shaking in tuple(self._handshakes):
                 shaking.abort()
-            for task in self._tasks:
-                task.cancel()
+            for one in (self._sweeping, self._turn):
+                if one is not None:
+                    one.cancel()
 
     async def _last_requests(self, grace_s: float, next_within_s: float) -> None:
         """Answer one more request on each connection, those included that were accepted and have not begun."""
@@ -782,7 +793,7 @@ class Listener:
         while True:
             limits = self.limits
             shortest_s = min(limits.head_timeout_s, limits.body_idle_timeout_s, limits.write_idle_timeout_s)
-            await asyncio.sleep(min(SWEEP_S, shortest_s / 4, limits.keepalive_timeout_s / 4))
+            await asyncio.sleep(until_tick_s(min(SWEEP_S, shortest_s / 4, limits.keepalive_timeout_s / 4)))
             now = self.now = loop.time()
             for connection in tuple(self.connections):
                 if connection.deadline <= now:
@@ -792,14 +803,18 @@ class Listener:
                     del self._handshakes[shaking]
                     shaking.abort()
 
-    async def _watch_lag(self) -> None:
+    def _wait_turn(self, *, late_before: bool) -> None:
         """Find out how long what has arrived waits for its turn: as long as this does. Once is no measure, since what has
         waited through a pause of the whole process is done with at the next turn."""
         loop = asyncio.get_running_loop()
-        late_before = False
-        while True:
-            due = loop.time() + LAG_TICK_S
-            await asyncio.sleep(LAG_TICK_S)
+        due = loop.time() + LAG_TICK_S
+
+        def turn() -> None:
             late = loop.time() - due > self.limits.lag_max_s
             self._lagging = late and late_before
-            late_before = late
+            if late or self.busy:
+                self._wait_turn(late_before=late)
+            else:
+                self._turn = None
+
+        self._turn = loop.call_at(due, turn)

@@ -21,6 +21,7 @@ from gateway.http1 import Framing, Malformed, UntilClose
 from gateway.limits import NEVER, UpstreamLimits
 from gateway.messages import ResponseHead
 from gateway.strand import PARK, Strand
+from gateway.ticks import until_tick_s
 from gateway.tls import Tls
 
 READ_AHEAD_BYTES: Final = 128 << 10
@@ -558,7 +559,7 @@ class Upstream:
         while True:
             limits = self.limits
             shortest_s = min(limits.first_byte_timeout_s, limits.idle_timeout_s, limits.keepalive_timeout_s)
-            await asyncio.sleep(min(SWEEP_S, shortest_s / 4))
+            await asyncio.sleep(until_tick_s(min(SWEEP_S, shortest_s / 4)))
             now = loop.time()
             for pool in self._pools.values():
                 pool.sweep(now)

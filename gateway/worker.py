@@ -42,6 +42,7 @@ from gateway.settings import OnDisconnect, ProxySettings, Settings, Unlisted
 from gateway.snapshot import EMPTY, SnapshotFile
 from gateway.supervisor import Life, StartRefused
 from gateway.telemetry import log
+from gateway.ticks import until_tick_s
 from gateway.upstream import Upstream
 from gateway.webhooks import Webhooks
 from metering.database import DatabaseUnavailable
@@ -231,7 +232,7 @@ async def counting(settings: Settings, number: int) -> AsyncIterator[Counters]:
 
 async def _show(counters: Counters) -> None:
     while True:
-        await asyncio.sleep(WRITE_S)
+        await asyncio.sleep(until_tick_s(WRITE_S))
         counters.write()
 
 
@@ -247,7 +248,7 @@ async def watching(snapshot: SnapshotFile) -> AsyncIterator[None]:
 
 async def _watch(snapshot: SnapshotFile) -> None:
     while True:
-        await asyncio.sleep(SNAPSHOT_LOOK_S)
+        await asyncio.sleep(until_tick_s(SNAPSHOT_LOOK_S))
         try:
             snapshot.refresh()
         except (OSError, ValueError) as error:

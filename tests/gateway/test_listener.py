@@ -7,6 +7,7 @@ import logging
 import socket
 import ssl
 import time
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
@@ -983,15 +984,51 @@ async def test_a_call_beyond_the_number_is_told_that_it_should_be_refused(servin
     assert told == [False, False, True, False]
 
 
+@asynccontextmanager
+async def under_way(serving):
+    """A call that is not answered yet, by a handler of its own."""
+    release = asyncio.Event()
+
+    async def waiting(exchange):
+        await release.wait()
+        exchange.answer(200, b"OK", b"", b"")
+
+    serving.act = waiting
+    async with client(serving.port) as peer:
+        await peer.send(GET % 1)
+        await eventually(lambda: serving.listener.busy)
+        yield
+        release.set()
+        await peer.message()
+
+
 async def test_a_worker_that_stays_behind_is_overloaded_until_it_has_caught_up(serving):
     serving.grant(lag_max_s=0.1)
-    assert not serving.listener.overloaded
+    async with under_way(serving):
+        assert not serving.listener.overloaded
 
-    async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(PATIENCE_S):
+            while not serving.listener.overloaded:
+                time.sleep(0.2)  # noqa: ASYNC251  What makes a worker late.
+                for _ in range(3):
+                    await asyncio.sleep(0)
+
+        await eventually(lambda: not serving.listener.overloaded)
+
+
+async def test_a_worker_that_stays_behind_with_calls_that_end_at_once_is_overloaded(serving):
+    """Guards the measure where no call is under way when it is taken."""
+    serving.grant(lag_max_s=0.1)
+
+    async def slow(exchange):
+        time.sleep(0.2)  # noqa: ASYNC251  As above.
+        exchange.answer(200, b"OK", b"", b"")
+
+    serving.act = slow
+    async with client(serving.port) as peer, asyncio.timeout(PATIENCE_S):
         while not serving.listener.overloaded:
-            time.sleep(0.2)  # noqa: ASYNC251  What makes a worker late.
-            for _ in range(3):
-                await asyncio.sleep(0)
+            await peer.send(GET % 1)
+            await peer.message()
 
     await eventually(lambda: not serving.listener.overloaded)
 
@@ -999,11 +1036,19 @@ async def test_a_worker_that_stays_behind_is_overloaded_until_it_has_caught_up(s
 async def test_one_pause_is_no_overload(serving):
     """Guards the second measure: after a pause of the whole process, calls were refused that could be answered at once."""
     serving.grant(lag_max_s=1)
-    time.sleep(1.2)  # noqa: ASYNC251  As above.
+    async with under_way(serving):
+        time.sleep(1.2)  # noqa: ASYNC251  As above.
 
-    for _ in range(10):
-        await asyncio.sleep(listener.LAG_TICK_S / 5)
-        assert not serving.listener.overloaded
+        for _ in range(10):
+            await asyncio.sleep(listener.LAG_TICK_S / 5)
+            assert not serving.listener.overloaded
+
+
+async def test_a_worker_without_calls_is_not_woken_to_see_whether_it_is_late(serving):
+    async with under_way(serving):
+        assert serving.listener._turn is not None
+
+    await eventually(lambda: serving.listener._turn is None)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
