@@ -45,6 +45,7 @@ from gateway.snapshot import SigningSecrets
 from gateway.subaccounts import Subaccounts
 from gateway.supervisor import Life, StartRefused
 from gateway.telemetry import log
+from gateway.ticks import until_tick_s
 from metering import spool_reader
 from metering.database import DatabaseUnavailable
 from metering.facts import Fact
@@ -158,6 +159,7 @@ async def _at_work(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 async def _polling(office: Office, shipper: Shipper) -> AsyncIterator[Poller]:
     """Asks providers what became of what is pending."""
     poller = Poller(office.database, _booking(shipper), polled(office, office.settings), office.now)
+    shipper.when_pending = poller.wake.set
     async with _at_work(poller.run()):
         yield poller
 
@@ -293,7 +295,7 @@ async def _publish_again(accounts: Accounts) -> None:
     """Put in force what was changed while the snapshot could not be written: a key that was revoked then must stop."""
     failing = False
     while True:
-        await asyncio.sleep(PUBLISH_AGAIN_S)
+        await asyncio.sleep(until_tick_s(PUBLISH_AGAIN_S))
         if not accounts.unpublished:
             continue
         try:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 
 import msgspec
-from sqlalchemy import and_, delete, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, delete, insert, or_, select, update
 
 from gateway.asking import Asker, NotAnswered
 from gateway.providers.api import Listing, NotAPage, Page, Record, Total
@@ -45,7 +45,11 @@ from metering.usage import EPOCH, TOLD_COST, Kind
 Item = TypeVar("Item")
 
 LOOK_S = 1.0
-"""Between two looks at what is to be collected."""
+"""After the ledger failed, and before the spools were read once, what is to be collected is looked at again so soon."""
+
+SEARCH_S = 5.0
+"""Between two looks otherwise. What this process is asked for is begun at once; so long waits what another host was asked
+for, or held, and did not end."""
 
 HELD_S = 20.0
 """So long a collection belongs to whoever runs it, who says four times as often that it still does."""
@@ -277,17 +281,19 @@ class Collector:
         self._planned = asyncio.get_running_loop().time()
         try:
             while True:
+                pause_s = LOOK_S
                 try:
                     if plans:
                         await self._plan()
-                    await self.look()
+                    if await self.look():
+                        pause_s = SEARCH_S
                 except DatabaseUnavailable:
                     pass  # Whoever books says it.
                 except Exception as error:  # noqa: BLE001  The last line of defence: the next look may go well.
                     log.error("collector_failed", error=type(error).__name__)
                 self.wake.clear()
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_S):
+                    async with asyncio.timeout(pause_s):
                         await self.wake.wait()
         finally:
             await self.close()
@@ -302,16 +308,19 @@ class Collector:
         for asker in self._askers.values():
             await asker.close()
 
-    async def look(self) -> None:
-        """Begin what waits, of each source of which nothing is under way. Before spools were read once everything would be
-        too young, however old it is, and lists would be read for nothing. Raises DatabaseUnavailable."""
-        for source in self.sources:
-            if source in self._running or self._booked_until(source) == EPOCH:
-                continue
+    async def look(self) -> bool:
+        """Begin what waits, of each source of which nothing is under way; False where it is too early for some. Before
+        spools were read once everything would be too young, however old it is, and lists would be read for nothing. Raises
+        DatabaseUnavailable."""
+        idle = [source for source in self.sources if source not in self._running]
+        read = [source for source in idle if self._booked_until(source) != EPOCH]
+        for source in await self._waiting(read) if read else ():
             row = await self._taken(source)
             if row is not None:
                 task = self._running[source] = asyncio.create_task(self._collect(row))
                 task.add_done_callback(lambda _, source=source: self._ended(source))  # type: ignore[misc]
+
+        return len(read) == len(idle)
 
     def _ended(self, source: str) -> None:
         del self._running[source]
@@ -322,10 +331,17 @@ class Collector:
         while self._running:
             await asyncio.wait(self._running.values())
 
+    async def _waiting(self, sources: Sequence[str]) -> Sequence[str]:
+        """Those of which a collection waits."""
+        at = collections.c
+        waiting = select(at.source).where(at.source.in_(sources), _free(self._now())).distinct()
+        async with self._database.reading() as connection:
+            return (await connection.execute(waiting)).scalars().all()
+
     async def _taken(self, source: str) -> Any:
         """The collection of a source that has waited longest, held from now on; None where none waits."""
         at, now = collections.c, self._now()
-        free = or_(at.status == WAITING, and_(at.status == RUNNING, at.held_until < now))
+        free = _free(now)
         # What somebody waits for comes before what nobody asked for.
         oldest = select(at.collection_id).where(at.source == source, free).order_by(at.kind != ASKED, at.created_at)
         async with self._database.reading() as connection:
@@ -631,6 +647,12 @@ class Collector:
         if self.schedules is Schedules.ALL and self.sources[source].credential(None) is not None:
             found.append(None)
         return found
+
+
+def _free(now: dt.datetime) -> ColumnElement[bool]:
+    """True of a collection that waits, or that nobody holds any more."""
+    at = collections.c
+    return or_(at.status == WAITING, and_(at.status == RUNNING, at.held_until < now))
 
 
 class _Known(NamedTuple):

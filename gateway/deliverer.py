@@ -26,6 +26,7 @@ from gateway import standard_webhooks
 from gateway.egress import Egress, EgressError, Forbidden, TooSlow
 from gateway.inbox import KEPT_S, Inbox, Unreadable, Waiting
 from gateway.telemetry import log
+from gateway.ticks import until_tick_s
 
 ATTEMPT_S = 30.0
 """So long an application may take to answer."""
@@ -35,7 +36,7 @@ WAIT_S_MAX = 300.0
 """Before the next attempt: it doubles from the first to the last of these, less up to half of it by chance, so that those
 who failed together do not come together."""
 
-LOOK_S = 0.25
+LOOK_S = 0.2
 LOOK_PART = 0.1
 """The inbox is looked at so often, and never for more than this part of the time."""
 
@@ -218,10 +219,11 @@ class Deliverer:
             while True:
                 began_s = loop.time()
                 try:
-                    await self.look()
+                    if self._over or self._inbox.changed():
+                        await self.look()
                 except Exception as error:  # noqa: BLE001  What lies there stays there, and is looked at again.
                     log.error("inbox_not_looked_at", error=type(error).__name__)
-                look_at_s = loop.time() + max(LOOK_S, (loop.time() - began_s) / LOOK_PART)
+                look_at_s = loop.time() + max(until_tick_s(LOOK_S), (loop.time() - began_s) / LOOK_PART)
                 while loop.time() < look_at_s:
                     self._wake.clear()
                     self.begin()

@@ -29,6 +29,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from gateway.directory_changes import DirectoryChanges
 from gateway.keys import NotSealedHere, Secrets
 from gateway.telemetry import log
 
@@ -49,6 +50,9 @@ MEASURE_S = 1.0
 MEASURE_PART = 0.05
 """How full the inbox is is looked at so often, and never for more than this part of the time. Between two looks a worker
 counts what it takes itself, so that several may exceed the bounds by what they take in that time."""
+
+SEARCH_S = 2.0
+"""So often it is looked at though no file has come or gone: for what is too old, or could not be looked at before."""
 
 KEPT_S = 72 * 3600
 """What could not be delivered or read for so long is deleted."""
@@ -143,6 +147,7 @@ class Inbox:
 
     def __init__(self, directory: Path, keys: Secrets, now_ms: Callable[[], int], *, fsync: bool) -> None:
         self._directory = directory
+        self._changes = DirectoryChanges(directory, SEARCH_S)
         self._keys = keys
         self._now_ms = now_ms
         self._fsync = fsync
@@ -258,6 +263,10 @@ class Inbox:
                 os.close(fd)
 
     # -- the back office's side; in a thread, for it waits for the disk
+
+    def changed(self) -> bool:
+        """True if it is to be looked at. Costs so little that it needs no thread."""
+        return self._changes.any()
 
     def look(self, known: Collection[str]) -> Seen:
         """What is there. Of what is not known yet, the heads are read; what is long over is deleted. Raises OSError."""

@@ -24,6 +24,7 @@ from gateway.providers import PROVIDERS
 from gateway.reconciliations import Reconciled
 from gateway.shipper import Backlog, Shipped, Shipper
 from gateway.telemetry import log
+from gateway.ticks import until_tick_s
 from metering import spool_reader
 from metering.database import Database, DatabaseUnavailable
 from metering.tables import late_facts, pending_events, quarantine
@@ -175,7 +176,7 @@ class Monitor:
         """Look at how old the backlog is, for ever."""
         while True:
             self.look()
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(until_tick_s(LOOK_S))
 
     def look(self) -> None:
         """Say in the log, once, that the ledger is too far behind; and that it is not any more."""

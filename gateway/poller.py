@@ -15,25 +15,30 @@ import asyncio
 import datetime as dt
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
 
 import msgspec
 from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, TCPConnector
-from sqlalchemy import bindparam, delete, select, tuple_, update
+from sqlalchemy import bindparam, delete, exists, select, tuple_, update
 from yarl import URL
 
 from gateway.providers.api import Late, Lines, Pending, ReadOn, Settles, Usage
 from gateway.recorder import late_event
 from gateway.telemetry import log
+from gateway.ticks import until_tick_s
 from metering.database import Database, DatabaseUnavailable
 from metering.facts import Fact, fact, validated
 from metering.late import let_go, ready
-from metering.tables import pending_events, usage_events
+from metering.tables import late_facts, pending_events, usage_events
 from metering.usage import DUE_S, Completeness, UsageEvent
 
 LOOK_S = 1.0
 """Between two looks at what is to be asked."""
+
+SEARCH_S = 5.0
+"""The same where nothing is pending, and nobody says that something is: what only other hosts have booked, while none of
+them looks, waits so long."""
 
 ASKS_MAX = 10
 """Questions that are begun at one look: so many a second, of all providers together."""
@@ -124,6 +129,8 @@ class Poller:
         self._said: dict[tuple[str, str], str] = {}
         """What the log has of tenants whose questions are not answered."""
         self._housekept = float("-inf")
+        self.wake = asyncio.Event()
+        """Set when something is pending, or a fact waits, that may not have been there before."""
         self.polls = Counter(dict.fromkeys(OUTCOMES, 0))
 
     async def run(self) -> None:
@@ -131,36 +138,55 @@ class Poller:
         try:
             async with _session() as session:
                 while True:
+                    self.wake.clear()
+                    waits = True
                     try:
-                        await self.look(session)
+                        waits = await self.look(session)
                     except DatabaseUnavailable:
                         pass  # Whoever books says it.
                     except Exception as error:  # noqa: BLE001  Two that forget the same may get in each other's way.
                         log.error("poller_failed", error=type(error).__name__)
-                    await asyncio.sleep(LOOK_S)
+                    await asyncio.sleep(until_tick_s(LOOK_S))
+                    if not waits:
+                        with suppress(TimeoutError):
+                            async with asyncio.timeout(SEARCH_S - LOOK_S):
+                                await self.wake.wait()
         finally:
             for task in self._asking.values():
                 task.cancel()
 
-    async def look(self, session: ClientSession) -> None:
-        """Book what waited, and begin to ask what is to be asked now. Raises DatabaseUnavailable."""
-        await self._sweep()
+    async def look(self, session: ClientSession) -> bool:
+        """Book what waited, and begin to ask what is to be asked now; False where nothing is pending and no fact waits.
+
+        Raises DatabaseUnavailable.
+        """
+        waits, pending = await self._sweep()
+        if not pending:
+            return waits
         for row in await self._due(min(ASKS_MAX, AT_ONCE_MAX - len(self._asking))):
             key = row.tenant_id, row.event_id
             if key not in self._asking:
                 task = self._asking[key] = asyncio.create_task(self._settle(session, row))
                 task.add_done_callback(lambda _, key=key: self._asking.pop(key))  # type: ignore[misc]
+        return True
 
     async def quiet(self) -> None:
         """Wait until no question is under way."""
         while self._asking:
             await asyncio.wait(self._asking.values())
 
-    async def _sweep(self) -> None:
+    async def _sweep(self) -> tuple[bool, bool]:
+        """Book what waited, and let go of what has for too long; whether facts wait, and whether something is pending."""
         async with self._database.reading() as connection:
-            facts = await ready(connection, FACTS_MAX)
+            waits, pending = (await connection.execute(_ANY)).one()
+            facts = await ready(connection, FACTS_MAX) if waits else []
         if facts:
             await self._book(facts)
+            pending = True  # What is known of some may be that more will be said.
+        await self._let_go()
+        return bool(waits), bool(pending)
+
+    async def _let_go(self) -> None:
         time_s = asyncio.get_running_loop().time()
         if time_s - self._housekept < HOUSEKEEPING_S:
             return
@@ -287,6 +313,8 @@ class Poller:
             self._said[key] = outcome
             log.warning("poll_unanswered", source=row.source, tenant_id=row.tenant_id, outcome=outcome, status=status)
 
+
+_ANY = select(exists(select(late_facts.c.key)), exists(select(pending_events.c.event_id)))
 
 _ASK_LATER = (
     update(pending_events)

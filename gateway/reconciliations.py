@@ -26,8 +26,12 @@ from metering.moments import iso
 from metering.reconciliation import COST, COUNT, Amounts, Comparison, Resolution, added, tolerance_of
 from metering.rows import rows_in
 
-LOOK_S = 1.0
-"""Between two looks at what is to be done."""
+PROGRESS_S = 1.0
+"""Until a run first says how far it is."""
+
+SEARCH_S = 5.0
+"""Between two looks at what is to be done. What this process is asked for is begun at once; so long waits what another host
+was asked for, or held, and did not end."""
 
 HELD_S = 60.0
 """So long a run belongs to whoever runs it, who says four times as often that it still does."""
@@ -120,7 +124,7 @@ class Reconciliations:
                 log.error("reconciliations_failed", error=type(error).__name__)
             if not more:
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(LOOK_S):
+                    async with asyncio.timeout(SEARCH_S):
                         await self._wake.wait()
 
     async def look(self) -> bool:
@@ -226,7 +230,7 @@ class Reconciliations:
 
     async def _hold(self, reconciliation_id: str) -> None:
         while True:
-            await asyncio.sleep(HELD_S / 4 if self._progress else LOOK_S)
+            await asyncio.sleep(HELD_S / 4 if self._progress else PROGRESS_S)
             with suppress(DatabaseUnavailable):
                 until = self._now() + dt.timedelta(seconds=HELD_S)
                 await self._set(reconciliation_id, progress=self._progress, held_until=until)

@@ -22,8 +22,10 @@ import msgspec
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
+from gateway.directory_changes import DirectoryChanges
 from gateway.spool_batches import MISSING, NO_EVENT, UNREADABLE, Batch, ReadSpool, leave_open, take
 from gateway.telemetry import log
+from gateway.ticks import until_tick_s
 from metering import ledger, spool_reader
 from metering.database import Database, DatabaseUnavailable
 from metering.facts import Fact, days_of_calls
@@ -55,7 +57,14 @@ still; and while the server is busy with one batch, which takes it twice as long
 than one, and three some 15 % more than two (all measured)."""
 
 POLL_S = 0.1
-"""Between two looks at spools in which little was new. It bounds how old the newest event is that the ledger lacks."""
+"""Between two looks at spools in which little was new."""
+
+REST_S = 0.2
+"""The same where nothing was. It bounds how old the newest event is that the ledger lacks."""
+
+SEARCH_S = 1.0
+"""Where nothing stands behind what was read and no file has come or gone, spools are read so often all the same: it may be
+behind a hole, and a worker that was killed leaves no other sign than its lock."""
 
 GATHER_S = 0.15
 """The same while events come in numbers: more of them then share what a transaction costs."""
@@ -158,6 +167,8 @@ class Shipper:
         """Those whose transaction is under way; the others failed."""
         self._wake = asyncio.Event()
         self._stopping = False
+        self._changes = DirectoryChanges(directory, SEARCH_S)
+        self._look: asyncio.TimerHandle
         self._retention_s = retention_s
         self._housekept = self._looked_for_room = 0.0
         self._booked_last = 0
@@ -169,6 +180,8 @@ class Shipper:
         self.failing: str | None = None
         """Why the ledger can not be written, while it can not."""
         self.shipped = Shipped()
+        self.when_pending: Callable[[], object] = lambda: None
+        """Called when something was booked of which the provider will say more, or what it said."""
 
     async def run(self) -> None:
         """Ship until told to stop; then ship what is there, and end."""
@@ -199,11 +212,38 @@ class Shipper:
                 # What failed holds its batch in cycles, of SQLAlchemy's and of contextlib's. Few objects are in them, so that
                 # by itself Python would look for them after a thousand failures.
                 gc.collect(0)
-            try:
-                async with asyncio.timeout(delay):
-                    await self._wake.wait()
-            except TimeoutError:
-                continue
+            self._look_later(delay)
+            await self._wake.wait()
+            self._wake.clear()
+            self._look.cancel()
+
+    def _look_later(self, wait_s: float) -> None:
+        # Not in the task: at rest nearly all looks find nothing, and waking a task costs as much as they do.
+        self._look = asyncio.get_running_loop().call_later(wait_s, self._look_or_wake)
+
+    def _look_or_wake(self) -> None:
+        """Have the next round begin, or look again where there is nothing for it."""
+        nothing_new = False
+        try:
+            nothing_new = self._nothing_new()
+        finally:
+            if nothing_new:
+                self._look_later(until_tick_s(REST_S))
+            else:
+                self._wake.set()
+
+    def _nothing_new(self) -> bool:
+        """True if a look that costs little finds that the ledger has everything still."""
+        if self._stopping or self.failing is not None or self.unreadable or self._batches:
+            return False
+        began = self._now()
+        if self._changes.any():
+            return False
+        for spool_id, spool in self._spools.items():
+            if spool_reader.goes_on(self.directory, spool_id, spool.position):
+                return False
+        self.last_shipped = self._read_through = began
+        return True
 
     def stop(self) -> None:
         """Have `run` end once everything that is there now is booked."""
@@ -213,6 +253,8 @@ class Shipper:
     @property
     def pause_s(self) -> float:
         """How long after the last round, in which all was read, spools are looked at again."""
+        if not self._booked_last:
+            return REST_S
         return GATHER_S if self._booked_last >= GATHER_EVENTS_MIN else POLL_S
 
     async def round(self) -> bool:
@@ -439,6 +481,8 @@ class Shipper:
             await ledger.set_aside(connection, aside, now)
             await ledger.move(connection, [self._moved(spool_id) for spool_id in moved], now)
         self.shipped.add(appended, aside)
+        if any(fact.pending or fact.late for fact in facts):
+            self.when_pending()
         return appended
 
     def _moved(self, spool_id: str) -> Moved:

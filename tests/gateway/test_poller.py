@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 from sqlalchemy import select
 
+from gateway import poller as poller_module
 from gateway.poller import LINE_BYTES_MAX, PAUSE_S, AsksAs, Poller, Source, _as_fact, _read_lines, _session
 from gateway.providers import openai, sendgrid
 from gateway.providers.api import Late, ReadOn, Settles, Usage
@@ -24,6 +25,8 @@ from metering.usage import Completeness
 from pricing.ledger import book
 from tests.builders import NOON, answer_head, call_id, fact, usage_event
 from tests.gateway.served import served
+
+PATIENCE_S = 30
 
 REPORTED = Completeness.REPORTED
 
@@ -196,6 +199,37 @@ async def test_what_is_pending_is_asked_for_with_the_tenants_credential_until_it
     assert provider.asked == [("/things/thing-1", "Bearer acme")] * 2
     assert (poller.polls["open"], poller.polls["settled"]) == (1, 1)
     assert await rows(database, pending_events) == []
+
+
+async def test_a_look_tells_whether_there_is_anything_to_look_for(booked, poller, provider, session, clock):
+    nothing = await poller.look(session)
+    await booked([_as_fact(late_event("acme", "openai", used("thing-1", output_tokens=7)))])
+    waits = await poller.look(session)
+    await booked([pending()])
+    met = await poller.look(session)
+    clock.passes(1)
+    over = await poller.look(session)
+
+    assert (nothing, waits, met, over) == (False, True, True, False)
+
+
+async def test_where_nothing_is_pending_it_is_looked_again_when_something_is(booked, poller, provider, monkeypatch):
+    """Guards the wake-up: without it, what this process books would wait as long as what other hosts do."""
+    monkeypatch.setattr(poller_module, "LOOK_S", 0.01)
+    monkeypatch.setattr(poller_module, "SEARCH_S", 1e6)
+    provider.is_over("thing-1", tokens=7)
+    task = asyncio.create_task(poller.run())
+    await asyncio.sleep(0.2)
+    await booked([pending()])
+    await asyncio.sleep(0.2)
+    before = list(provider.asked)
+    poller.wake.set()
+    async with asyncio.timeout(PATIENCE_S):
+        while not poller.polls["settled"]:  # noqa: ASYNC110  What is looked at knows nothing of who looks.
+            await asyncio.sleep(0.01)
+    task.cancel()
+
+    assert before == []
 
 
 async def test_the_older_it_is_the_less_often_it_is_asked_for(booked, poller, provider, session, clock):

@@ -18,12 +18,14 @@ from hypothesis import strategies as st
 from sqlalchemy import delete, insert, text
 from structlog.testing import capture_logs
 
+from gateway.directory_changes import DirectoryChanges
 from gateway.shipper import (
     APART,
     BESIDE_CALLS,
     GATHER_EVENTS_MIN,
     GATHER_S,
     POLL_S,
+    REST_S,
     RETENTION_S,
     ROOM_BYTES_MIN,
     Pace,
@@ -31,13 +33,14 @@ from gateway.shipper import (
 )
 from gateway.spool_batches import BATCH_BYTES_MAX
 from metering.database import DatabaseUnavailable
+from metering.late import late_fact
 from metering.spool import SpoolFull, segment_path
 from metering.spool_reader import READ_BYTES, segments, spools
 from metering.spool_records import HEADER_BYTES, RECORD_BYTES_MAX, RecordKind, encode, scan, seed_of
 from metering.tables import quarantine, spool_positions, usage_events
-from metering.usage import EPOCH
+from metering.usage import EPOCH, Completeness
 from pricing.tables import charges, rollups, tenant_plans
-from tests.builders import DAY_MS, NOON, NOON_MS, call_id, payload, usage_event
+from tests.builders import DAY_MS, NOON, NOON_MS, call_id, fact, payload, usage_event
 from tests.builds import TESTED
 from tests.gateway.shipping import PATIENCE_S, Clock, Worker, aside, booked, everything, rows, ship
 from tests.ledgers import execute
@@ -645,7 +648,7 @@ async def test_events_that_come_in_numbers_are_gathered_and_a_few_are_booked_at_
         await ship(shipper)
         paused_s.append(shipper.pause_s)
 
-    assert paused_s == [POLL_S, POLL_S, GATHER_S, POLL_S]
+    assert paused_s == [REST_S, POLL_S, GATHER_S, REST_S]
 
 
 async def test_what_came_together_is_booked_together(database, worker, shipper):
@@ -870,6 +873,16 @@ async def test_what_is_under_way_is_not_booked_whatever_else_is(worker, shipper)
 # Running, and stopping
 
 
+@asynccontextmanager
+async def running(shipper):
+    task = asyncio.create_task(shipper.run())
+    try:
+        yield
+    finally:
+        shipper.stop()
+        await asyncio.wait_for(task, PATIENCE_S)
+
+
 async def test_what_workers_write_is_booked_without_anybody_asking(database, worker, shipper):
     running = asyncio.create_task(shipper.run())
     for number in range(3):
@@ -880,6 +893,77 @@ async def test_what_workers_write_is_booked_without_anybody_asking(database, wor
     await asyncio.wait_for(running, PATIENCE_S)
 
     assert await booked(database) == dict.fromkeys(range(3), "reported")
+
+
+@asynccontextmanager
+async def at_rest(shipper, directory):
+    """It runs, has read what is there, and does not search unless there is a sign of something new."""
+    async with running(shipper):
+        await until_shipped(shipper, after=shipper.last_shipped)
+        shipper._changes = DirectoryChanges(directory, again_s=1e9)
+        yield
+
+
+async def test_at_rest_no_spool_is_searched_and_the_ledger_has_everything_all_the_same(
+    directory, worker, shipper, monkeypatch
+):
+    worker.called(1)
+    async with at_rest(shipper, directory):
+        await asyncio.sleep(4 * REST_S)
+        rounds = []
+        monkeypatch.setattr(Shipper, "round", rounds.append)
+        for _ in range(3):
+            await until_shipped(shipper, after=shipper.last_shipped)
+        monkeypatch.undo()
+        assert rounds == []
+        assert shipper.booked_until("openai") == shipper.last_shipped
+
+
+async def test_what_comes_to_a_spool_at_rest_is_booked_without_a_search(database, directory, worker, shipper):
+    worker.called(1)
+    async with at_rest(shipper, directory):
+        await asyncio.sleep(4 * REST_S)
+        worker.called(2)
+        await until_booked(database, 2)
+
+
+async def test_a_spool_that_begins_while_the_others_rest_is_read_without_a_search(database, directory, worker, shipper):
+    worker.called(1)
+    async with at_rest(shipper, directory):
+        await asyncio.sleep(4 * REST_S)
+        later = Worker(directory, "w0-2")
+        later.called(2)
+        await until_booked(database, 2)
+        later.dies()
+
+
+async def test_a_worker_that_is_killed_leaves_no_sign_and_is_found(database, directory, worker, shipper):
+    """Watches the search: a lock that is free changes neither the directory nor a segment."""
+    worker.begins(1)
+    async with running(shipper):
+        await until_shipped(shipper, after=shipper.last_shipped)
+        await asyncio.sleep(4 * REST_S)
+        os.close(worker.spool._lock_fd)
+        worker.spool._lock_fd = -1
+        await until_booked(database, 1)
+
+    assert await booked(database) == {1: "unknown"}
+
+
+async def test_whoever_asks_providers_is_told_when_what_was_booked_may_be_asked_for(database, shipper):
+    told = []
+    shipper.when_pending = lambda: told.append(len(told))
+    late = late_fact("acme", "openai", "thing-1", "final", Completeness.REPORTED, {"output_tokens": 7})
+    seen = []
+    for event in (
+        usage_event(event_id=call_id(1)),
+        usage_event(event_id=call_id(2), completeness=Completeness.PENDING, external_id="thing-1"),
+        late,
+    ):
+        await shipper.book([fact(event)], [])
+        seen.append(len(told))
+
+    assert seen == [0, 1, 2]
 
 
 async def test_told_to_stop_it_ships_what_is_there_and_ends(database, directory, worker, shipper):

@@ -193,7 +193,7 @@ async def test_what_goes_wrong_stops_nothing(walk, monkeypatch):
             raise error
 
     monkeypatch.setattr(walk.asking, "look", look)
-    monkeypatch.setattr(module, "LOOK_S", 0)
+    monkeypatch.setattr(module, "LOOK_S", 0.001)
     with capture_logs() as logs:
         task = asyncio.create_task(walk.asking.run())
         await asyncio.sleep(0.01)

@@ -17,7 +17,7 @@ def at(monkeypatch):
 
 @pytest.mark.parametrize(
     ("now_s", "wait_s"),
-    [(100.0, 0.25), (100.05, 0.2), (100.2, 0.3), (100.2499, 0.2501), (100.2501, 0.2499)],
+    [(100.0, 0.25), (100.05, 0.2), (100.2, 0.05), (100.24, 0.26), (100.2499, 0.2501), (100.2501, 0.2499)],
 )
 async def test_a_tick_is_a_multiple_of_its_interval_and_never_follows_another_at_once(at, now_s, wait_s):
     at(now_s)

@@ -20,6 +20,7 @@ from metering.spool_reader import (
     abandoned,
     discard,
     finish,
+    goes_on,
     read,
     segments,
     spools,
@@ -102,6 +103,23 @@ def test_where_there_is_nothing_yet_the_reading_stays_where_it_is(tmp_path):
     assert [record.payload for record in first.records] == [b"first"]
     assert (between.records, between.position) == ([], first.position)
     assert [record.payload for record in second.records] == [b"second"]
+
+
+def test_whether_a_segment_goes_on_is_told_by_what_stands_behind_a_position(tmp_path):
+    spool = Spool(tmp_path, SPOOL_ID, fsync=False, segment_bytes=4 * RECORD_BYTES_MAX)
+    spool.open()
+
+    begun = goes_on(tmp_path, SPOOL_ID, BEGINNING)
+    spool.note(b"first")
+    first = goes_on(tmp_path, SPOOL_ID, BEGINNING)
+    position = read(tmp_path, SPOOL_ID, BEGINNING, 10).position
+    between = goes_on(tmp_path, SPOOL_ID, position)
+    spool.note(b"second")
+    second = goes_on(tmp_path, SPOOL_ID, position)
+    spool.close()
+
+    assert (begun, first, between, second) == (False, True, False, True)
+    assert not goes_on(tmp_path, SPOOL_ID, Position(7, 0))
 
 
 def test_a_record_that_is_not_whole_yet_is_read_when_it_is(tmp_path):

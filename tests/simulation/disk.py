@@ -123,6 +123,7 @@ class Disk:
         self._chance = chance
         self._now_s = now_s
         self._watch = watch
+        self._changed_ns = 0
         self._files: dict[str, File] = {}
         self._durable: dict[str, File] = {}
         """What the disk has of the directory."""
@@ -146,6 +147,7 @@ class Disk:
         """Have a file hold this, as if somebody had copied it there or cut it."""
         if (file := self._files.get(name)) is None:
             file = self._files[name] = self._durable[name] = File()
+            self._directory_changes()
         file.content, file.durable = bytearray(content), bytearray(content)
         file.dirty.clear()
         # As it is, if it is there: somebody may have it open.
@@ -172,7 +174,8 @@ class Disk:
     # -----------------------------------------------------------------------------------------------------------------
     # What is asked of it as `os`
 
-    def open(self, path: Path, flags: int, mode: int = 0o777) -> int:
+    def open(self, path: Path | str, flags: int, mode: int = 0o777) -> int:
+        path = Path(path)
         creates = bool(flags & os.O_CREAT)
         self._begins("create" if creates else "open", errno.ENOSPC if creates else errno.EMFILE)
         fd = os.open(path, flags, mode)
@@ -260,6 +263,11 @@ class Disk:
         """Mostly there is room; where there is none, whoever asks lets go of what the ledger has."""
         return SimpleNamespace(f_frsize=1, f_bavail=0 if self._chance.random() < 0.05 else 1 << 40)
 
+    def stat(self, path: Path) -> SimpleNamespace:
+        """Of the directory."""
+        assert path == self.root
+        return SimpleNamespace(st_mtime_ns=self._changed_ns)
+
     def utime(self, path: Path, ns: tuple[int, int]) -> None:
         self._begins("utime")
         os.utime(path, ns=ns)
@@ -288,7 +296,12 @@ class Disk:
 
     # -----------------------------------------------------------------------------------------------------------------
 
+    def _directory_changes(self) -> None:
+        # The clock of file systems ticks more slowly than ours.
+        self._changed_ns = int(self._now_s() * 100) * 10_000_000
+
     def _names(self, name: str, file: File | None) -> None:
+        self._directory_changes()
         self._lost.discard(name)
         if file is None:
             del self._files[name]
@@ -321,7 +334,7 @@ class Disk:
 
 OPERATIONS = (
     *("open", "close", "dup", "pread", "pwrite", "posix_fallocate", "ftruncate", "fsync", "fdatasync"),
-    *("truncate", "utime", "statvfs"),
+    *("truncate", "utime", "statvfs", "stat"),
 )
 
 REFUSED = ("create", "open", "dup", "pread", "pwrite", "allocate", "ftruncate", "sync", "truncate", "rename", "unlink")

@@ -25,6 +25,7 @@ from types import SimpleNamespace
 import msgspec
 import xxhash
 
+import gateway.directory_changes
 import gateway.shipper
 import metering.spool
 import metering.spool_reader
@@ -781,11 +782,14 @@ class World:
 @contextmanager
 def patched(world: World):
     """The product in this world: its disk, its time, and small sizes."""
-    time = SimpleNamespace(monotonic=world.loop.time, time=world.now_s)
+    time = SimpleNamespace(
+        monotonic=world.loop.time, time=world.now_s, time_ns=lambda: round(world.now_s() * 1_000_000_000)
+    )
+    modules = metering.spool, metering.spool_reader, gateway.directory_changes
     log = SimpleNamespace(error=lambda *_, **__: None, info=lambda *_, **__: None)
     values = [
-        *((module, "os", world.disk.os) for module in (metering.spool, metering.spool_reader)),
-        *((module, "time", time) for module in (metering.spool, metering.spool_reader)),
+        *((module, "os", world.disk.os) for module in modules),
+        *((module, "time", time) for module in modules),
         *(
             (module, "RECORD_BYTES_MAX", RECORD_BYTES_MAX)
             for module in (metering.spool, metering.spool_reader, metering.spool_records)
