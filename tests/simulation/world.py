@@ -427,6 +427,8 @@ class World:
 
     async def _acknowledged(self, worker: Worker, call: Call) -> None:
         await self._safe(worker)
+        if not worker.alive:
+            raise Killed  # Another call's record was its last; whoever waited for the end of that turn is told nothing.
         if not call.damaged:
             call.may = {call.target}
 
