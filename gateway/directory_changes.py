@@ -25,7 +25,7 @@ class DirectoryChanges:
     def any(self) -> bool:
         """True if there are any since this was True the last time, or may be."""
         try:
-            changed_ns = os.stat(self._directory).st_mtime_ns  # noqa: PTH116  A tenth of what a Path takes.
+            changed_ns = os.stat(self._directory).st_mtime_ns  # noqa: PTH116  Asked several times a second for ever.
         except OSError:
             changed_ns = 0  # Whoever lists it hears what is wrong.
         now_s = time.monotonic()
