@@ -5,7 +5,6 @@ import itertools
 import json
 import logging
 import socket
-import ssl
 import time
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -1556,8 +1555,6 @@ def certificate(tmp_path_factory):
 
 @pytest.fixture
 async def secure(certificate):
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate)
     made = Serving()
     listening = bound("127.0.0.1", 0)
     made.port = listening.getsockname()[1]
