@@ -123,12 +123,12 @@ class Run:
                         self._needed[name, work] = self._enough(found, paid=name != DIRECT)
 
     def settle_rate(self, name: str) -> None:
-        """Half of this gateway's own peak is what the latency of all is measured at."""
+        """Half of this gateway's own peak is what the latency of all is measured at: of what is answered and booked."""
         if name not in self._running or self.measured[name].failed is not None:
             return
         with self.measured[name].failing():
             found = self._sample(name, CHAT, self._needed[name, CHAT])
-            self.rate = max(10.0, round(found.calls / found.wall_s / 2, -1))
+            self.rate = max(10.0, round(found.calls / (found.wall_s + found.settle_s) / 2, -1))
             calls = int(self.rate * self._sample_wall_s_max)
             self._needed |= {(other, RATE): calls for other in self.measured}
 

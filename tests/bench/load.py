@@ -1,5 +1,7 @@
 """The load generator: so many calls over so many connections, each as soon as the one before it is answered, or at a
-fixed rate: then each has its time, and from that time it is measured, whether or not a connection was free.
+fixed rate: then each has its time, and from that time it is measured, whether or not a connection was free. With a
+control, the provider itself is asked besides, a tenth as often: what its callers wait then is what this machine and this
+process cost everybody at that time.
 
 A process of its own. It connects, says `ready`, waits for a line on its standard input, makes exactly the calls it was
 told to, and reports in one JSON line. Every answer's status and every byte of its body are checked (of peers that write
@@ -27,6 +29,11 @@ import uvloop
 from tests.bench import upstream
 
 CONNECT_S = 10
+
+PATH = "/v1/chat/completions"
+
+CONTROL = 10
+"""For so many calls of a candidate at a fixed rate, the provider itself is asked once."""
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked\r\n", re.IGNORECASE)
@@ -242,35 +249,45 @@ async def main(given: argparse.Namespace) -> None:
         run = Run(asked, given.calls, stream=given.stream, verbatim=given.verbatim)
     else:
         run = Paced(asked, given.calls, given.rate, verbatim=given.verbatim)
+    runs: list[tuple[Run, int]] = [(run, given.port)]
+    if given.control_port is not None:
+        plain = request(PATH, f"127.0.0.1:{given.control_port}", "key-of-the-control", stream=False)
+        rare = Paced(plain, max(1, given.calls // CONTROL), given.rate / CONTROL, verbatim=True)
+        runs.append((rare, given.control_port))
     clients = []
     async with asyncio.timeout(CONNECT_S):
-        for _ in range(given.connections):
-            _, client = await loop.create_connection(lambda: Client(run), "127.0.0.1", given.port)
-            clients.append(client)
+        for one, port in runs:
+            for _ in range(given.connections):
+                _, client = await loop.create_connection(lambda one=one: Client(one), "127.0.0.1", port)
+                clients.append((one, client))
     print("ready", flush=True)
     if not sys.stdin.readline():
         return
     began, cpu = time.monotonic(), time.process_time()
-    for client in clients:
-        run.free(client)
-    if isinstance(run, Paced):
-        run.begin()
+    for one, client in clients:
+        one.free(client)
+    for one, _ in runs:
+        if isinstance(one, Paced):
+            one.begin()
     report: dict[str, object] = {}
     try:
         async with asyncio.timeout(given.within):
             await run.over
+            wall_s = time.monotonic() - began
+            for one, _ in runs:
+                await one.over
     except Wrong as error:
         report["failed"] = str(error)
     except TimeoutError:
         report["failed"] = f"{run.unanswered} of {given.calls} calls were not answered within {given.within:.0f} s"
     else:
-        latencies = sorted(run.latencies_s)
-        report["wall_s"] = time.monotonic() - began
+        report["wall_s"] = wall_s
         report["cpu_s"] = time.process_time() - cpu
-        report["answered"] = len(latencies)
         report["reads"] = run.reads
-        report["p50_ms"] = latencies[len(latencies) // 2] * 1e3
-        report["p99_ms"] = latencies[len(latencies) * 99 // 100] * 1e3
+        for (one, _), whose in zip(runs, ("", "control_"), strict=False):
+            latencies = sorted(one.latencies_s)
+            report[f"{whose}p50_ms"] = latencies[len(latencies) // 2] * 1e3
+            report[f"{whose}p99_ms"] = latencies[len(latencies) * 99 // 100] * 1e3
     print(json.dumps(report), flush=True)
 
 
@@ -284,6 +301,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--connections", type=int, required=True)
     parser.add_argument("--calls", type=int, required=True)
     parser.add_argument("--rate", type=float, metavar="CALLS_PER_SECOND")
+    parser.add_argument("--control-port", type=int, metavar="PORT", help="of the provider; with --rate")
     parser.add_argument("--stream", action="store_true")
     parser.add_argument(
         "--rewritten", dest="verbatim", action="store_false", help="answers are not the upstream's bytes"

@@ -61,6 +61,9 @@ class Sample:
     """From then until all that the calls caused was done."""
     p50_ms: float
     p99_ms: float
+    control_p50_ms: float | None = None
+    """At a fixed rate: of those who asked the provider itself, at the same time and from the same process."""
+    control_p99_ms: float | None = None
     reads_per_event: float | None
 
     @property
@@ -86,7 +89,9 @@ def sample(
     command += ["--connections", str(CONNECTIONS), "--calls", str(calls), "--within", str(within_s)]
     command += ["--model", recipe.model, *(f"--header={header}" for header in recipe.headers)]
     command += ["--stream"] if work == STREAM else []
-    command += ["--rate", str(rate)] if work == RATE else []
+    if work == RATE:
+        command += ["--rate", str(rate)]
+        command += ["--control-port", str(world.port)] if running.pid != world.upstream_pid else []
     command += [] if recipe.verbatim else ["--rewritten"]
     with _client(command, "ready") as load:
         began, others, own = time.monotonic(), machine_busy_s(), time.process_time()
@@ -116,6 +121,8 @@ def sample(
             settle_s=time.monotonic() - answered_at,
             p50_ms=found["p50_ms"],
             p99_ms=found["p99_ms"],
+            control_p50_ms=found.get("control_p50_ms"),
+            control_p99_ms=found.get("control_p99_ms"),
             reads_per_event=found["reads"] / calls / upstream.EVENTS if work == STREAM else None,
         )
 

@@ -12,10 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.bench.load import Wrong, body_of, request
+from tests.bench.load import PATH, Wrong, body_of, request
 from tests.bench.processes import REPOSITORY, START_S, Failed, started, tail, told, tree_cpu_s
 
-PATH = "/v1/chat/completions"
 PROVIDER_KEY = "provider-key-of-the-bench"
 
 PEERS = REPOSITORY / ".venv" / "peers"

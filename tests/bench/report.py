@@ -16,7 +16,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import upstream
+from tests.bench import load, upstream
 from tests.bench.candidates import (
     CANDIDATES,
     CHAT,
@@ -41,6 +41,8 @@ from tests.bench.processes import Failed
 NOT_MEASURED = "-"
 TO = "\N{EN DASH}"
 TIMES = "\N{MULTIPLICATION SIGN}"
+
+LATENCIES = "p50_ms", "p99_ms", "control_p50_ms", "control_p99_ms"
 
 ALL = "all"
 """Every process of a candidate."""
@@ -111,10 +113,13 @@ class Found:
     def calls_per_s(self, name: str) -> Figures:
         return [sample.calls / sample.wall_s for sample in self._of(name, CHAT)]
 
-    def ms(self, name: str, which: str, *, over: str | None = None) -> Figures:
-        """Latency at the fixed rate, or what of it is more than another's in the same round."""
-        own: Figures = [getattr(sample, which) for sample in self._of(name, RATE)]
-        return own if over is None else [a - b for a, b in zip(own, self.ms(over, which), strict=False)]
+    def ms(self, name: str, which: str) -> Figures:
+        """Latency at the fixed rate."""
+        return [found for sample in self._of(name, RATE) if (found := getattr(sample, which)) is not None]
+
+    def added_ms(self, name: str, which: str) -> Figures:
+        """What of it is more than those had who asked the provider itself at that time."""
+        return [a - b for a, b in zip(self.ms(name, which), self.ms(name, f"control_{which}"), strict=False)]
 
     def starts_s(self, name: str) -> Figures:
         return self._measured[name].starts_s if name in self._measured else []
@@ -163,7 +168,7 @@ class Goal:
 def goals(found: Found) -> list[Goal]:
     us = found.cpu_us
     workers = us(POSTGRES, kind=WORKER)
-    added = [found.ms(POSTGRES, which, over=DIRECT) for which in ("p50_ms", "p99_ms")]
+    added = [found.added_ms(POSTGRES, which) for which in ("p50_ms", "p99_ms")]
     return [
         Goal("CPU per call: worker / Envoy", 0.85, ratio(workers, us(ENVOY)), TIMES),
         Goal("CPU per call: worker / nginx", 2.7, ratio(workers, us(NGINX)), TIMES),
@@ -219,7 +224,9 @@ def method(given: argparse.Namespace, rate: float | None, took_s: float) -> dict
         "took_s": round(took_s, 1),
         "chat": f"answer of {upstream.ANSWER_BYTES} bytes, connections kept, each call as soon as the last is answered",
         "stream": f"{upstream.EVENTS} events, {upstream.PAUSE_S * 1e3:g} ms apart; one call's cost spread over them",
-        "rate": "chat completions at half of tollkeeper's own peak, each timed from when it was due",
+        "rate": "chat completions at half of tollkeeper's own peak, each timed from when it was due; meanwhile the provider "
+        f"itself is asked a {load.CONTROL}th as often, and what a candidate adds is held against what those waited: the load "
+        "generator, the provider, Postgres and the candidate share the machine, and wait for one another in any case",
         "cpu": "user + system of every process of the candidate, from the kernel's clock of each; median of the rounds; "
         "ratios round by round. Each at its own peak rate: a slower one also pays for waking the upstream and the load "
         "generator, which a faster one finds awake",
@@ -302,15 +309,16 @@ def _waits(how: Mapping[str, Any], found: Found, measured: Mapping[str, Measured
     table = _table(
         ("Latency" if rate is None else f"Latency at {rate:.0f} calls/s (half of tollkeeper's peak)")
         + ", start, resident memory at rest \N{RIGHTWARDS ARROW} after load",
-        "p50 ms", "p99 ms", "added p50", "added p99", "first answer s", "worker MiB", "all MiB",
+        "p50 ms", "p99 ms", "meanwhile\ndirect p50", "meanwhile\ndirect p99", "added\np50", "added\np99", "first\nanswer s",
+        "worker MiB", "all MiB",
     )  # fmt: skip
     for name, one in measured.items():
         if one.failed is not None or not one.rss_rest_mib:
             continue
-        added = [[] if name == DIRECT else found.ms(name, which, over=DIRECT) for which in ("p50_ms", "p99_ms")]
+        added = [found.added_ms(name, which) for which in ("p50_ms", "p99_ms")]
         table.add_row(
             name,
-            *(_middle(found.ms(name, which), ".2f") for which in ("p50_ms", "p99_ms")),
+            *(_middle(found.ms(name, which), ".2f") for which in LATENCIES),
             *(_middle(more, "+.2f") for more in added),
             _middle(found.starts_s(name), ".2f"),
             *(_from_to(found.rest_mib(name, kind), found.after_mib(name, kind)) for kind in (WORKER, ALL)),
@@ -446,7 +454,7 @@ def as_json(
             "postgres_us_per_call": figure(found.postgres_us(name)),
             "ratio": {to: figure(ratio(own, found.cpu_us(to))) for to in (NGINX, ENVOY, NGINX_HTTPS)},
             "calls_per_s": figure(found.calls_per_s(name)),
-            "at_rate": {which: figure(found.ms(name, which)) for which in ("p50_ms", "p99_ms")},
+            "at_rate": {which: figure(found.ms(name, which)) for which in LATENCIES},
         }
     return {
         "method": how,
