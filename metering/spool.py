@@ -132,7 +132,9 @@ class Spool:
             with suppress(SpoolFull):
                 self._begin_segment()
         if self._fd >= 0:
-            self._leave(self._fd, self._offset)
+            # What the disk refused may be in the file all the same, and read already. No segment after this one repeats it.
+            refused_bytes = sum(map(len, self._unconfirmed)) if self.failed else 0
+            self._leave(self._fd, self._offset + refused_bytes)
             self._fd = -1
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
@@ -141,8 +143,8 @@ class Spool:
     def admit(self, payload: bytes) -> int:
         """Record an intent, keep room for its outcome, and return its sequence, by which `settle` knows it.
 
-        Raises SpoolFull or SpoolFailed; the call must then not be sent. Its intent may be on a disk that refused to sync it:
-        the next records say that it was not sent, and if the worker dies before there are any, it shows as unknown.
+        Raises SpoolFull or SpoolFailed; the call must then not be sent. Its intent may be on the disk that refused it:
+        the next records say that it was not sent, and if the worker ends before there are any, it shows as unknown.
 
         Raises ValueError for a payload that no record holds.
         """

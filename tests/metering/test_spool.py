@@ -476,6 +476,32 @@ def test_a_record_of_which_the_disk_took_a_part_is_whole_in_the_next_segment_whe
         assert segment_path(directory, SPOOL_ID, 0).stat().st_size == offset
 
 
+@pytest.mark.parametrize("fsync", [False, True])
+def test_a_spool_that_is_closed_while_the_disk_refuses_cuts_off_nothing_that_was_read(tmp_path, fsync):
+    """Guards the ends of calls that the disk took with a part of a turn: booked once, they were open for who read again."""
+    length = HEADER_BYTES + len(b"used")
+
+    for taken in range(2 * length):
+        directory = tmp_path / str(taken)
+        spool = Spool(directory, SPOOL_ID, fsync=fsync, segment_bytes=4 * RECORD_BYTES_MAX)
+        spool.open()
+        spool.gather(lambda: None, lambda _: None)
+        calls = [spool.admit(b"begun") for _ in range(2)]
+        spool.write_gathered()
+        with limited(resource.RLIMIT_FSIZE, spool._offset + taken):
+            for call in calls:
+                spool.settle(call, OUTCOME, b"used")
+            with pytest.raises(SpoolFailed):
+                spool.write_gathered()
+            before = read(directory)
+            spool.close()
+
+        assert before[2:] == [(OUTCOME, b"used")] * (taken // length), taken
+        after = read_to_end(directory, SPOOL_ID, ended=True)
+        assert ([(record.kind, record.payload) for record in after.records], after.damages) == (before, []), taken
+        assert segment_path(directory, SPOOL_ID, 0).stat().st_size < RECORD_BYTES_MAX
+
+
 def test_a_disk_that_is_full_is_not_asked_for_room_by_every_call(spool, tmp_path, monkeypatch):
     """Guards the machine: each time that a segment is tried takes the last room there is from everybody else."""
     clock, tried = [100.0], []
