@@ -385,6 +385,10 @@ class World:
             await self._durable(worker)
         else:
             await self._end_of_turn(worker)
+        if not worker.alive:
+            # Its last operation took what all calls of this turn had recorded, so their turn found nothing left to write and
+            # ended well. Of a process that is dead nothing goes on, so nobody is told, and nothing is sent.
+            raise Killed
 
     def _turn_begins(self, worker: Worker) -> None:
         if worker.turn is None:
@@ -427,8 +431,6 @@ class World:
 
     async def _acknowledged(self, worker: Worker, call: Call) -> None:
         await self._safe(worker)
-        if not worker.alive:
-            raise Killed  # Another call's record was its last; whoever waited for the end of that turn is told nothing.
         if not call.damaged:
             call.may = {call.target}
 
