@@ -15,6 +15,7 @@ from functools import cache, lru_cache
 from typing import Any
 
 from sqlalchemy import BigInteger, Column, Table
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metering.columns import Flag, Json, Moment, as_json
@@ -31,6 +32,11 @@ LEFT_OUT = {
     "metered": "true",
 }
 """What an event's JSON means by not naming these."""
+
+UNKNOWN_FACTS_MIN = 64
+"""So many facts at once are first added as if the ledger had none of them, which is so but when spools are read again: to ask
+of each whether it is there costs the server a fifth of what adding it does (20.4 µs, and 16.6 without, seen in a trial of
+2,000). A savepoint, without which one that is there would undo the others, costs as much as some dozens of them."""
 
 STATEMENTS_MAX = 256
 """Which columns are named depends on what is booked together; seldom are more than a few sets of them in use."""
@@ -59,8 +65,17 @@ async def add(connection: AsyncConnection, table: Table, rows: Sequence[tuple[ob
 
 
 async def add_events(connection: AsyncConnection, facts: Sequence[Fact], recorded_at: str) -> set[int]:
+    told = as_json_rows(facts)
+    if len(facts) >= UNKNOWN_FACTS_MIN:
+        try:
+            async with connection.begin_nested():
+                await connection.exec_driver_sql(_insert_events(), (told, recorded_at))
+        except IntegrityError:
+            pass  # The ledger has one of them, or something is wrong with one: looked at below, one by one.
+        else:
+            return set()
     added = await connection.exec_driver_sql(
-        _adding(usage_events, _insert_events(), 2), (as_json_rows(facts), recorded_at, len(facts))
+        _adding(usage_events, _insert_events(), 2), (told, recorded_at, len(facts))
     )
     return _late(added, len(facts), lambda: [fact.key for fact in facts])
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
 
+from metering import rows_postgres
 from metering.facts import fact_known_by
 from metering.ledger import Aside, Moved, append, move, set_aside
 from metering.months import Months
@@ -46,6 +47,25 @@ async def test_facts_are_told_apart_by_their_key_and_repetitions_by_their_conten
         (call_id(1), NOON),
         (call_id(2), LATER),
     }
+
+
+@pytest.mark.parametrize("number", [rows_postgres.UNKNOWN_FACTS_MIN - 1, rows_postgres.UNKNOWN_FACTS_MIN, 300])
+@pytest.mark.parametrize("known", [0, 1, 3])
+async def test_many_facts_at_once_are_added_but_for_those_that_are_there(database, number, known):
+    """Guards what is added as if none was there: sabotaged (taken for added where one is), the others are not."""
+    events = [usage_event(event_id=call_id(one)) for one in range(number)]
+    there = events[:known]
+    if there:
+        await appended(database, *there[:-1], usage_event(event_id=there[-1].event_id, status=201))
+
+    found = await appended(database, *events, at=LATER)
+
+    assert [one.event for one in found.new] == events[known:]
+    assert [one.event for one in found.conflicting] == there[-1:]
+    assert found.repeated == len(there[:-1])
+    kept = await rows(database, usage_events)
+    assert len(kept) == number
+    assert sum(row.recorded_at == LATER for row in kept) == number - known
 
 
 UNKNOWN = {"completeness": Completeness.UNKNOWN, "quantities": {}, "external_id": None, "status": None}
