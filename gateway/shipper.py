@@ -56,21 +56,13 @@ APART = Pace(2000, batches_at_once=3)
 still; and while the server is busy with one batch, which takes it twice as long as it takes us, the next is made ready. Two at once book a third more events a second
 than one, and three some 15 % more than two (all measured)."""
 
-POLL_S = 0.1
-"""Between two looks at spools in which little was new."""
-
-REST_S = 0.2
-"""The same where nothing was. It bounds how old the newest event is that the ledger lacks."""
+POLL_S = 0.2
+"""Between two looks at spools, as long as one finds all of them read. It bounds how old the newest event is that the ledger
+lacks; and the more events come within it, the more share what a transaction costs."""
 
 SEARCH_S = 1.0
 """Where nothing stands behind what was read and no file has come or gone, spools are read so often all the same: it may be
 behind a hole, and a worker that was killed leaves no other sign than its lock."""
-
-GATHER_S = 0.15
-"""The same while events come in numbers: more of them then share what a transaction costs."""
-
-GATHER_EVENTS_MIN = 20
-"""So many events in a round are numbers. Where fewer came, nobody waits longer than for an event that comes alone."""
 
 RETRY_S_MAX = 5.0
 """While the ledger can not be written, it is tried again at growing intervals up to this."""
@@ -171,8 +163,6 @@ class Shipper:
         self._look: asyncio.TimerHandle
         self._retention_s = retention_s
         self._housekept = self._looked_for_room = 0.0
-        self._booked_last = 0
-        """Events that the last round booked."""
         self.last_shipped = now()
         """When the ledger last had everything that could be read."""
         self._read_through = EPOCH if spool_reader.spools(directory) else self.last_shipped
@@ -205,7 +195,7 @@ class Shipper:
                     continue
                 if not self.unreadable:
                     self.last_shipped, self._read_through = self._now(), began
-                delay = self.pause_s
+                delay = POLL_S
                 if stopping:
                     return
             if self.failing is not None:
@@ -228,7 +218,7 @@ class Shipper:
             nothing_new = self._nothing_new()
         finally:
             if nothing_new:
-                self._look_later(until_tick_s(REST_S))
+                self._look_later(until_tick_s(POLL_S))
             else:
                 self._wake.set()
 
@@ -250,13 +240,6 @@ class Shipper:
         self._stopping = True
         self._wake.set()
 
-    @property
-    def pause_s(self) -> float:
-        """How long after the last round, in which all was read, spools are looked at again."""
-        if not self._booked_last:
-            return REST_S
-        return GATHER_S if self._booked_last >= GATHER_EVENTS_MIN else POLL_S
-
     async def round(self) -> bool:
         """Read what there is and book it, until a transaction is committed; True if there may be more.
 
@@ -269,7 +252,6 @@ class Shipper:
             await self._housekeep()
             await self._read_ahead()
         if not self._booking:
-            self._booked_last = 0
             return False
         more = bool(failed) or any(batch.full for batch in self._booking.values())
         try:
@@ -283,7 +265,8 @@ class Shipper:
             self._booking.clear()
             raise
         ended = [task for task in self._booking if task in done]
-        self._booked_last = sum(len(self._booking.pop(task).facts) for task in ended)
+        for task in ended:
+            del self._booking[task]
         errors = [error for task in ended if (error := task.exception()) is not None]
         if errors:
             raise errors[0]

@@ -22,10 +22,7 @@ from gateway.directory_changes import DirectoryChanges
 from gateway.shipper import (
     APART,
     BESIDE_CALLS,
-    GATHER_EVENTS_MIN,
-    GATHER_S,
     POLL_S,
-    REST_S,
     RETENTION_S,
     ROOM_BYTES_MIN,
     Pace,
@@ -641,16 +638,6 @@ async def test_a_transaction_books_no_more_bytes_than_memory_has_room_for(databa
     assert max(sizes) * event_bytes <= BATCH_BYTES_MAX + READ_BYTES
 
 
-async def test_events_that_come_in_numbers_are_gathered_and_a_few_are_booked_at_once(worker, shipper):
-    paused_s = []
-    for count in (0, 1, GATHER_EVENTS_MIN, 0):
-        worker.called(*range(100 * len(paused_s), 100 * len(paused_s) + count))
-        await ship(shipper)
-        paused_s.append(shipper.pause_s)
-
-    assert paused_s == [REST_S, POLL_S, GATHER_S, REST_S]
-
-
 async def test_what_came_together_is_booked_together(database, worker, shipper):
     worker.called(*range(100))
 
@@ -909,7 +896,7 @@ async def test_at_rest_no_spool_is_searched_and_the_ledger_has_everything_all_th
 ):
     worker.called(1)
     async with at_rest(shipper, directory):
-        await asyncio.sleep(4 * REST_S)
+        await asyncio.sleep(4 * POLL_S)
         rounds = []
         monkeypatch.setattr(Shipper, "round", rounds.append)
         for _ in range(3):
@@ -922,7 +909,7 @@ async def test_at_rest_no_spool_is_searched_and_the_ledger_has_everything_all_th
 async def test_what_comes_to_a_spool_at_rest_is_booked_without_a_search(database, directory, worker, shipper):
     worker.called(1)
     async with at_rest(shipper, directory):
-        await asyncio.sleep(4 * REST_S)
+        await asyncio.sleep(4 * POLL_S)
         worker.called(2)
         await until_booked(database, 2)
 
@@ -930,7 +917,7 @@ async def test_what_comes_to_a_spool_at_rest_is_booked_without_a_search(database
 async def test_a_spool_that_begins_while_the_others_rest_is_read_without_a_search(database, directory, worker, shipper):
     worker.called(1)
     async with at_rest(shipper, directory):
-        await asyncio.sleep(4 * REST_S)
+        await asyncio.sleep(4 * POLL_S)
         later = Worker(directory, "w0-2")
         later.called(2)
         await until_booked(database, 2)
@@ -942,7 +929,7 @@ async def test_a_worker_that_is_killed_leaves_no_sign_and_is_found(database, dir
     worker.begins(1)
     async with running(shipper):
         await until_shipped(shipper, after=shipper.last_shipped)
-        await asyncio.sleep(4 * REST_S)
+        await asyncio.sleep(4 * POLL_S)
         os.close(worker.spool._lock_fd)
         worker.spool._lock_fd = -1
         await until_booked(database, 1)
