@@ -166,9 +166,9 @@ class Reconciliations:
             await self._keep(row, report)
 
     async def _failed(self, row: Any, reason: str) -> None:
+        await self._set(row.reconciliation_id, status=FAILED, reason=reason, finished_at=self._now(), held_until=None)
         self.done.runs[FAILED] += 1
         log.warning("reconciliation_failed", reconciliation_id=row.reconciliation_id, source=row.source, reason=reason)
-        await self._set(row.reconciliation_id, status=FAILED, reason=reason, finished_at=self._now(), held_until=None)
 
     async def _keep(self, row: Any, report: Report) -> None:
         """Keep the report in the place of one that an earlier try may have left, and say where too much is open."""
