@@ -281,6 +281,7 @@ class Collector:
         self._planned = asyncio.get_running_loop().time()
         try:
             while True:
+                self.wake.clear()
                 pause_s = LOOK_S
                 try:
                     if plans:
@@ -291,7 +292,6 @@ class Collector:
                     pass  # Whoever books says it.
                 except Exception as error:  # noqa: BLE001  The last line of defence: the next look may go well.
                     log.error("collector_failed", error=type(error).__name__)
-                self.wake.clear()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(pause_s):
                         await self.wake.wait()

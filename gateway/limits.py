@@ -14,9 +14,9 @@ class ClientLimits:
     already with the provider goes on and is metered."""
 
     connections_max: int = 12_288
-    """Open connections of one worker, TLS handshakes included. Further ones are closed at once: a client that hangs is worse off than one that is
-    told. 10,000 idle ones take at most 100 MiB; with a call on each of the next they stay below 20,000 open files, which
-    is what modest systems allow (:mod:`gateway.open_files` sees to it)."""
+    """Open connections of one worker, TLS handshakes included. Further ones are closed at once: a client that hangs is
+    worse off than one that is told. 10,000 idle ones take at most 100 MiB; with a call on each of the next they stay below
+    20,000 open files, which is what modest systems allow (:mod:`gateway.open_files` sees to it)."""
     calls_max: int = 4_096
     """Calls under way in one worker. Further ones are refused with 503 and `Retry-After`."""
     lag_max_s: float = 0.25

@@ -516,10 +516,13 @@ class Connection(asyncio.Protocol):
     def _close(self) -> None:
         """End the connection when the client has taken what was sent; requests behind that are not handled."""
         self._received = b""
-        if self.transport is not None and not self.transport.is_closing():
-            self._flush()
+        transport = self.transport
+        if transport is not None:
+            if not transport.is_closing():
+                self._flush()
+                transport.close()
+            # It ends when the client has taken everything, which is waited for as long as for any answer.
             self.pause_writing()
-            self.transport.close()
 
     def eof_received(self) -> bool:
         exchange = self._exchange

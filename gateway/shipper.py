@@ -203,9 +203,11 @@ class Shipper:
                 # by itself Python would look for them after a thousand failures.
                 gc.collect(0)
             self._look_later(delay)
-            await self._wake.wait()
+            try:
+                await self._wake.wait()
+            finally:
+                self._look.cancel()
             self._wake.clear()
-            self._look.cancel()
 
     def _look_later(self, wait_s: float) -> None:
         # Not in the task: at rest nearly all looks find nothing, and waking a task costs as much as they do.
@@ -213,14 +215,10 @@ class Shipper:
 
     def _look_or_wake(self) -> None:
         """Have the next round begin, or look again where there is nothing for it."""
-        nothing_new = False
-        try:
-            nothing_new = self._nothing_new()
-        finally:
-            if nothing_new:
-                self._look_later(until_tick_s(POLL_S))
-            else:
-                self._wake.set()
+        if self._nothing_new():
+            self._look_later(until_tick_s(POLL_S))
+        else:
+            self._wake.set()
 
     def _nothing_new(self) -> bool:
         """True if a look that costs little finds that the ledger has everything still."""
@@ -229,9 +227,12 @@ class Shipper:
         began = self._now()
         if self._changes.any():
             return False
-        for spool_id, spool in self._spools.items():
-            if spool_reader.goes_on(self.directory, spool_id, spool.position):
-                return False
+        try:
+            for spool_id, spool in self._spools.items():
+                if spool_reader.goes_on(self.directory, spool_id, spool.position):
+                    return False
+        except OSError:
+            return False  # Which the round says.
         self.last_shipped = self._read_through = began
         return True
 

@@ -81,6 +81,7 @@ class Tls(asyncio.Protocol):
         incoming.write(data)
         chunks: list[bytes] = []
         ended = False
+        wrong: ssl.SSLError | None = None
         try:
             if not self._shaken:
                 self._shake_hands()
@@ -96,15 +97,18 @@ class Tls(asyncio.Protocol):
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLError as error:
-            self._fail(error)
-            return
+            # Without the frames that lead here, one of which holds this.
+            wrong = error.with_traceback(None)
         if self.is_closing():
             return
-        if self._outgoing.pending:
+        if wrong is None and self._outgoing.pending:
             self._send()
         if chunks:
+            # Also what came before something that is wrong: how the network cut it makes no difference.
             self._above.data_received(chunks[0] if len(chunks) == 1 else b"".join(chunks))
-        if ended:
+        if wrong is not None:
+            self._fail(wrong)
+        elif ended:
             self._above.eof_received()
             self.close()
 
@@ -116,7 +120,7 @@ class Tls(asyncio.Protocol):
         self._above.connection_made(cast("asyncio.Transport", self))
 
     def _fail(self, error: ssl.SSLError) -> None:
-        """What came, or what it should protect, is wrong: tell the peer, and end here."""
+        """What came, or what is to be sent, is wrong: end here; a peer that shakes hands is told why."""
         self._error = error
         tcp = self._tcp
         assert tcp is not None
@@ -138,7 +142,7 @@ class Tls(asyncio.Protocol):
             try:
                 self._tls.write(data)
             except ssl.SSLError as error:
-                self._fail(error)
+                self._fail(error.with_traceback(None))
             else:
                 self._send()
 

@@ -31,7 +31,7 @@ INTERIM_MAX: Final = 16
 """Interim (1xx) answers to one request, dropped; with more, the provider is not making sense."""
 
 CLOSE_S: Final = 10
-"""A provider that does not take the end of a WebSocket for so long is cut off."""
+"""A provider that has not taken so long after the end of a connection what was sent to it is cut off."""
 
 SWEEP_S: Final = 1.0
 
@@ -359,8 +359,11 @@ class Connection(asyncio.Protocol):
             and not transport.get_write_buffer_size()
         )
         if not (sent and self.reusable and self.ended):
-            if transport is not None and not transport.is_closing():
-                self.abort()
+            if transport is not None:
+                if transport.is_closing():
+                    self.deadline = min(self.deadline, now + CLOSE_S)
+                else:
+                    self.abort()
             return False
         self._waiting = True
         self.used = True

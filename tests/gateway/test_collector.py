@@ -778,6 +778,27 @@ async def test_what_is_asked_for_is_begun_at_once(world, lists, monkeypatch):
     await asyncio.wait((running,))
 
 
+async def test_what_is_asked_for_during_a_look_is_looked_for_again(world, monkeypatch):
+    """Guards the same where the look has read already what waits: the wake-up was forgotten with the look's end."""
+    monkeypatch.setattr(collector_module, "SEARCH_S", 1e6)
+    collector = world.collector()
+    looks = []
+
+    async def look():
+        looks.append(len(looks))
+        if len(looks) == 1:
+            collector.wake.set()
+        return True
+
+    collector.look = look
+    running = asyncio.create_task(collector.run())
+    async with asyncio.timeout(LIVENESS_S_MAX):
+        while len(looks) < 2:  # noqa: ASYNC110  It can only be looked at.
+            await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.wait((running,))
+
+
 async def test_before_spools_were_read_once_it_is_looked_again_soon(world, lists, monkeypatch):
     monkeypatch.setattr(collector_module, "LOOK_S", 0.01)
     monkeypatch.setattr(collector_module, "SEARCH_S", 1e6)

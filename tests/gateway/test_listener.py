@@ -1544,6 +1544,29 @@ async def test_a_client_that_leaves_is_noticed_while_its_call_goes_on():
     assert wire.taken == b""
 
 
+async def test_a_client_that_has_left_and_takes_nothing_is_cut_off():
+    """Guards the deadline of a connection that closes already when its answer ends: there was none, so that clients which
+    ended their side and read no more kept as many connections as are granted, for ever."""
+    let = asyncio.get_running_loop().create_future()
+
+    async def handler(exchange):
+        await let
+        exchange.answer(200, b"OK", b"", b"x" * 100)
+
+    wire = Wire(handler, write_idle_timeout_s=10)
+    wire.stalled = True
+    wire.arrive(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    wire._unsent = b"what was sent before"
+    wire.close()
+    let.set_result(None)
+    await eventually(lambda: not wire.listener.busy)
+    assert wire.ended == "closing"
+
+    wire.pass_s(30)
+
+    assert wire.ended == "aborted"
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # TLS
 

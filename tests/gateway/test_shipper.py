@@ -906,6 +906,22 @@ async def test_at_rest_no_spool_is_searched_and_the_ledger_has_everything_all_th
         assert shipper.booked_until("openai") == shipper.last_shipped
 
 
+async def test_whoever_ships_no_more_does_not_say_that_the_ledger_has_everything(directory, worker, shipper):
+    """Guards the end of the looks: they went on after a shipper that was cut off, and said so."""
+    worker.called(1)
+    task = asyncio.create_task(shipper.run())
+    await until_shipped(shipper, after=shipper.last_shipped)
+    shipper._changes = DirectoryChanges(directory, again_s=1e9)
+    await asyncio.sleep(4 * POLL_S)
+    task.cancel()
+    await asyncio.wait((task,))
+    last = shipper.last_shipped
+
+    await asyncio.sleep(3 * POLL_S)
+
+    assert shipper.last_shipped == last
+
+
 async def test_what_comes_to_a_spool_at_rest_is_booked_without_a_search(database, directory, worker, shipper):
     worker.called(1)
     async with at_rest(shipper, directory):

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway import tls, upstream
+from gateway.departures import HELD_BYTES_MAX
 from gateway.strand import Strand
 from gateway.tls import RECORD_BYTES_MAX, Tls
 from gateway.upstream import BrokenAnswer, ConnectTimeout, Origin, Unreachable, Upstream
@@ -235,14 +236,41 @@ def test_a_record_that_was_changed_on_its_way_ends_the_connection(certificate, a
     assert pair.client.above.told == ["made", ("lost", ssl.SSLError)]
 
 
+def test_what_came_before_something_wrong_is_given_on_all_the_same(certificate):
+    """Guards usage that is told just before a connection breaks: whether it counts was a matter of how the network cut it."""
+    pair = Pair(certificate)
+    pair.server.tls.write(b"10 dollars")
+    good = pair.server.network.taken()
+    pair.server.tls.write(b"and 20 more")
+    wrong = bytearray(pair.server.network.taken())
+    wrong[-1] ^= 1
+
+    pair.client.tls.data_received(good + bytes(wrong))
+    pair.client.tls.connection_lost(None)
+
+    assert pair.client.above.received == b"10 dollars"
+    assert pair.client.above.told == ["made", "data", ("lost", ssl.SSLError)]
+
+
+def test_as_much_as_leaves_at_the_end_of_a_turn_makes_nobody_wait(certificate):
+    """Guards what is written while nobody looks whether it is to wait: records make more of it than it was."""
+    pair = Pair(certificate)
+
+    pair.client.tls.write(bytes(HELD_BYTES_MAX))
+
+    assert HELD_BYTES_MAX < len(pair.client.network.written) <= tls.UNSENT_BYTES_HIGH < 2 * HELD_BYTES_MAX
+
+
 @pytest.mark.parametrize(("name", "trusts"), [("localhost", False), ("other.example", True)])
 def test_whom_a_client_does_not_trust_it_does_not_speak_to(certificate, name, trusts):
     trusted = certificate.trusted() if trusts else ssl.create_default_context()
     pair = Pair(certificate, trusted=trusted, name=name)
-    pair.client.tls.connection_lost(None)
+    for side in (pair.client, pair.server):
+        side.tls.connection_lost(None)
 
     assert [type(error) for error in pair.client.over] == [ssl.SSLCertVerificationError]
-    assert pair.client.above.told == []
+    assert "ALERT" in str(pair.server.over[0])  # Which the client has told.
+    assert pair.client.above.told == pair.server.above.told == []
     assert pair.client.network.told[-1] == "close"
 
 
@@ -281,16 +309,21 @@ def test_after_its_end_nothing_is_written(certificate):
     pair.client.tls.close()
 
     assert pair.client.network.taken() == b""
-    assert pair.client.network.told.count("close") == 1
+    assert pair.client.network.told[1:] == ["close"]
 
 
 def test_the_pace_of_the_network_is_that_of_who_speaks_over_it(certificate):
     pair = Pair(certificate)
+    shaking = Side(certificate.served())
+    shaking.begin()
+    shaking.tls.pause_writing()
+    shaking.tls.resume_writing()
     pair.client.tls.pause_writing()
     pair.client.tls.resume_writing()
     pair.client.tls.pause_reading()
     pair.client.tls.resume_reading()
 
+    assert shaking.above.told == []
     assert pair.client.above.told == ["made", "pause", "resume"]
     assert pair.client.network.told == [("high", tls.UNSENT_BYTES_HIGH), "pause", "resume"]
     assert pair.client.tls.get_write_buffer_size() == 7

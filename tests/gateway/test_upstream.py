@@ -1078,3 +1078,31 @@ class Written:
 
     def get_write_buffer_size(self):
         return 0
+
+
+async def test_a_provider_that_answers_leaves_and_reads_no_more_is_cut_off(pools, monkeypatch):
+    """Guards the deadline of a connection that closes already when it is released: what of the request was not taken kept it
+    open, and the memory with it, for ever."""
+    monkeypatch.setattr(upstream, "CLOSE_S", 0.1)
+    over = asyncio.Event()
+
+    async def script(peer):
+        await peer.reader.readuntil(b"\r\n\r\n")
+        peer.writer.write(answer(b"enough"))
+        await peer.writer.drain()
+        peer.writer.transport.pause_reading()
+        peer.writer.write_eof()
+        await over.wait()
+
+    async with provider(script) as serving:
+        call, connection = await opened(pools, serving)
+        connection.send(
+            b"POST / HTTP/1.1\r\nHost: p\r\nContent-Length: 99999999\r\n\r\n", call, method="POST", whole=False
+        )
+        connection.send_more(bytes(30 << 20), last=False)
+        await call.run(connection.answer())
+        await eventually(connection.transport.is_closing)
+        pool_of(pools, serving).release(connection)
+
+        await eventually(lambda: pool_of(pools, serving).connections == 0)
+        over.set()
