@@ -106,8 +106,10 @@ def _is_nothing(fact: Fact, rated_from: Mapping[str, int], before: int) -> bool:
         return False
     if not before:
         return EVENT in rated_from and not any(fact.quantities.values())
-    counted = [amount + fact.quantities.get(name, 0) for name, amount in rated_from.items() if name != EVENT]
-    return bool(counted) and any(fact.quantities.values()) and not any(counted)
+    counted = {name: amount for name, amount in rated_from.items() if name != EVENT}
+    if not counted or not any(fact.quantities.values()):
+        return False
+    return not any(counted.get(name, 0) + fact.quantities.get(name, 0) for name in {*counted, *fact.quantities})
 
 
 def told(event: UsageEvent, price_book: Book, cost_book: Book, cost_nano: int) -> Rated:

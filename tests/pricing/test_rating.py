@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from metering.event_types import DIMENSIONS, EVENT_TYPES
@@ -430,6 +430,7 @@ def test_a_reversal_is_the_exact_negation(rated, book, event, quantities):
 
 
 @given(book=BOOKS, event=EVENTS, first=QUANTITIES, then=QUANTITIES)
+@example(CREDITS, {"event_type": "sms_outbound", "source": "twilio"}, {"input_tokens": 0}, {"input_tokens_cached": 1})
 def test_an_event_and_its_correction_come_to_what_the_right_event_would_have(rated, book, event, first, then):
     right = {name: first.get(name, 0) + then.get(name, 0) for name in first | then}
     wrong = rated(book, **event | {"quantities": first})
