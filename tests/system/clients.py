@@ -267,8 +267,9 @@ async def handshakes(given: argparse.Namespace) -> dict[str, object]:
 
 
 async def knocks(given: argparse.Namespace) -> dict[str, object]:
-    """Open connections and make a call on each; how many were answered, and how many closed."""
+    """Open connections, make a call on each and keep it; how many were answered, and how many closed."""
     asked = request(given.path, f"127.0.0.1:{given.port}", given.key, stream=False)
+    kept = []
 
     async def one() -> str:
         try:
@@ -280,7 +281,8 @@ async def knocks(given: argparse.Namespace) -> dict[str, object]:
             return "hung"
         except (OSError, EOFError):
             return "closed"
-        writer.close()
+        # Until all have come: one that is closed makes room for the next.
+        kept.append(writer)
         return "answered" if answered.startswith(b"HTTP/1.1 200 ") else "refused"
 
     return dict(Counter(await asyncio.gather(*(one() for _ in range(given.connections)))))
