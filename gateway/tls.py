@@ -97,8 +97,7 @@ class Tls(asyncio.Protocol):
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLError as error:
-            # Without the frames that lead here, one of which holds this.
-            wrong = error.with_traceback(None)
+            wrong = error
         if self.is_closing():
             return
         if wrong is None and self._outgoing.pending:
@@ -121,7 +120,8 @@ class Tls(asyncio.Protocol):
 
     def _fail(self, error: ssl.SSLError) -> None:
         """What came, or what is to be sent, is wrong: end here; a peer that shakes hands is told why."""
-        self._error = error
+        # Without the frames that lead here, which hold this connection in a cycle.
+        self._error = error.with_traceback(None)
         tcp = self._tcp
         assert tcp is not None
         if self._shaken:
@@ -142,7 +142,7 @@ class Tls(asyncio.Protocol):
             try:
                 self._tls.write(data)
             except ssl.SSLError as error:
-                self._fail(error.with_traceback(None))
+                self._fail(error)
             else:
                 self._send()
 

@@ -128,13 +128,17 @@ class Side:
 class Pair:
     """A client and a server of ours, before one another."""
 
-    def __init__(self, certificate, *, trusted=None, name="localhost", sizes=(1 << 20,)):
+    def __init__(self, certificate, *, trusted=None, name="localhost", sizes=(1 << 20,), shaken=True):
+        """Unless it is `shaken`, the client's last word of the handshake is on its way."""
         self.client = Side(trusted or certificate.trusted(), server_hostname=name)
         self.server = Side(certificate.served())
         self.sizes = sizes
         self.client.begin()
         self.server.begin()
-        self.deliver()
+        self.server.arrive(self.client.network.taken(), self.sizes)
+        self.client.arrive(self.server.network.taken(), self.sizes)
+        if shaken:
+            self.deliver()
 
     def deliver(self):
         """What has been written arrives, until nothing is left to."""
@@ -179,13 +183,7 @@ def test_what_came_at_once_is_given_on_at_once(certificate, size):
 
 def test_with_the_last_bytes_of_the_handshake_the_first_of_a_request_may_come(certificate):
     """Guards what is read right behind the handshake: sabotaged (only with the next bytes), the request waits for ever."""
-    pair = Pair.__new__(Pair)
-    pair.client, pair.server = Side(certificate.trusted(), server_hostname="localhost"), Side(certificate.served())
-    pair.sizes = (1 << 20,)
-    pair.client.begin()
-    pair.server.begin()
-    pair.server.arrive(pair.client.network.taken())
-    pair.client.arrive(pair.server.network.taken())
+    pair = Pair(certificate, shaken=False)
 
     pair.client.tls.write(b"GET")
     pair.server.arrive(pair.client.network.taken())
@@ -286,13 +284,8 @@ def test_a_peer_that_leaves_during_the_handshake_is_told_of(certificate):
 
 def test_what_would_be_a_connection_too_many_is_not_read(certificate):
     """Guards whoever ends a connection as it begins: sabotaged, it is given what came with the handshake all the same."""
-    pair = Pair.__new__(Pair)
-    pair.client, pair.server = Side(certificate.trusted(), server_hostname="localhost"), Side(certificate.served())
+    pair = Pair(certificate, shaken=False)
     pair.server.above.connection_made = lambda transport: transport.abort()
-    pair.client.begin()
-    pair.server.begin()
-    pair.server.arrive(pair.client.network.taken())
-    pair.client.arrive(pair.server.network.taken())
     pair.client.tls.write(b"GET")
 
     pair.server.arrive(pair.client.network.taken())
