@@ -69,6 +69,10 @@ from metering.usage import Completeness
 BODY_BYTES_MAX: Final = 8 << 20
 """A request body up to this size is held where it must be read or changed; a larger one is forwarded as it comes."""
 
+BRIEF_BYTES_MAX: Final = 64 << 10
+"""A request body up to this size is always whole before the provider hears of it: as long as a client takes over a few
+packets, no connection to a provider is taken, and what comes byte by byte costs one of us, not two."""
+
 DRAIN_BYTES_MAX: Final = 64 << 20
 DRAIN_S: Final = 600
 """A call whose client has left is followed so far for its usage, then given up."""
@@ -184,7 +188,7 @@ class Plan:
         self.labelled = caller.tenant.request_tags is not RequestTags.OFF and endpoint.billable
         """True where the call is tagged with what its body says of itself."""
         self.read_first = endpoint.prepare is not None or told or shared or claim_key is not None or self.labelled
-        """True where the body must be read, as far as it is held, before anything is sent."""
+        """True where the body must be read, as far as it is held, before anything is sent; a brief one is in any case."""
 
 
 class Call:
@@ -309,7 +313,7 @@ class Proxy:
         )
         body = b""
         kind = plan.kind
-        if plan.read_first:
+        if plan.read_first or (exchange.length is not None and 0 < exchange.length <= BRIEF_BYTES_MAX):
             body = await (incoming.read() if exchange.whole else incoming.held(BODY_BYTES_MAX))
         whole = exchange.body_read
         if plan.claim_key is not None:
@@ -760,6 +764,8 @@ class Proxy:
                     await self._look_through(plan, meter, said)
                 connection.send_more(chunk, last=False)
             else:
+                if not connection.arrived:
+                    connection.read_on()
                 await PARK
 
     async def _told(self, meter: SessionMeter, sitting: Sitting, chunk: bytes) -> bool:

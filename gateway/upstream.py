@@ -24,7 +24,7 @@ from gateway.strand import PARK, Strand
 from gateway.ticks import until_tick_s
 from gateway.tls import Tls
 
-READ_AHEAD_BYTES: Final = 128 << 10
+READ_AHEAD_BYTES: Final = 64 << 10
 """So much of an answer is kept that nobody has taken; then the provider is not read from."""
 
 INTERIM_MAX: Final = 16
@@ -210,6 +210,7 @@ class Connection(asyncio.Protocol):
     async def arrival(self) -> None:
         """Wait until there is something to take, or nothing more will come."""
         if not self.arrived:
+            self.read_on()
             pool = self._pool
             self.deadline = pool.now() + pool.limits.idle_timeout_s
             while not self.arrived:
@@ -227,10 +228,14 @@ class Connection(asyncio.Protocol):
         self._size = 0
         self.ended = over
         self.arrived = over or self._error is not None
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def read_on(self) -> None:
+        """Go on reading from the provider, where what had arrived was enough. Left until more is waited for: a client that
+        does not take what there is has no use for more."""
         if self._reading_paused and self.transport is not None:
             self._reading_paused = False
             self.transport.resume_reading()
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     # -- from the transport
 
@@ -366,6 +371,7 @@ class Connection(asyncio.Protocol):
                     self.abort()
             return False
         self._waiting = True
+        self.read_on()
         self.used = True
         self.idle_since = now
         self.deadline = NEVER

@@ -6,7 +6,7 @@ import json
 import logging
 import socket
 import time
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
 import pytest
@@ -717,6 +717,30 @@ async def test_a_body_that_does_not_come_is_given_up(serving):
 
         assert await peer.ended()
     await eventually(lambda: serving.gone)
+
+
+async def test_connections_that_are_late_together_are_closed_a_few_at_a_time(serving):
+    """Guards the others' turns: to close a thousand in one go takes as long as some hundred calls."""
+    serving.grant(head_timeout_s=0.05)
+    loop = asyncio.get_running_loop()
+    connections = serving.listener.connections
+    most, left, watching = 0, 0, True
+
+    def turn():
+        nonlocal most, left
+        most, left = max(most, left - len(connections)), len(connections)
+        if watching:
+            loop.call_soon(turn)
+
+    async with AsyncExitStack() as open_ends:
+        for _ in range(4 * listener.CLOSED_AT_ONCE):
+            await open_ends.enter_async_context(client(serving.port))
+        await eventually(lambda: len(connections) == 4 * listener.CLOSED_AT_ONCE)
+        turn()
+        await eventually(lambda: not connections)
+        watching = False
+
+    assert 0 < most <= listener.CLOSED_AT_ONCE
 
 
 async def test_a_client_that_takes_nothing_of_its_answer_is_given_up(serving):

@@ -1073,22 +1073,31 @@ async def test_where_calls_end_with_their_clients_the_next_call_of_a_client_is_n
             assert (await peer.message()).status == 200
 
 
-@pytest.mark.parametrize("path", [CHAT, "/openai/v1/files"])
-async def test_a_client_that_leaves_before_its_request_is_whole_has_used_nothing(gateway, path):
+@pytest.mark.parametrize(
+    ("path", "size", "begun"),
+    [
+        (CHAT, proxy.BODY_BYTES_MAX, False),
+        ("/openai/v1/files", proxy.BRIEF_BYTES_MAX, False),
+        ("/openai/v1/files", proxy.BRIEF_BYTES_MAX + 1, True),
+    ],
+)
+async def test_a_client_that_leaves_before_its_request_is_whole_has_used_nothing(gateway, path, size, begun):
+    """Guards what the provider hears of a brief body, too: nothing, before all of it is here."""
     async with gateway() as made:
         async with client(made.port) as peer:
-            await peer.send(request(path, bytes(1000), key=OWN)[:-500])
-            if path != CHAT:
+            await peer.send(request(path, bytes(size), key=OWN)[:-500])
+            if begun:
                 await eventually(lambda: made.provider.seen)
         await eventually(lambda: made.lines)
 
         assert made.lines[0]["error"] == "client_gone"
         assert made.events == []
-        assert made.closed == ([] if path == CHAT else ["request not sent whole"])
+        assert made.closed == (["request not sent whole"] if begun else [])
+        assert bool(made.provider.peers) is begun
         assert (await made.ask(request())).status == 200
 
 
-@pytest.mark.parametrize("framing", [b"Content-Length: 5000", b"Transfer-Encoding: chunked"])
+@pytest.mark.parametrize("framing", [b"Content-Length: 100000", b"Transfer-Encoding: chunked"])
 async def test_half_a_request_is_the_beginning_of_nobody_else_s(gateway, framing):
     """Guards the end of a connection whose request was not sent whole: given back, the next tenant's call was its body."""
     head = b"POST /openai/v1/files HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + OWN.encode() + b"\r\n" + framing

@@ -668,9 +668,26 @@ async def test_a_provider_that_is_faster_than_its_reader_is_not_read_ahead_witho
         await call.run(connection.answer())
         assert await settled(lambda: sent) < 32 << 20
         assert len(connection.take()) <= upstream.READ_AHEAD_BYTES + (256 << 10)
+        # To have taken it is not to want more, which a client that is slow itself does not.
+        await asyncio.sleep(0.1)
+        assert not connection.arrived
         for _ in range(100):
             await call.run(read(connection))
         pool_of(pools, serving).release(connection)
+
+
+async def test_a_connection_that_was_not_read_ahead_is_read_again_by_the_next_call(pools):
+    """Guards the kept connection: its answer was over when reading had stopped, and nobody waited for more."""
+    async with provider(answers(answer(bytes(upstream.READ_AHEAD_BYTES + 1)))) as serving:
+        for _ in range(2):
+            call, connection = await opened(pools, serving)
+            connection.send(ASK % 1, call, method="GET", whole=True)
+            await call.run(connection.answer())
+            await eventually(lambda connection=connection: connection._framing.ended)
+            assert connection._reading_paused
+            assert len(connection.take()) == upstream.READ_AHEAD_BYTES + 1
+            pool_of(pools, serving).release(connection)
+        assert len(serving.peers) == 1
 
 
 # ---------------------------------------------------------------------------------------------------------------------
