@@ -15,6 +15,10 @@ from typing import Any, Final, cast
 RECORD_BYTES_MAX: Final = 16 << 10
 """The most that one record holds (RFC 8446 section 5.1)."""
 
+SILENT_BYTES_MAX: Final = 64 << 10
+"""A peer that sends more than this without a byte for whoever speaks above is let go of: a record comes in half of it, and
+messages of TLS itself (new keys, as often as one likes: RFC 8446 section 4.6.3) cost us more than they cost their sender."""
+
 UNSENT_BYTES_HIGH: Final = 80 << 10
 """With more that the network has not taken, whoever writes is asked to wait: asyncio's 64 KiB, and what records add to them."""
 
@@ -22,7 +26,7 @@ UNSENT_BYTES_HIGH: Final = 80 << 10
 class Tls(asyncio.Protocol):
     """Below it is a TCP connection, whose protocol it is; above it who speaks in clear, whose transport it is."""
 
-    __slots__ = ("_above", "_error", "_incoming", "_outgoing", "_over", "_shaken", "_tcp", "_tls")
+    __slots__ = ("_above", "_error", "_incoming", "_outgoing", "_over", "_shaken", "_silent_bytes", "_tcp", "_tls")
 
     def __init__(
         self,
@@ -44,6 +48,8 @@ class Tls(asyncio.Protocol):
         )
         self._tcp: asyncio.Transport | None = None
         self._shaken = False
+        self._silent_bytes = 0
+        """So much has come since the last that was in clear."""
         self._error: Exception | None = None
 
     # -- the protocol of a TCP connection
@@ -77,25 +83,21 @@ class Tls(asyncio.Protocol):
 
     def _advance(self, data: bytes) -> None:
         """Take what has come, and give on what of it is in clear."""
-        incoming = self._incoming
-        incoming.write(data)
+        size = len(data)
+        # A lot of it in pieces: within one read, OpenSSL stops at no message that is its own.
+        pieces = (
+            (data,)
+            if size <= RECORD_BYTES_MAX
+            else [data[start : start + RECORD_BYTES_MAX] for start in range(0, size, RECORD_BYTES_MAX)]
+        )
         chunks: list[bytes] = []
         ended = False
         wrong: ssl.SSLError | None = None
         try:
-            if not self._shaken:
-                self._shake_hands()
-            if self._shaken:
-                tls = self._tls
-                # A record is read whole: of what was taken out of `incoming`, nothing is left that could be read.
-                while incoming.pending:
-                    chunk = tls.read(RECORD_BYTES_MAX)
-                    if not chunk:
-                        ended = True
-                        break
-                    chunks.append(chunk)
-        except ssl.SSLWantReadError:
-            pass
+            for piece in pieces:
+                ended = self._read(piece, chunks)
+                if ended:
+                    break
         except ssl.SSLError as error:
             wrong = error
         if self.is_closing():
@@ -110,6 +112,29 @@ class Tls(asyncio.Protocol):
         elif ended:
             self._above.eof_received()
             self.close()
+
+    def _read(self, data: bytes, chunks: list[bytes]) -> bool:
+        """Take a piece of what has come, and add what is in clear by it to the chunks; True where the peer says that this is
+        the end. Raises ssl.SSLError."""
+        incoming, tls = self._incoming, self._tls
+        incoming.write(data)
+        try:
+            if not self._shaken:
+                self._shake_hands()
+            # A record is read whole: of what was taken out of `incoming`, nothing is left that could be read.
+            while incoming.pending:
+                chunk = tls.read(RECORD_BYTES_MAX)
+                if not chunk:
+                    return True
+                chunks.append(chunk)
+                self._silent_bytes = 0
+        except ssl.SSLWantReadError:
+            pass
+        if self._shaken:
+            self._silent_bytes += len(data)
+            if self._silent_bytes > SILENT_BYTES_MAX:
+                raise ssl.SSLError("much came, and nothing by it")
+        return False
 
     def _shake_hands(self) -> None:
         """Go on with the handshake. Raises ssl.SSLError; ssl.SSLWantReadError where the peer has to."""

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
+import struct
 from contextlib import suppress
 from dataclasses import replace
 
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -232,6 +237,42 @@ def test_a_record_that_was_changed_on_its_way_ends_the_connection(certificate, a
 
     assert pair.client.above.received == b""
     assert pair.client.above.told == ["made", ("lost", ssl.SSLError)]
+
+
+def updates_of_keys(secret, count):
+    """So many messages by which a peer changes its key (RFC 8446 sections 4.6.3, 5.2, 7.2 and 7.3), each under the next;
+    of the cipher that OpenSSL prefers, TLS_AES_256_GCM_SHA384."""
+
+    def expanded(secret, label, length):
+        told = b"tls13 " + label
+        info = struct.pack("!HB", length, len(told)) + told + b"\0"
+        return HKDFExpand(hashes.SHA384(), length, info).derive(secret)
+
+    head = b"\x17\x03\x03" + struct.pack("!H", 5 + 1 + 16)
+    for _ in range(count):
+        key, nonce = expanded(secret, b"key", 32), expanded(secret, b"iv", 12)
+        yield head + AESGCM(key).encrypt(nonce, b"\x18\0\0\x01\0" + b"\x16", head)
+        secret = expanded(secret, b"traffic upd", 48)
+
+
+@pytest.mark.parametrize(("count", "kept"), [(100, True), (100_000, False)])
+def test_a_peer_that_does_nothing_but_change_its_key_is_let_go_of(certificate, tmp_path, count, kept):
+    """Guards everybody's turns: each costs us ten times what it costs its sender, and there may be ten thousand in a read."""
+    trusted = certificate.trusted()
+    trusted.minimum_version = ssl.TLSVersion.TLSv1_3
+    trusted.keylog_filename = str(tmp_path / "keys")
+    pair = Pair(certificate, trusted=trusted)
+    secrets = dict(re.findall(r"^(\w+) \w+ (\w+)$", (tmp_path / "keys").read_text(), re.MULTILINE))
+    taken = 0
+
+    for update in updates_of_keys(bytes.fromhex(secrets["CLIENT_TRAFFIC_SECRET_0"]), count):
+        pair.server.tls.data_received(update)
+        taken += 1
+        if pair.server.network.closing:
+            break
+
+    assert pair.server.network.closing is not kept
+    assert taken <= max(count, tls.SILENT_BYTES_MAX // len(update) + 1)
 
 
 def test_what_came_before_something_wrong_is_given_on_all_the_same(certificate):
