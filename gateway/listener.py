@@ -62,7 +62,8 @@ BLANK_LINES_MAX: Final = 4
 
 SWEEP_S: Final = 1.0
 CLOSED_AT_ONCE: Final = 16
-"""So many connections are closed in one turn: a thousand that are slow together are late together, too."""
+"""So many connections, and so many handshakes, are closed in one turn: a thousand that are slow together are late together,
+too."""
 
 LAG_TICK_S: Final = 0.05
 """While calls are under way."""
@@ -802,15 +803,15 @@ class Listener:
             await asyncio.sleep(until_tick_s(min(SWEEP_S, shortest_s / 4, limits.keepalive_timeout_s / 4)))
             now = self.now = loop.time()
             late = [connection for connection in self.connections if connection.deadline <= now]
-            for start in range(0, len(late), CLOSED_AT_ONCE):
+            unshaken = [shaking for shaking, deadline in self._handshakes.items() if deadline <= now]
+            for start in range(0, max(len(late), len(unshaken)), CLOSED_AT_ONCE):
                 for connection in late[start : start + CLOSED_AT_ONCE]:
                     if connection.deadline <= now:
                         connection.expired(now)
+                for shaking in unshaken[start : start + CLOSED_AT_ONCE]:
+                    if shaking in self._handshakes:
+                        shaking.abort()
                 await asyncio.sleep(0)
-            for shaking, deadline in tuple(self._handshakes.items()):
-                if deadline <= now:
-                    del self._handshakes[shaking]
-                    shaking.abort()
 
     def _wait_turn(self, *, late_before: bool) -> None:
         """Find out how long what has arrived waits for its turn: as long as this does. Once is no measure, since what has

@@ -750,6 +750,8 @@ class Proxy:
         """Pass on what either side says. Raises ClientGone, BrokenAnswer, Refusal, SpoolFailed and SpoolFull."""
         expected = 0
         while not exchange.gone and not connection.ended:
+            if not connection.arrived:
+                connection.read_on()
             if connection.arrived and not exchange.writing_paused:
                 chunk = connection.take()
                 billed = await self._told(meter, sitting, chunk)
@@ -764,8 +766,6 @@ class Proxy:
                     await self._look_through(plan, meter, said)
                 connection.send_more(chunk, last=False)
             else:
-                if not connection.arrived:
-                    connection.read_on()
                 await PARK
 
     async def _told(self, meter: SessionMeter, sitting: Sitting, chunk: bytes) -> bool:

@@ -16,8 +16,16 @@ RECORD_BYTES_MAX: Final = 16 << 10
 """The most that one record holds (RFC 8446 section 5.1)."""
 
 SILENT_BYTES_MAX: Final = 64 << 10
-"""A peer that sends more than this without a byte for whoever speaks above is let go of: a record comes in half of it, and
-messages of TLS itself (new keys, as often as one likes: RFC 8446 section 4.6.3) cost us more than they cost their sender."""
+"""A peer that sends more than this with nothing in it for whoever speaks above is let go of: a record comes in half of it,
+and messages of TLS itself (new keys, as often as one likes: RFC 8446 section 4.6.3) cost us more than they cost their
+sender."""
+
+SPEAKING_BYTES: Final = 32
+"""Each byte for whoever speaks above makes up for so many that were not: a record that brings one byte takes 23."""
+
+UNTAKEN_MAX: Final = 16
+"""A peer that has not taken all that it was sent, and gives TLS something to say so many times, is let go of: what TLS says
+waits for nobody."""
 
 UNSENT_BYTES_HIGH: Final = 80 << 10
 """With more that the network has not taken, whoever writes is asked to wait: asyncio's 64 KiB, and what records add to them."""
@@ -26,7 +34,18 @@ UNSENT_BYTES_HIGH: Final = 80 << 10
 class Tls(asyncio.Protocol):
     """Below it is a TCP connection, whose protocol it is; above it who speaks in clear, whose transport it is."""
 
-    __slots__ = ("_above", "_error", "_incoming", "_outgoing", "_over", "_shaken", "_silent_bytes", "_tcp", "_tls")
+    __slots__ = (
+        "_above",
+        "_error",
+        "_incoming",
+        "_outgoing",
+        "_over",
+        "_shaken",
+        "_silent_bytes",
+        "_tcp",
+        "_tls",
+        "_untaken",
+    )
 
     def __init__(
         self,
@@ -49,7 +68,9 @@ class Tls(asyncio.Protocol):
         self._tcp: asyncio.Transport | None = None
         self._shaken = False
         self._silent_bytes = 0
-        """So much has come since the last that was in clear."""
+        """So much has come that was for nobody above, less what was."""
+        self._untaken = 0
+        """So many times TLS had something to say since the peer had taken all."""
         self._error: Exception | None = None
 
     # -- the protocol of a TCP connection
@@ -103,7 +124,11 @@ class Tls(asyncio.Protocol):
         if self.is_closing():
             return
         if wrong is None and self._outgoing.pending:
-            self._send()
+            self._untaken = self._untaken + 1 if self.get_write_buffer_size() else 0
+            if self._untaken > UNTAKEN_MAX:
+                wrong = ssl.SSLError("it is to say more and more to a peer that takes nothing")
+            else:
+                self._send()
         if chunks:
             # Also what came before something that is wrong: how the network cut it makes no difference.
             self._above.data_received(chunks[0] if len(chunks) == 1 else b"".join(chunks))
@@ -127,7 +152,7 @@ class Tls(asyncio.Protocol):
                 if not chunk:
                     return True
                 chunks.append(chunk)
-                self._silent_bytes = 0
+                self._silent_bytes = max(0, self._silent_bytes - SPEAKING_BYTES * len(chunk))
         except ssl.SSLWantReadError:
             pass
         if self._shaken:

@@ -306,7 +306,9 @@ class Connection(asyncio.Protocol):
             self.arrived = True
             self._chunks.append(chunk)
             self._size += len(chunk)
-            if self._size > READ_AHEAD_BYTES and self.transport is not None and not self._reading_paused:
+            # Never once the answer is over: that the provider ends the connection behind it must be seen.
+            too_much = self._size > READ_AHEAD_BYTES and not framing.ended
+            if too_much and self.transport is not None and not self._reading_paused:
                 self._reading_paused = True
                 self.transport.pause_reading()
 
@@ -371,7 +373,6 @@ class Connection(asyncio.Protocol):
                     self.abort()
             return False
         self._waiting = True
-        self.read_on()
         self.used = True
         self.idle_since = now
         self.deadline = NEVER

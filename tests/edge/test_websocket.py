@@ -21,6 +21,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosedError, InvalidStatus
 
 from gateway.limits import ClientLimits, UpstreamLimits
+from gateway.request_body import LOOK_BYTES
 from gateway.simulator.truth import fingerprint, read_billed
 from metering.usage import Completeness
 from tests.frames import BINARY, CONTINUED, PING, PONG, close, frame
@@ -531,6 +532,32 @@ async def test_a_provider_that_does_not_read_stops_the_client_and_misses_nothing
                 there.writer.transport.resume_reading()
                 came = await taken(there, found + (4 << 20))
             assert came == (said * (len(came) // len(said) + 1))[: len(came)]
+
+
+async def test_a_client_that_never_pauses_hears_the_provider_all_the_same(gateway):
+    """Guards what is told meanwhile, and with it what was used: sabotaged (read on only where there is nothing else to do),
+    nothing more comes from the provider while there is always something to be looked through."""
+    realtime = Realtime()
+    said = frame(json.dumps({"type": "response.create", "input": "a b " * (2 * LOOK_BYTES)}).encode())
+    async with gateway(realtime) as made, opened(made, path=RESPONSES) as here:
+        there = await realtime.session()
+
+        async def flood(peer: Peer, data: bytes) -> None:
+            while True:
+                peer.writer.write(data)
+                await peer.writer.drain()
+
+        async def swallow() -> None:
+            while await there.reader.read(1 << 20):
+                pass
+
+        moving = [asyncio.ensure_future(one) for one in (flood(here, said), flood(there, BLOCK), swallow())]
+        try:
+            assert await taken(here, 16 * len(BLOCK)) == 16 * BLOCK
+        finally:
+            for one in moving:
+                one.cancel()
+            await asyncio.gather(*moving, return_exceptions=True)
 
 
 async def test_while_one_direction_stands_still_the_other_moves(gateway):

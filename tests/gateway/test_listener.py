@@ -719,28 +719,30 @@ async def test_a_body_that_does_not_come_is_given_up(serving):
     await eventually(lambda: serving.gone)
 
 
-async def test_connections_that_are_late_together_are_closed_a_few_at_a_time(serving):
+async def gone_in_a_turn(there):
+    """Wait until all of those have gone; tells how many did in one turn of the loop, at most."""
+    most, left = 0, len(there)
+    while there:
+        most, left = max(most, left - len(there)), len(there)
+        await asyncio.sleep(0)
+    return max(most, left)
+
+
+@pytest.mark.parametrize("shaken", [True, False], ids=["connections", "handshakes"])
+async def test_those_that_are_late_together_are_closed_a_few_at_a_time(certificate, shaken):
     """Guards the others' turns: to close a thousand in one go takes as long as some hundred calls."""
-    serving.grant(head_timeout_s=0.05)
-    loop = asyncio.get_running_loop()
-    connections = serving.listener.connections
-    most, left, watching = 0, 0, True
-
-    def turn():
-        nonlocal most, left
-        most, left = max(most, left - len(connections)), len(connections)
-        if watching:
-            loop.call_soon(turn)
-
+    made = Serving()
+    made.grant(head_timeout_s=0.05)
+    listening = bound("127.0.0.1", 0)
+    await made.listener.open(listening, None if shaken else certificate.served())
+    there = made.listener.connections if shaken else made.listener._handshakes
     async with AsyncExitStack() as open_ends:
+        open_ends.push_async_callback(made.listener.close, 0)
         for _ in range(4 * listener.CLOSED_AT_ONCE):
-            await open_ends.enter_async_context(client(serving.port))
-        await eventually(lambda: len(connections) == 4 * listener.CLOSED_AT_ONCE)
-        turn()
-        await eventually(lambda: not connections)
-        watching = False
+            await open_ends.enter_async_context(client(listening.getsockname()[1]))
+        await eventually(lambda: len(there) == 4 * listener.CLOSED_AT_ONCE)
 
-    assert 0 < most <= listener.CLOSED_AT_ONCE
+        assert 0 < await soon(gone_in_a_turn(there)) <= listener.CLOSED_AT_ONCE
 
 
 async def test_a_client_that_takes_nothing_of_its_answer_is_given_up(serving):

@@ -239,40 +239,83 @@ def test_a_record_that_was_changed_on_its_way_ends_the_connection(certificate, a
     assert pair.client.above.told == ["made", ("lost", ssl.SSLError)]
 
 
-def updates_of_keys(secret, count):
-    """So many messages by which a peer changes its key (RFC 8446 sections 4.6.3, 5.2, 7.2 and 7.3), each under the next;
-    of the cipher that OpenSSL prefers, TLS_AES_256_GCM_SHA384."""
+class OfRecords:
+    """A client that makes its records itself, under the keys of a pair's: what no library would send."""
 
-    def expanded(secret, label, length):
+    def __init__(self, certificate, tmp_path):
+        trusted = certificate.trusted()
+        trusted.minimum_version = ssl.TLSVersion.TLSv1_3
+        trusted.keylog_filename = str(tmp_path / "keys")
+        self.server = Pair(certificate, trusted=trusted).server
+        secrets = dict(re.findall(r"^(\w+) \w+ (\w+)$", (tmp_path / "keys").read_text(), re.MULTILINE))
+        self._next(bytes.fromhex(secrets["CLIENT_TRAFFIC_SECRET_0"]))
+        self.server.network.taken()
+
+    def _next(self, secret):
+        """The keys of the cipher that OpenSSL prefers, TLS_AES_256_GCM_SHA384 (RFC 8446 section 7.3)."""
+        self.secret, self.sent = secret, 0
+        self.key, self.nonce = self._expanded(b"key", 32), self._expanded(b"iv", 12)
+
+    def _expanded(self, label, length):
         told = b"tls13 " + label
         info = struct.pack("!HB", length, len(told)) + told + b"\0"
-        return HKDFExpand(hashes.SHA384(), length, info).derive(secret)
+        return HKDFExpand(hashes.SHA384(), length, info).derive(self.secret)
 
-    head = b"\x17\x03\x03" + struct.pack("!H", 5 + 1 + 16)
-    for _ in range(count):
-        key, nonce = expanded(secret, b"key", 32), expanded(secret, b"iv", 12)
-        yield head + AESGCM(key).encrypt(nonce, b"\x18\0\0\x01\0" + b"\x16", head)
-        secret = expanded(secret, b"traffic upd", 48)
+    def _record(self, content, kind):
+        head = b"\x17\x03\x03" + struct.pack("!H", len(content) + 1 + 16)
+        nonce = int.from_bytes(self.nonce, "big") ^ self.sent
+        self.sent += 1
+        return head + AESGCM(self.key).encrypt(nonce.to_bytes(12, "big"), content + kind, head)
+
+    def update(self, *, asked=False):
+        """A change of key (sections 4.6.3 and 7.2), which may ask the other side for its own."""
+        record = self._record(b"\x18\0\0\x01" + bytes((asked,)), b"\x16")
+        self._next(self._expanded(b"traffic upd", 48))
+        return record
+
+    def said(self, content):
+        return self._record(content, b"\x17")
+
+    def send(self, records):
+        """How many of them arrived while there was a connection."""
+        for number, record in enumerate(records):
+            if self.server.network.closing:
+                return number
+            self.server.tls.data_received(record)
+        return None
 
 
 @pytest.mark.parametrize(("count", "kept"), [(100, True), (100_000, False)])
-def test_a_peer_that_does_nothing_but_change_its_key_is_let_go_of(certificate, tmp_path, count, kept):
+@pytest.mark.parametrize("says", [0, 1], ids=["nothing", "a-byte-now-and-then"])
+def test_a_peer_that_does_little_but_change_its_key_is_let_go_of(certificate, tmp_path, count, kept, says):
     """Guards everybody's turns: each costs us ten times what it costs its sender, and there may be ten thousand in a read."""
-    trusted = certificate.trusted()
-    trusted.minimum_version = ssl.TLSVersion.TLSv1_3
-    trusted.keylog_filename = str(tmp_path / "keys")
-    pair = Pair(certificate, trusted=trusted)
-    secrets = dict(re.findall(r"^(\w+) \w+ (\w+)$", (tmp_path / "keys").read_text(), re.MULTILINE))
-    taken = 0
+    peer = OfRecords(certificate, tmp_path)
 
-    for update in updates_of_keys(bytes.fromhex(secrets["CLIENT_TRAFFIC_SECRET_0"]), count):
-        pair.server.tls.data_received(update)
-        taken += 1
-        if pair.server.network.closing:
-            break
+    taken = peer.send(peer.said(b".") if says and number % 1000 == 0 else peer.update() for number in range(count))
 
-    assert pair.server.network.closing is not kept
-    assert taken <= max(count, tls.SILENT_BYTES_MAX // len(update) + 1)
+    assert peer.server.network.closing is not kept
+    assert kept or taken <= 2 * tls.SILENT_BYTES_MAX // len(peer.update())
+
+
+def test_a_peer_that_says_a_byte_at_a_time_is_heard(certificate, tmp_path):
+    peer = OfRecords(certificate, tmp_path)
+
+    peer.send(peer.said(b".") for _ in range(10_000))
+
+    assert peer.server.above.received == b"." * 10_000
+
+
+@pytest.mark.parametrize(("unsent", "kept"), [(0, True), (1, False)])
+def test_a_peer_that_asks_for_new_keys_and_takes_none_is_let_go_of(certificate, tmp_path, monkeypatch, unsent, kept):
+    """Guards memory: what TLS says for itself waits for nobody, and whoever sends enough may ask as often."""
+    peer = OfRecords(certificate, tmp_path)
+    monkeypatch.setattr(peer.server.network, "get_write_buffer_size", lambda: unsent)
+
+    peer.send(
+        peer.said(bytes(100)) if number % 2 else peer.update(asked=True) for number in range(10 * tls.UNTAKEN_MAX)
+    )
+
+    assert peer.server.network.closing is not kept
 
 
 def test_what_came_before_something_wrong_is_given_on_all_the_same(certificate):

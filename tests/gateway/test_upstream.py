@@ -676,17 +676,33 @@ async def test_a_provider_that_is_faster_than_its_reader_is_not_read_ahead_witho
         pool_of(pools, serving).release(connection)
 
 
-async def test_a_connection_that_was_not_read_ahead_is_read_again_by_the_next_call(pools):
-    """Guards the kept connection: its answer was over when reading had stopped, and nobody waited for more."""
-    async with provider(answers(answer(bytes(upstream.READ_AHEAD_BYTES + 1)))) as serving:
-        for _ in range(2):
+async def test_a_connection_whose_provider_ends_it_behind_an_answer_that_nobody_takes_serves_no_other_call(pools):
+    """Guards the next call: its answer was over when reading had stopped, so that nobody saw the end behind it."""
+    whole_size = upstream.READ_AHEAD_BYTES + 1
+
+    async def once(peer):
+        await peer.message()
+        await peer.send(answer(bytes(whole_size)))
+        await go.wait()
+
+    async with provider(once) as serving:
+        for calls in (1, 2):
+            go = asyncio.Event()
             call, connection = await opened(pools, serving)
             connection.send(ASK % 1, call, method="GET", whole=True)
             await call.run(connection.answer())
             await eventually(lambda connection=connection: connection._framing.ended)
-            assert connection._reading_paused
-            assert len(connection.take()) == upstream.READ_AHEAD_BYTES + 1
+            go.set()
+            await eventually(lambda connection=connection: connection.transport is None)
+            assert len(connection.take()) == whole_size
             pool_of(pools, serving).release(connection)
+            assert len(serving.peers) == calls
+
+
+async def test_a_connection_is_kept_whose_answer_was_too_large_to_be_read_ahead(pools):
+    async with provider(answers(answer(bytes(10 * upstream.READ_AHEAD_BYTES)))) as serving:
+        for _ in range(2):
+            assert await asked(pools, serving) == (200, bytes(10 * upstream.READ_AHEAD_BYTES))
         assert len(serving.peers) == 1
 
 
