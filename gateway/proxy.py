@@ -604,9 +604,9 @@ class Proxy:
                     passed = restoring.feed(passed)
                 if call.outcome is None and meter.concluded:
                     await self._outcome(call, meter, head)
-                if passed and (not streamed or length is not None):
-                    # At most one chunk is held: the last one must not leave before the usage is recorded. What ends the
-                    # body without a byte of it is none.
+                if passed and (not streamed or length is not None) and (connection.ended or head.length is None):
+                    # The last chunk must not leave before the usage is recorded: where any may be the last, one is held.
+                    # What ends the body without a byte of it is none.
                     held, passed = passed, held
                 if exchange.gone:
                     deadline = deadline or time.monotonic() + DRAIN_S

@@ -495,6 +495,18 @@ async def test_a_stream_begins_before_its_first_event(gateway):
         assert DONE in await soon(peer._until(LAST))
 
 
+async def test_what_can_not_be_the_last_of_an_answer_is_not_held(gateway):
+    """Guards memory: whoever read slowly had two reads of half a MiB kept, and with a declared length one is known to go on."""
+    rest = asyncio.Event()
+    async with gateway(following(COMPLETED[:-1], rest, COMPLETED[-1:])) as made, client(made.port) as peer:
+        await peer.send(request())
+        begun = await soon(peer._until(WHOLE[-20:-1]))
+        rest.set()
+
+        assert (begun + await soon(peer._exactly(1))).endswith(WHOLE)
+        assert made.events[0].quantities == QUANTITIES
+
+
 async def test_a_compressed_answer_is_passed_on_as_it_came_and_metered(gateway):
     packed = gzip.compress(WHOLE)
     async with gateway(answers(answer(packed, JSON, b"Content-Encoding: gzip"))) as made:
