@@ -390,18 +390,21 @@ class Shipper:
         abandoned = spool_reader.abandoned(self.directory, spool_id)
         while not batch.full:
             reading = spool_reader.read(self.directory, spool_id, spool.position, batch.room, ended=abandoned)
-            if reading.position == spool.position:
+            moved = reading.position != spool.position
+            if moved:
+                for segment, damage in reading.damages:
+                    log.error("spool_damaged", spool=spool_id, segment=segment, start=damage.start, end=damage.end)
+                    extent = f"{spool_id}:{segment}:{damage.start}-{damage.end}"
+                    batch.aside.append(Aside(extent, UNREADABLE, extent))
+                take(spool_id, spool, reading.records, asyncio.get_running_loop().time(), batch)
+                spool.position = reading.position
+                batch.moved.add(spool_id)
+            if reading.through or not moved:
+                # What a busy worker has written since is left for the next look: there would always be something.
                 self._give_up_open(spool_id, spool, batch, all_of_them=abandoned)
                 if abandoned and not spool.open:
                     batch.finished.append(spool_id)
                 return
-            for segment, damage in reading.damages:
-                log.error("spool_damaged", spool=spool_id, segment=segment, start=damage.start, end=damage.end)
-                extent = f"{spool_id}:{segment}:{damage.start}-{damage.end}"
-                batch.aside.append(Aside(extent, UNREADABLE, extent))
-            take(spool_id, spool, reading.records, asyncio.get_running_loop().time(), batch)
-            spool.position = reading.position
-            batch.moved.add(spool_id)
             # Reading again what the ledger has can take long, and calls are waiting.
             await asyncio.sleep(0)
 

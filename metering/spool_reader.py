@@ -35,6 +35,9 @@ BLOCK_BYTES = 64 << 10
 """So much of a segment is looked at at once to find where its content ends: more than any record, so that no part of one
 is taken for the zeros after the last."""
 
+_NOTHING = bytes(HEADER_BYTES)
+"""What stands behind the last record of a segment that is written to."""
+
 BEGINNING_S_MAX = 60
 """A worker that has made its lock file has locked it, and has a segment, long before that."""
 
@@ -62,6 +65,8 @@ class Reading(NamedTuple):
     damages: list[tuple[int, Damage]]
     """Segment and extent of what could not be read."""
     position: Position
+    through: bool = False
+    """True where nothing stood behind these, while their worker goes on writing there."""
 
 
 class Kept(NamedTuple):
@@ -147,9 +152,13 @@ def read(directory: Path, spool_id: str, position: Position, records_max: int, *
             # What the next segment begins with again is read there: this one has lost some of it.
             records, at = [record for record in records if record.end <= hole.start], beyond
             damages = [damage for damage in damages if damage.end <= hole.start]
-        return Reading(records, [(segment, Damage(offset + one.start, offset + one.end)) for one in damages], at)
+        end = found.records[-1].end
+        through = following is None and not ended and data[end : end + HEADER_BYTES] == _NOTHING
+        return Reading(
+            records, [(segment, Damage(offset + one.start, offset + one.end)) for one in damages], at, through
+        )
     if following is None and not ended:
-        return Reading([], [], position)
+        return Reading([], [], position, through=True)
     if not data:
         return Reading([], [], beyond)
     # No record is as long as a whole read, but one may begin near its end.

@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 import errno
 import gc
+import itertools
 import os
 import time
 import weakref
@@ -29,6 +30,7 @@ from gateway.shipper import (
     Shipper,
 )
 from gateway.spool_batches import BATCH_BYTES_MAX
+from metering import spool_reader
 from metering.database import DatabaseUnavailable
 from metering.late import late_fact
 from metering.spool import SpoolFull, segment_path
@@ -121,6 +123,24 @@ async def test_a_calls_outcome_is_booked_with_its_charge_and_in_the_sums(databas
     assert (event.event_id, event.units, event.completeness) == (call_id(1), 163, "reported")
     assert (charge.charge_nano, charge.cost_nano) == (837_000, 697_500)
     assert (rollup.events, rollup.charge_nano) == (1, 837_000)
+
+
+async def test_a_worker_that_never_pauses_is_not_read_over_and_over(database, worker, shipper, monkeypatch):
+    """Guards the machine's cores: as long as each read found something, one was followed by the next, up to a batch's size,
+    and at some thousand calls a second all of a core went into reads of a few records."""
+    numbers = itertools.count(1)
+    read = spool_reader.read
+
+    def meanwhile(*args, **how):
+        worker.called(next(numbers))
+        return read(*args, **how)
+
+    monkeypatch.setattr(spool_reader, "read", meanwhile)
+
+    more = await shipper.round()
+
+    assert not more
+    assert await booked(database) == {1: "reported"}
 
 
 async def test_a_call_that_is_under_way_is_not_booked_yet(database, worker, shipper):
