@@ -35,8 +35,15 @@ _PERCENT: Final = 0x25
 _BACKSLASH: Final = 0x5C
 """As numbers, for which bytes are looked through four times as fast."""
 
-_PADDING: Final = re.compile(rb"[\x00-\x20+]{16,}")
+_ESCAPE: Final = re.compile(rb"\\(?:/|u00)")
+"""Not the escapes of which every text is full: ends of lines and quotes."""
+
+_GAP: Final = 16 * b" "
+_PADDING: Final = re.compile(rb"[\x00-\x20+]{%d,}" % len(_GAP))
 """So much space, as JSON and forms write it, is there to part an object from what it is called."""
+
+_AS_SPACE: Final = bytes(0x20 if one <= 0x20 or one == 0x2B else one for one in range(256))
+"""To find that there is padding at a tenth of what the pattern costs."""
 
 _NO_OBJECTS: Final = frozenset({"{part}", "{value}"})
 
@@ -127,15 +134,16 @@ class References:
             seen = _HIDDEN_IN_FORM.sub(_revealed, seen)
         if 0 in seen:
             seen = seen.replace(b"\0", b"")  # JSON in UTF-16, which some servers read, hides names between zeros.
-        if _BACKSLASH in seen:
+        if _BACKSLASH in seen and _ESCAPE.search(seen):
             seen = _HIDDEN_CHARACTER.sub(_revealed, seen).replace(b"\\/", b"/")
         self._tail = seen
         if len(seen) > REFERENCE_BYTES_MAX:
             self._tail = seen[-REFERENCE_BYTES_MAX:]
-            if _PADDING.search(self._tail):
+            if _GAP in self._tail.translate(_AS_SPACE):
                 self._tail = _PADDING.sub(b" ", seen)[-REFERENCE_BYTES_MAX:]
         table, sign = self._provider.reference_sign
-        if seen.translate(table).find(sign) < 0:
+        translated = seen.translate(table)
+        if sign[0] not in translated or sign not in translated:
             return ()
         found: list[bytes] = []
         for pattern in self._provider.references:
