@@ -12,6 +12,7 @@ import resource
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -47,6 +48,8 @@ SEGMENT_BYTES = 5 << 18
 DISK_BYTES = 24 << 20
 PAUSE_S = 0.02
 """Between two calls of a client that was refused."""
+BOOKED_S = 3
+"""Within that, what was written is booked, its segment gone, and the disk asked for another one."""
 REFUSALS = 1000
 REFUSALS_BYTES_MAX = 4 << 20
 """What so many may cost at most: a leak of 4 KiB for each would be more."""
@@ -225,11 +228,12 @@ class Load:
         return False
 
     def only_refused(self) -> None:
-        """Wait until the gateway takes no call any more, and none is under way."""
+        """Wait until the gateway takes no call any more, and none is under way: a segment that is booked makes room again."""
         taken = -1
         while taken < len(self.whole) + len(self.broken):
             taken = len(self.whole) + len(self.broken)
             self.more(self.refused, 5 * CLIENTS)
+            time.sleep(BOOKED_S)
 
     def more(self, what: dict[int, str] | set[int], number: int) -> None:
         """Wait until so many more calls have ended so."""
