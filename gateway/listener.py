@@ -809,7 +809,7 @@ class Listener:
                     if connection.deadline <= now:
                         connection.expired(now)
                 for shaking in unshaken[start : start + CLOSED_AT_ONCE]:
-                    if shaking in self._handshakes:
+                    if self._handshakes.pop(shaking, None) is not None:
                         shaking.abort()
                 await asyncio.sleep(0)
 

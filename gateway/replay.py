@@ -52,9 +52,10 @@ async def replay(shipper: Shipper, spool_id: str) -> AsyncIterator[Replayed]:
     spool = _from_beginning(shipper, spool_id, min(contents, default=0))
     so_far = Replayed(spool_id, size_bytes=sum(contents.values()))
     while not so_far.done:
-        batch = shipper.new_batch()
+        batch, before = shipper.new_batch(), spool.position
         await shipper.read_on(spool_id, spool, batch)
-        ended = not batch.full or (grows and spool.position >= end)
+        # Of what grows, a look may end at a hole.
+        ended = spool.position >= end or spool.position == before if grows else not batch.full
         # What is gone before it could be read has served its time: no loss.
         aside = [one for one in batch.aside if one.reason != MISSING]
         reasons = Counter(one.reason for one in aside)

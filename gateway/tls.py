@@ -15,17 +15,17 @@ from typing import Any, Final, cast
 RECORD_BYTES_MAX: Final = 16 << 10
 """The most that one record holds (RFC 8446 section 5.1)."""
 
-SILENT_BYTES_MAX: Final = 64 << 10
-"""A peer that sends more than this with nothing in it for whoever speaks above is let go of: a record comes in half of it,
-and messages of TLS itself (new keys, as often as one likes: RFC 8446 section 4.6.3) cost us more than they cost their
-sender."""
+SILENT_RECORDS_MAX: Final = 256
+"""A peer that sends so many more records with nothing in them for whoever speaks above than with something is let go of:
+messages of TLS itself (new keys, as often as one likes: RFC 8446 section 4.6.3) cost us more than they cost their sender.
+BoringSSL, which Envoy speaks, bears 32 in a row. How long records are says nothing: they may be padded."""
 
-SPEAKING_BYTES: Final = 32
-"""Each byte for whoever speaks above makes up for so many that were not: a record that brings one byte takes 23."""
+HEADER_BYTES: Final = 5
+"""With which each record begins; the last two say how long what follows is (RFC 8446 section 5.1)."""
 
-UNTAKEN_MAX: Final = 16
-"""A peer that has not taken all that it was sent, and gives TLS something to say so many times, is let go of: what TLS says
-waits for nobody."""
+UNTAKEN_BYTES_MAX: Final = 64 << 10
+"""A peer that gives TLS more than this to say and takes nothing of what it was sent is let go of: what TLS says waits for
+nobody."""
 
 UNSENT_BYTES_HIGH: Final = 80 << 10
 """With more that the network has not taken, whoever writes is asked to wait: asyncio's 64 KiB, and what records add to them."""
@@ -40,11 +40,13 @@ class Tls(asyncio.Protocol):
         "_incoming",
         "_outgoing",
         "_over",
+        "_record_begun",
+        "_record_left",
         "_shaken",
-        "_silent_bytes",
+        "_silent_records",
         "_tcp",
         "_tls",
-        "_untaken",
+        "_untaken_bytes",
     )
 
     def __init__(
@@ -67,10 +69,14 @@ class Tls(asyncio.Protocol):
         )
         self._tcp: asyncio.Transport | None = None
         self._shaken = False
-        self._silent_bytes = 0
-        """So much has come that was for nobody above, less what was."""
-        self._untaken = 0
-        """So many times TLS had something to say since the peer had taken all."""
+        self._record_begun = b""
+        """Of the header of a record that has not come whole."""
+        self._record_left = 0
+        """So much is still to come of a record."""
+        self._silent_records = 0
+        """So many more records brought nothing for whoever speaks above than brought something."""
+        self._untaken_bytes = 0
+        """So much TLS had to say since the peer took what it was sent."""
         self._error: Exception | None = None
 
     # -- the protocol of a TCP connection
@@ -99,6 +105,7 @@ class Tls(asyncio.Protocol):
             self._above.pause_writing()
 
     def resume_writing(self) -> None:
+        self._untaken_bytes = 0
         if self._shaken:
             self._above.resume_writing()
 
@@ -124,8 +131,8 @@ class Tls(asyncio.Protocol):
         if self.is_closing():
             return
         if wrong is None and self._outgoing.pending:
-            self._untaken = self._untaken + 1 if self.get_write_buffer_size() else 0
-            if self._untaken > UNTAKEN_MAX:
+            self._untaken_bytes = self._untaken_bytes + self._outgoing.pending if self.get_write_buffer_size() else 0
+            if self._untaken_bytes > UNTAKEN_BYTES_MAX:
                 wrong = ssl.SSLError("it is to say more and more to a peer that takes nothing")
             else:
                 self._send()
@@ -141,7 +148,7 @@ class Tls(asyncio.Protocol):
     def _read(self, data: bytes, chunks: list[bytes]) -> bool:
         """Take a piece of what has come, and add what is in clear by it to the chunks; True where the peer says that this is
         the end. Raises ssl.SSLError."""
-        incoming, tls = self._incoming, self._tls
+        incoming, tls, spoken = self._incoming, self._tls, 0
         incoming.write(data)
         try:
             if not self._shaken:
@@ -152,14 +159,28 @@ class Tls(asyncio.Protocol):
                 if not chunk:
                     return True
                 chunks.append(chunk)
-                self._silent_bytes = max(0, self._silent_bytes - SPEAKING_BYTES * len(chunk))
+                spoken += 1
         except ssl.SSLWantReadError:
             pass
-        if self._shaken:
-            self._silent_bytes += len(data)
-            if self._silent_bytes > SILENT_BYTES_MAX:
-                raise ssl.SSLError("much came, and nothing by it")
+        # Of each that brought something, one that did not is borne besides.
+        self._silent_records = max(0, self._silent_records + self._begun(data) - 2 * spoken)
+        if self._silent_records > SILENT_RECORDS_MAX:
+            raise ssl.SSLError("much came, and nothing by it")
         return False
+
+    def _begun(self, data: bytes) -> int:
+        """How many records' headers end in this piece of what has come."""
+        if self._record_begun:
+            data = self._record_begun + data
+            self._record_begun = b""
+        at, size, records = self._record_left, len(data), 0
+        while at + HEADER_BYTES <= size:
+            at += HEADER_BYTES + (data[at + 3] << 8 | data[at + 4])
+            records += 1
+        if at < size:
+            self._record_begun, at = data[at:], size
+        self._record_left = at - size
+        return records
 
     def _shake_hands(self) -> None:
         """Go on with the handshake. Raises ssl.SSLError; ssl.SSLWantReadError where the peer has to."""

@@ -294,7 +294,7 @@ class Connection(asyncio.Protocol):
         framing = self._framing
         assert framing is not None
         if framing.ended:
-            self.reusable = False  # It speaks without having been asked.
+            self.abort()  # It speaks without having been asked. What came before stays.
             return
         chunk = framing.feed(data)
         if framing.rest:

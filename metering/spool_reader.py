@@ -66,7 +66,7 @@ class Reading(NamedTuple):
     """Segment and extent of what could not be read."""
     position: Position
     through: bool = False
-    """True where nothing stood behind these, while their worker goes on writing there."""
+    """True where nothing whole stood right behind these, while their worker goes on writing there."""
 
 
 class Kept(NamedTuple):

@@ -9,6 +9,7 @@ import json
 import logging
 import random
 import re
+from contextlib import suppress
 from urllib.parse import unquote
 from xml.etree import ElementTree as ET
 
@@ -1709,6 +1710,28 @@ async def test_a_compressed_answer_that_nobody_asked_for_is_unpacked(gateway):
         assert json.loads(got.body)["account_sid"] == ALIAS
         assert (got["content-encoding"], got["content-length"], got["transfer-encoding"]) == (None, None, "chunked")
         assert made.events[0].quantities == {"messages": 1, "segments": 2}
+
+
+async def test_what_is_unpacked_is_not_whole_at_the_client_before_its_outcome_is_recorded(gateway):
+    """Guards the last piece where the provider's last bytes bring none: sabotaged (told by the provider's length), a client
+    had all of the resource while nothing was recorded."""
+    packed = answer(
+        gzip.compress(json.dumps(RESOURCE).encode()), JSON, b"Content-Encoding: gzip", status=b"201 Created"
+    )
+    rest = asyncio.Event()
+    async with gateway(following(packed[:-8], rest, packed[-8:])) as made, client(made.port) as peer:
+        await peer.send(sms())
+        began = b""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.2):
+                while True:
+                    began += await peer.reader.read(1 << 16)
+        before = list(made.order)
+        rest.set()
+        await soon(peer.reader.readuntil(b"0\r\n\r\n"))
+
+    assert ("outcome" in before, b"}" in began.partition(b"\r\n\r\n")[2]) == (False, False)
+    assert "outcome" in made.order
 
 
 @pytest.mark.parametrize("status", [b"201 Created", b"400 Bad"])

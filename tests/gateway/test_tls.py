@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from gateway import tls, upstream
@@ -262,7 +262,7 @@ class OfRecords:
         return HKDFExpand(hashes.SHA384(), length, info).derive(self.secret)
 
     def _record(self, content, kind):
-        head = b"\x17\x03\x03" + struct.pack("!H", len(content) + 1 + 16)
+        head = b"\x17\x03\x03" + struct.pack("!H", len(content) + len(kind) + 16)
         nonce = int.from_bytes(self.nonce, "big") ^ self.sent
         self.sent += 1
         return head + AESGCM(self.key).encrypt(nonce.to_bytes(12, "big"), content + kind, head)
@@ -273,8 +273,8 @@ class OfRecords:
         self._next(self._expanded(b"traffic upd", 48))
         return record
 
-    def said(self, content):
-        return self._record(content, b"\x17")
+    def said(self, content, padding=0):
+        return self._record(content, b"\x17" + bytes(padding))
 
     def send(self, records):
         """How many of them arrived while there was a connection."""
@@ -291,31 +291,59 @@ def test_a_peer_that_does_little_but_change_its_key_is_let_go_of(certificate, tm
     """Guards everybody's turns: each costs us ten times what it costs its sender, and there may be ten thousand in a read."""
     peer = OfRecords(certificate, tmp_path)
 
-    taken = peer.send(peer.said(b".") if says and number % 1000 == 0 else peer.update() for number in range(count))
+    taken = peer.send(peer.said(b".") if says and number % 100 == 0 else peer.update() for number in range(count))
 
     assert peer.server.network.closing is not kept
-    assert kept or taken <= 2 * tls.SILENT_BYTES_MAX // len(peer.update())
+    assert kept or taken <= 2 * tls.SILENT_RECORDS_MAX
 
 
-def test_a_peer_that_says_a_byte_at_a_time_is_heard(certificate, tmp_path):
+def test_a_peer_may_change_its_key_as_often_as_it_says_something(certificate, tmp_path):
     peer = OfRecords(certificate, tmp_path)
 
-    peer.send(peer.said(b".") for _ in range(10_000))
+    peer.send(peer.said(b".") if number % 2 else peer.update() for number in range(10 * tls.SILENT_RECORDS_MAX))
 
-    assert peer.server.above.received == b"." * 10_000
+    assert not peer.server.network.closing
 
 
-@pytest.mark.parametrize(("unsent", "kept"), [(0, True), (1, False)])
-def test_a_peer_that_asks_for_new_keys_and_takes_none_is_let_go_of(certificate, tmp_path, monkeypatch, unsent, kept):
-    """Guards memory: what TLS says for itself waits for nobody, and whoever sends enough may ask as often."""
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=20)
+@given(
+    sizes=st.lists(st.integers(1, 30) | st.integers(1, 70_000), min_size=1, max_size=5),
+    paddings=st.lists(st.integers(0, 300), min_size=1, max_size=3),
+)
+@example(sizes=[1 << 18], paddings=[4096, 16_000])
+def test_a_peer_that_says_a_byte_at_a_time_is_heard_however_it_pads_them(certificate, tmp_path, sizes, paddings):
+    """Guards the count of records over the cuts of the network: one that is off takes content for the beginning of a header."""
+    peer = OfRecords(certificate, tmp_path)
+    count = 2 * tls.SILENT_RECORDS_MAX
+    padded = (peer.said(b".", paddings[number % len(paddings)]) for number in range(count))
+
+    peer.server.arrive(b"".join(padded), sizes)
+
+    counted = [peer.server.tls._silent_records]
+    peer.server.arrive(b"".join(peer.update() for _ in range(100)), sizes)
+    counted.append(peer.server.tls._silent_records)
+
+    assert peer.server.above.received == b"." * count
+    assert counted == [0, 100]
+
+
+@pytest.mark.parametrize(
+    ("unsent", "takes", "kept"), [(0, False, True), (1, False, False), (1, True, True)], ids=["all", "nothing", "some"]
+)
+def test_a_peer_that_asks_for_new_keys_and_takes_none_is_let_go_of(
+    certificate, tmp_path, monkeypatch, unsent, takes, kept
+):
+    """Guards memory: what TLS says for itself waits for nobody, and whoever says enough besides may ask as often."""
     peer = OfRecords(certificate, tmp_path)
     monkeypatch.setattr(peer.server.network, "get_write_buffer_size", lambda: unsent)
 
-    peer.send(
-        peer.said(bytes(100)) if number % 2 else peer.update(asked=True) for number in range(10 * tls.UNTAKEN_MAX)
-    )
+    for number in range(10_000):
+        peer.send([peer.update(asked=True), peer.said(b".")])
+        if takes and number % 1000 == 0:
+            peer.server.tls.resume_writing()
 
     assert peer.server.network.closing is not kept
+    assert kept or len(peer.server.network.written) <= 2 * tls.UNTAKEN_BYTES_MAX
 
 
 def test_what_came_before_something_wrong_is_given_on_all_the_same(certificate):
