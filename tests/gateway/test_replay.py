@@ -13,7 +13,8 @@ from gateway.replay import replay
 from gateway.shipper import RETENTION_S, Pace, Shipper
 from metering.database import DatabaseUnavailable
 from metering.spool import segment_path
-from metering.spool_reader import discard, kept, segments
+from metering.spool_reader import BEGINNING, READ_BYTES, discard, kept, read, segments
+from metering.spool_records import RECORD_BYTES_MAX
 from metering.tables import quarantine, spool_positions, usage_events
 from pricing.tables import charges, rollups
 from tests.builders import call_id
@@ -162,6 +163,24 @@ async def test_a_replay_of_a_spool_that_is_being_written_comes_to_an_end(databas
 
     assert done
     assert set(range(40)) <= set(await booked(database))
+
+
+async def test_a_replay_of_a_spool_that_is_being_written_goes_on_behind_a_hole(database, directory, new_shipper):
+    """Guards what a replay is for: it ended where a block of zeros began that reached to the end of what one read takes, and
+    said that it was done."""
+    worker = Worker(directory, LIVING, segment_bytes=100 * RECORD_BYTES_MAX)
+    worker.called(*range(600))
+    hole = read(directory, LIVING, BEGINNING, 200).position.offset
+    with segment_path(directory, LIVING, 0).open("r+b") as file:
+        file.seek(hole)
+        file.write(bytes(READ_BYTES - hole + 1000))
+    with capture_logs():
+        *_, last = await replayed(new_shipper(database), LIVING)
+    worker.dies()
+
+    assert last.done
+    assert last.unreadable
+    assert {0, 599} <= (await booked(database)).keys()
 
 
 async def test_what_was_let_go_of_before_is_no_loss(database, directory, living, new_shipper):
