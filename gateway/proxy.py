@@ -604,7 +604,7 @@ class Proxy:
                     passed = restoring.feed(passed)
                 if call.outcome is None and meter.concluded:
                     await self._outcome(call, meter, head)
-                if passed and (not streamed or length is not None) and (connection.ended or length is None):
+                if passed and (not streamed if length is None else connection.ended):
                     # The last chunk must not leave before the usage is recorded: where any may be the last, one is held.
                     # What ends the body without a byte of it is none, as the end of what is unpacked on its way.
                     held, passed = passed, held

@@ -55,7 +55,7 @@ async def replay(shipper: Shipper, spool_id: str) -> AsyncIterator[Replayed]:
         batch, before = shipper.new_batch(), spool.position
         await shipper.read_on(spool_id, spool, batch)
         # Of what grows, a look may end at a hole.
-        ended = spool.position >= end or spool.position == before if grows else not batch.full
+        ended = (spool.position >= end or spool.position == before) if grows else not batch.full
         # What is gone before it could be read has served its time: no loss.
         aside = [one for one in batch.aside if one.reason != MISSING]
         reasons = Counter(one.reason for one in aside)

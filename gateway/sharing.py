@@ -143,6 +143,7 @@ class References:
                 self._tail = _PADDING.sub(b" ", seen)[-REFERENCE_BYTES_MAX:]
         table, sign = self._provider.reference_sign
         translated = seen.translate(table)
+        # One byte of it is looked for at a small part of what the whole costs, and is not in most pieces of a picture.
         if sign[0] not in translated or sign not in translated:
             return ()
         found: list[bytes] = []

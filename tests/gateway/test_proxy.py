@@ -497,7 +497,7 @@ async def test_a_stream_begins_before_its_first_event(gateway):
 
 
 async def test_what_can_not_be_the_last_of_an_answer_is_not_held(gateway):
-    """Guards memory: whoever read slowly had two reads of half a MiB kept, and with a declared length one is known to go on."""
+    """Guards memory: whoever read slowly had two reads kept, up to half a MiB, and with a declared length one is known to go on."""
     rest = asyncio.Event()
     async with gateway(following(COMPLETED[:-1], rest, COMPLETED[-1:])) as made, client(made.port) as peer:
         await peer.send(request())

@@ -126,8 +126,8 @@ async def test_a_calls_outcome_is_booked_with_its_charge_and_in_the_sums(databas
 
 
 async def test_a_worker_that_never_pauses_is_not_read_over_and_over(database, worker, shipper, monkeypatch):
-    """Guards the machine's cores: as long as each read found something, one was followed by the next, up to a batch's size,
-    and at some thousand calls a second all of a core went into reads of a few records."""
+    """Guards the calls beside it in one process: as long as each read found something, one was followed by the next, up to a
+    batch's size, and calls write between two reads."""
     numbers = itertools.count(1)
     read = spool_reader.read
 
