@@ -138,9 +138,8 @@ class Begun:
     def ended(self) -> bool:
         return not self._taken and self._connection.ended
 
-    async def arrival(self) -> None:
-        if not self._taken:
-            await self._connection.arrival()
+    def expect(self) -> None:
+        self._connection.expect()
 
     def take(self) -> bytes:
         taken, self._taken = self._taken, b""

@@ -66,7 +66,9 @@ def of_answer(head: ResponseHead, cut: frozenset[bytes]) -> bytes:
     """The header lines of an answer that cross, each behind a line end; `cut` are those that do not, in lower case."""
     if head.options:
         cut = cut.union(head.options)
-    return b"\r\n".join([b"", *[field.line for field in head.fields if field.crosses(cut)]])
+    lines = [field.line for field in head.fields if field.crosses(cut)]
+    lines.insert(0, b"")
+    return b"\r\n".join(lines)
 
 
 def _ours(lowered: bytes) -> bool:

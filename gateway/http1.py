@@ -80,6 +80,9 @@ class Request:
 
 LENGTH_DIGITS_MAX: Final = 15
 
+_DIGIT_0: Final = 0x30
+_DIGIT_9: Final = 0x39
+
 _LENGTH: Final = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,%d})\r\n" % LENGTH_DIGITS_MAX)
 
 _STRAY: Final = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)|\0")
@@ -221,14 +224,15 @@ class Alike:
 
     def found(self, data: bytes) -> tuple[int, int] | None:
         """The length of the body, and where it begins, if this begins with such a head."""
-        if data.startswith(self._before):
-            start = len(self._before)
-            end = data.find(b"\r", start, start + LENGTH_DIGITS_MAX + 1)
-            if end > start and data.startswith(self._behind, end):
-                digits = data[start:end]
-                if digits.isdigit():
-                    return int(digits), end + len(self._behind)
-        return None
+        if not data.startswith(self._before):
+            return None
+        start = end = len(self._before)
+        last = min(len(data), start + LENGTH_DIGITS_MAX)
+        length = 0
+        while end < last and _DIGIT_0 <= data[end] <= _DIGIT_9:
+            length = 10 * length + data[end] - _DIGIT_0
+            end += 1
+        return (length, end + len(self._behind)) if end > start and data.startswith(self._behind, end) else None
 
 
 def _check_host(told: list[str] | tuple[str, ...], *, http10: bool) -> None:
@@ -294,8 +298,8 @@ def chunks(data: bytes, *, last: bool) -> bytes:
     """These bytes of a body as a chunk, if there are any, and what ends the body if they are its last."""
     if data:
         size = len(data)
-        begin = _chunk_begins[size] if size < _CHUNK_SIZES_MAX else b"%x\r\n" % size
-        data = b"".join((begin, data, b"\r\n"))
+        begin = _chunk_begins[size] if size < len(_chunk_begins) else b"%x\r\n" % size
+        data = b"%b%b\r\n" % (begin, data)
     return data + b"0\r\n\r\n" if last else data
 
 
@@ -330,10 +334,15 @@ class Chunked:
             self._begun = b""
         elif not self._left and not self._in_trailer:
             # Most events of a stream are one chunk, and come by themselves.
-            begins = data.find(b"\r\n") + 2
-            known = _chunk_sizes.get(data[:begins])
-            if known and len(data) == begins + known + 2 and data.endswith(b"\r\n"):
-                return data[begins:-2]
+            length, at = _hexadecimal(data, 0)
+            if (
+                length
+                and len(data) == at + length + 4
+                and data[at] == _CR
+                and data[at + 1] == _LF
+                and data.endswith(b"\r\n")
+            ):
+                return data[at + 2 : -2]
         pieces: list[bytes] = []
         at, end = 0, len(data)
         while at < end:
@@ -354,7 +363,9 @@ class Chunked:
                 if begins < 2:
                     self._begun = _line_begun(data[at:])
                     break
-                length = _chunk_size(data[at:begins])
+                length, digits_end = _hexadecimal(data, at)
+                if digits_end == at or digits_end + 2 != begins:
+                    length = _chunk_size(data[at:begins])
                 at = begins
                 if not length:
                     self._in_trailer = True
@@ -392,28 +403,30 @@ Framing = Counted | UntilClose | Chunked
 """Where a body ends in the bytes of a connection."""
 
 
+def _hexadecimal(data: bytes, at: int) -> tuple[int, int]:
+    """The number that stands here in hexadecimal digits, of which four are read at most, and where it ends."""
+    number, end = 0, min(at + 4, len(data))
+    while at < end and (digit := _HEXADECIMAL[data[at]]) < 16:
+        number = 16 * number + digit
+        at += 1
+    return number, at
+
+
 def _chunk_size(line: bytes) -> int:
     """The size that a line says. Raises Malformed."""
-    known = _chunk_sizes.get(line)
-    if known is not None:
-        return known
     said = _CHUNK_SIZE.fullmatch(line)
     if said is None or len(line) > _CHUNK_LINE_BYTES_MAX:
         raise Malformed
-    size = int(said[1], 16)
-    if size < _CHUNK_SIZES_MAX and len(line) <= _CHUNK_LINE_COMMON_BYTES:
-        _chunk_sizes[line] = size
-    return size
+    return int(said[1], 16)
 
 
-_CHUNK_SIZES_MAX: Final = 2048
-_CHUNK_LINE_COMMON_BYTES: Final = 5
-"""Chunks of events are small, and of few sizes. Smaller ones are remembered where no more than three bytes say how large
-they are: some thousands, in all the ways to write them."""
+_CR: Final = 0x0D
+_LF: Final = 0x0A
+_HEXADECIMAL: Final = bytes(b"0123456789abcdef".find(bytes((one,)).lower()) & 0xFF for one in range(256))
+"""What each byte is as a digit; 255 where it is none."""
 
-_chunk_sizes: Final[dict[bytes, int]] = {}
-
-_chunk_begins: Final = [b"%x\r\n" % size for size in range(_CHUNK_SIZES_MAX)]
+_chunk_begins: Final = [b"%x\r\n" % size for size in range(2048)]
+"""Events are small."""
 
 _LINE_BEGUN: Final = re.compile(rb"(?:[0-9A-Fa-f]{1,15}(?:[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?\r?)?)?")
 
@@ -469,8 +482,10 @@ class Response:
         """True for a 101 that makes the connection a WebSocket."""
 
 
-def response(data: bytes, *, to_head: bool) -> Response:
-    """The answer whose head this is, with the empty line that ends it; `to_head` if HEAD was asked. Raises Malformed."""
+def response(data: bytes, before: list[Field], *, to_head: bool) -> Response:
+    """The answer whose head this is, with the empty line that ends it; `to_head` if HEAD was asked. Raises Malformed.
+
+    `before` are the fields of the answer that came before it: most of them are commonly the same again, in the same place."""
     if len(data) > HEAD_BYTES_MAX or not data.endswith(HEAD_END):
         raise Malformed
     lines = data[:-4].split(b"\r\n")
@@ -482,10 +497,11 @@ def response(data: bytes, *, to_head: bool) -> Response:
     media_type: bytes | None = None
     encoding: bytes | None = None
     upgrade: bytes | None = None
-    for line in lines[1:]:
-        field = _fields.get(line)
-        if field is None:
-            field = _field(line)
+    for place in range(len(lines) - 1):
+        line = lines[place + 1]
+        field = before[place] if place < len(before) else None
+        if field is None or field.line != line:
+            field = _fields.get(line) or _field(line)
         fields.append(field)
         value = field.value
         if value is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from multidict import CIMultiDictProxy
@@ -15,18 +14,22 @@ RawHeaders: TypeAlias = Iterable[tuple[bytes, bytes]]
 """Header lines in their order, names in the case they came in, repeated ones repeated."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class RequestHead:
     """The head of a request, as it came, without what frames its body. Requests that are alike share one: it is told from
     another by its identity."""
 
-    method: str
-    target: str
-    """Path and query, byte for byte as on the wire (RFC 9112 section 3.2.1, origin-form)."""
-    headers: Headers
-    raw_headers: RawHeaders
-    remembered: bool = False
-    """True where the next request that is alike will share it."""
+    __slots__ = ("headers", "method", "raw_headers", "remembered", "target")
+
+    def __init__(
+        self, method: str, target: str, headers: Headers, raw_headers: RawHeaders, *, remembered: bool = False
+    ) -> None:
+        self.method = method
+        self.target = target
+        """Path and query, byte for byte as on the wire (RFC 9112 section 3.2.1, origin-form)."""
+        self.headers = headers
+        self.raw_headers = raw_headers
+        self.remembered = remembered
+        """True where the next request that is alike will share it."""
 
 
 class Field:
@@ -59,7 +62,7 @@ class ResponseHead:
         self,
         status: int,
         reason: bytes,
-        fields: Sequence[Field],
+        fields: list[Field],
         length: int | None = None,
         media_type: str = "",
         encoding: str = "",
@@ -77,7 +80,7 @@ class ResponseHead:
         self.options = options
         """The headers that Connection names, in lower case: meant for us alone, and cut as it is."""
 
-    def with_fields(self, fields: Sequence[Field]) -> ResponseHead:
+    def with_fields(self, fields: list[Field]) -> ResponseHead:
         """The same head with other fields."""
         return ResponseHead(self.status, self.reason, fields, self.length, self.media_type, self.encoding, self.options)
 

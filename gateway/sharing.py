@@ -143,8 +143,9 @@ class References:
                 self._tail = _PADDING.sub(b" ", seen)[-REFERENCE_BYTES_MAX:]
         table, sign = self._provider.reference_sign
         translated = seen.translate(table)
-        # One byte of it is looked for at a small part of what the whole costs, and is not in most pieces of a picture.
-        if sign[0] not in translated or sign not in translated:
+        # One byte of it is looked for at a small part of what the whole costs, and is not in most pieces of a picture; and
+        # `in` first takes the whole for a number, which it is not, at the price of an exception.
+        if sign[0] not in translated or translated.rfind(sign) < 0:
             return ()
         found: list[bytes] = []
         for pattern in self._provider.references:

@@ -19,7 +19,7 @@ from gateway import http1
 from gateway.departures import Departures, Sender
 from gateway.http1 import Framing, Malformed, UntilClose
 from gateway.limits import NEVER, UpstreamLimits
-from gateway.messages import ResponseHead
+from gateway.messages import Field, ResponseHead
 from gateway.strand import PARK, Strand
 from gateway.ticks import until_tick_s
 from gateway.tls import Tls
@@ -98,6 +98,7 @@ class Connection(asyncio.Protocol):
         "_begun",
         "_chunks",
         "_error",
+        "_fields_before",
         "_framing",
         "_interim",
         "_pool",
@@ -131,6 +132,8 @@ class Connection(asyncio.Protocol):
         self.idle_since = 0.0
         self.head: ResponseHead | None = None
         """The answer's, once it has begun."""
+        self._fields_before: list[Field] = []
+        """Those of the answer before."""
         self.upgrading = False
         self.arrived = False
         """True if there is something of the body to take without waiting, or nothing more to come."""
@@ -166,7 +169,9 @@ class Connection(asyncio.Protocol):
         self._sent = whole
         self._interim = 0
         self.upgrading = upgrading
-        self.head = None
+        if self.head is not None:
+            self._fields_before = self.head.fields
+            self.head = None
         self._framing = None
         self.arrived = self._error is not None
         self.ended = False
@@ -207,18 +212,21 @@ class Connection(asyncio.Protocol):
 
     # -- its answer
 
+    def expect(self) -> None:
+        """More is waited for, which may take no longer than a provider may be idle."""
+        self.read_on()
+        self.deadline = self._pool.now() + self._pool.limits.idle_timeout_s
+
     async def arrival(self) -> None:
         """Wait until there is something to take, or nothing more will come."""
         if not self.arrived:
-            self.read_on()
-            pool = self._pool
-            self.deadline = pool.now() + pool.limits.idle_timeout_s
+            self.expect()
             while not self.arrived:
                 await PARK
-            self.deadline = NEVER
 
     def take(self) -> bytes:
         """The bytes of the body that have arrived; empty at its end. Raises BrokenAnswer if the end never comes."""
+        self.deadline = NEVER
         chunks, over = self._chunks, self._framing is not None and self._framing.ended
         if not chunks:
             if self._error is not None and not over:
@@ -271,7 +279,7 @@ class Connection(asyncio.Protocol):
             begun.clear()
         end = data.find(http1.HEAD_END) + 4
         while end >= 4:
-            response = http1.response(data[:end], to_head=self._to_head)
+            response = http1.response(data[:end], self._fields_before, to_head=self._to_head)
             head = response.head
             data = data[end:]
             if head.status >= 200 or (self.upgrading and response.websocket):

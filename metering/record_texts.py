@@ -59,12 +59,12 @@ class OutcomeText:
         """That of one call, whose ids are ours: there is nothing in them to escape."""
         ours = (
             f'{{"event_id":"{event_id}","call_id":"{call_id}","occurred_at_ms":{occurred_at_ms},"status":{status},'
-            f'"duration_ms":{duration_ms},"completeness":"{completeness}","quantities":'
+            f'"duration_ms":{duration_ms},"completeness":"{completeness}",'
         ).encode()
-        told: dict[str, object] = {"metadata": metadata}
+        told: dict[str, object] = {"quantities": quantities, "metadata": metadata}
         if external_id is not None:
             told["external_id"] = external_id
-        return b"%b%b,%b%b" % (ours, _encode(quantities), _encode(told)[1:-1], self._rest)
+        return b"%b%b%b" % (ours, _encode(told)[1:-1], self._rest)
 
 
 def _rest(value: Intent | UsageEvent, *without: str) -> bytes:

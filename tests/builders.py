@@ -84,4 +84,4 @@ def answer_head(status: int = 200, headers: Iterable[tuple[str, str]] | Mapping[
     """The head of a provider's answer, as it is read off the wire."""
     named = headers.items() if isinstance(headers, Mapping) else headers
     lines = "".join(f"{name}: {value}\r\n" for name, value in named)
-    return response(f"HTTP/1.1 {status} Some reason\r\n{lines}\r\n".encode(), to_head=False).head
+    return response(f"HTTP/1.1 {status} Some reason\r\n{lines}\r\n".encode(), [], to_head=False).head

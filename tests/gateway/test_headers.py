@@ -31,7 +31,7 @@ PAIRS = st.lists(st.tuples(NAMES, st.binary(max_size=8)), max_size=12)
 
 def told(*lines):
     """The head of an answer with these lines."""
-    return response(b"\r\n".join((b"HTTP/1.1 200 OK", *lines, b"", b"")), to_head=False).head
+    return response(b"\r\n".join((b"HTTP/1.1 200 OK", *lines, b"", b"")), [], to_head=False).head
 
 
 def crossing(*lines, cut=OF_ANSWERS, and_cut=frozenset()):

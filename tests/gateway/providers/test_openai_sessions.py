@@ -17,7 +17,7 @@ from metering.usage import UsageEvent
 from tests.frames import close, frame
 from tests.gateway.providers.test_websocket import conversations
 
-HEAD = ResponseHead(101, b"Switching Protocols", ())
+HEAD = ResponseHead(101, b"Switching Protocols", [])
 ASKED = Prepared(body=b"", resource="gpt-realtime")
 
 USAGE = {
