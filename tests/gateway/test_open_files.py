@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -27,14 +28,25 @@ found = granted(ClientLimits(connections_max=connections_max, calls_max=calls_ma
 print(json.dumps([found.connections_max, found.calls_max, resource.getrlimit(resource.RLIMIT_NOFILE)[0]]))
 """
 
+TABLE = (
+    TOLD
+    + """
+with open("/proc/self/status") as told:
+    print(next(line.split()[1] for line in told if line.startswith("FDSize:")))
+"""
+)
+
+
+def said(program: str, *numbers: int) -> list[Any]:
+    """What a process says of itself that is given these limits of open files, and asked for so much."""
+    command = [sys.executable, "-c", program, *map(str, numbers)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    return list(map(json.loads, result.stdout.splitlines()))
+
 
 def granted(soft: int, hard: int, *, connections_max: int, calls_max: int) -> tuple[list[int], list[dict[str, object]]]:
     """What a process with these limits of open files grants: connections, calls, its limit then; and what it logs."""
-    arguments = map(str, (soft, hard, connections_max, calls_max))
-    result = subprocess.run(
-        [sys.executable, "-c", TOLD, *arguments], capture_output=True, text=True, check=True, timeout=60
-    )
-    *logged, found = map(json.loads, result.stdout.splitlines())
+    *logged, found = said(TOLD, soft, hard, connections_max, calls_max)
     return found, logged
 
 
@@ -79,3 +91,11 @@ def test_where_the_system_allows_too_few_files_fewer_connections_are_granted_and
     assert (line["event"], line["level"]) == ("connections_limited", "warning")
     assert (line["connections_max"], line["calls_max"]) == (connections_max, calls_max)
     assert line["open_files_needed"] > line["open_files_max"] == 1024
+
+
+@pytest.mark.parametrize(("hard", "files"), [(4096, 3000), (1024, 1024)])
+def test_the_system_s_table_of_open_files_is_as_large_as_it_becomes_before_the_first_call(hard, files):
+    """To make it larger stops the whole process for as long as a dozen calls take, each time that it is doubled."""
+    *_, size = said(TABLE, 256, hard, files - 900, 500)
+
+    assert size >= files

@@ -132,7 +132,9 @@ def slow(what: str, place: Place) -> Findings:
         # A key in a header that it lets one choose: without it, the slow would be refused before they are slow. It
         # brings a credential of its own, so that any path is open to it.
         cookie = f"a=b\r\nX-Gateway-Key: {serving.key}\r\nAuthorization: Bearer sk-of-its-own"
-        command = [tool, *ATTACKS[what], "-c", str(attackers), "-r", str(attackers), "-l", str(ATTACK_S), "-p", "10"]
+        # It gets what the others leave of the processor: an attacker would have one of its own.
+        command = ["nice", "-n", "19", tool, *ATTACKS[what]]
+        command += ["-c", str(attackers), "-r", str(attackers), "-l", str(ATTACK_S), "-p", "10"]
         command += ["-j", cookie, "-u", f"http://127.0.0.1:{serving.port}{OPENAI}/v1/files/file-1/content"]
         most, over_s = 0, None
         with victim(serving, CLOSED_S) as job:
