@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 UV := .tools/bin/uv
 export UV_PYTHON_DOWNLOADS := never
-COMPILED_TESTS := tests/test_builds.py tests/edge tests/gateway/test_access_log.py tests/gateway/test_call_ids.py tests/gateway/test_departures.py \
+COMPILED_TESTS := tests/test_builds.py tests/edge tests/gateway/test_access_log.py tests/gateway/test_call_ids.py tests/gateway/test_departures.py tests/gateway/test_objects.py \
 	tests/gateway/test_shipper.py tests/gateway/test_spool_batches.py tests/gateway/test_tls.py \
 	tests/metering/test_claims.py tests/metering/test_corrupted_spools.py \
 	tests/metering/test_facts.py tests/metering/test_ledger.py tests/metering/test_record_texts.py tests/metering/test_spool_records.py tests/pricing

@@ -332,6 +332,15 @@ class Exchange:
 Handler = Callable[[Exchange], Coroutine[Any, Any, None]]
 
 
+def by_prefix(prefix: str, its: Handler, others: Handler) -> Handler:
+    """Hands requests whose target begins so to a handler of its own, and all others to another."""
+
+    def handle(exchange: Exchange) -> Coroutine[Any, Any, None]:
+        return its(exchange) if exchange.head.target.startswith(prefix) else others(exchange)
+
+    return handle
+
+
 class Connection(asyncio.Protocol):
     """One client connection."""
 

@@ -9,10 +9,9 @@ import asyncio
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from typing import Any
 
 from gateway import errors, installation
 from gateway.access_log import AccessLog
@@ -29,7 +28,7 @@ from gateway.egress import Egress
 from gateway.estimator import Estimator
 from gateway.idempotency import Claims
 from gateway.keys import reference
-from gateway.listener import CUT_S, Exchange, Handler, Listener
+from gateway.listener import CUT_S, Handler, Listener, by_prefix
 from gateway.objects import BOOKED_S, LedgerObjects
 from gateway.office import Office, as_json, inbox, now_ms, policy, settle
 from gateway.open_files import granted
@@ -119,11 +118,7 @@ class Front:
             shared_reads=settings.shared_reads,
         )
         self._egress.policy = policy(settings)
-
-        def handle(exchange: Exchange) -> Coroutine[Any, Any, None]:
-            return webhooks(exchange) if exchange.head.target.startswith(PREFIX) else proxy(exchange)
-
-        return handle
+        return by_prefix(PREFIX, webhooks, proxy)
 
     def _proxy(self, settings: Settings, addresses: CallbackAddresses | None) -> Proxy:
         self._upstream.limits = settings.upstream_limits

@@ -238,8 +238,12 @@ class StreamMeter:
             # What is larger than that is not kept, so that nothing could be taken out of it either.
             self._strip = False
             return bytes(frames.rest[self._left :]) + self.feed(chunk)
+        events = frames.feed(chunk)
+        if len(events) == 1 and not self._left and not frames.rest:
+            # Most events come by themselves.
+            return b"" if self._see(events[0]) else events[0]
         kept = []
-        for event in frames.feed(chunk):
+        for event in events:
             ours = self._see(event)
             if self._left:
                 kept.append(event[self._left :])
