@@ -8,7 +8,8 @@ What to know when a module is on that list (all seen in trials of mypyc 2.4, and
 
 - Classes that the interpreter must make, such as structs of msgspec, do not compile: they are in modules of their own.
 - What annotations say is enforced, also of what other libraries return. Those that talk to the database are therefore not
-  on the list: `asyncio.gather` returns no tuple, whatever its annotation says, and a row is none either.
+  on the list, but for one that only asks whether there is a row: `asyncio.gather` returns no tuple, whatever its annotation
+  says, and a row is none either.
 - In one function, one name stands for one type of exception: two clauses with the same name fail at the second.
 - A slice of bytes that runs backwards raises, where the interpreter says that it is empty.
 - What a slice begins with may be worked out twice: `rest[os.write(fd, rest) :]` of a memoryview writes twice.

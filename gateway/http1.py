@@ -298,8 +298,11 @@ def chunks(data: bytes, *, last: bool) -> bytes:
     """These bytes of a body as a chunk, if there are any, and what ends the body if they are its last."""
     if data:
         size = len(data)
-        begin = _chunk_begins[size] if size < len(_chunk_begins) else b"%x\r\n" % size
-        data = b"%b%b\r\n" % (begin, data)
+        if size < len(_chunk_begins):
+            data = b"%b%b\r\n" % (_chunk_begins[size], data)
+        else:
+            # Uncompiled, to format much takes many times as long as this.
+            data = b"".join((b"%x\r\n" % size, data, b"\r\n"))
     return data + b"0\r\n\r\n" if last else data
 
 

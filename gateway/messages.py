@@ -15,8 +15,8 @@ RawHeaders: TypeAlias = Iterable[tuple[bytes, bytes]]
 
 
 class RequestHead:
-    """The head of a request, as it came, without what frames its body. Requests that are alike share one: it is told from
-    another by its identity."""
+    """The head of a request, as it came, without what frames its body. Requests that are alike share one: it is never changed,
+    and told from another by its identity."""
 
     __slots__ = ("headers", "method", "raw_headers", "remembered", "target")
 

@@ -597,10 +597,9 @@ class Proxy:
                 if not connection.arrived:
                     began = _clock_s()
                     connection.expect()
+                    # As in `arrival`: a coroutine of its own for each event of a stream would cost as much as reading it.
                     while not connection.arrived:
-                        await (
-                            PARK
-                        )  # As `arrival` does, of which a call for each event of a stream costs as much as reading it.
+                        await PARK
                     call.upstream_s += _clock_s() - began
                 chunk = connection.take()
                 if kept is not None:

@@ -213,12 +213,12 @@ class Connection(asyncio.Protocol):
     # -- its answer
 
     def expect(self) -> None:
-        """More is waited for, which may take no longer than a provider may be idle."""
+        """More is waited for, and then taken; it may take no longer to come than a provider may be idle."""
         self.read_on()
         self.deadline = self._pool.now() + self._pool.limits.idle_timeout_s
 
     async def arrival(self) -> None:
-        """Wait until there is something to take, or nothing more will come."""
+        """Wait until there is something to take, or nothing more will come; then take it."""
         if not self.arrived:
             self.expect()
             while not self.arrived:
@@ -226,7 +226,7 @@ class Connection(asyncio.Protocol):
 
     def take(self) -> bytes:
         """The bytes of the body that have arrived; empty at its end. Raises BrokenAnswer if the end never comes."""
-        self.deadline = NEVER
+        self.deadline = NEVER  # Whoever takes may wait as long as a client does.
         chunks, over = self._chunks, self._framing is not None and self._framing.ended
         if not chunks:
             if self._error is not None and not over:

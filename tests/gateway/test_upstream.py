@@ -974,6 +974,35 @@ async def test_an_answer_that_has_begun_waits_for_whoever_reads_it(pools):
         assert await call.run(whole(connection)) == b"onetwo"
 
 
+async def test_an_answer_that_was_waited_for_and_has_come_waits_for_whoever_reads_on(pools):
+    """Guards the end of the wait's deadline: a client that is slow to take a piece was cut off from a provider in good order."""
+    told, go = asyncio.Event(), asyncio.Event()
+
+    async def in_three(peer):
+        await peer.message()
+        await peer.send(answer(b"onetwo")[:-6])
+        await told.wait()
+        await peer.send(b"one")
+        await go.wait()
+        await peer.send(b"two")
+        await peer.ended()
+
+    async with provider(in_three) as serving:
+        grant(pools, serving, first_byte_timeout_s=0.5, idle_timeout_s=0.5)
+        call, connection = await opened(pools, serving)
+        connection.send(ASK % 1, call, method="GET", whole=True)
+        await call.run(connection.answer())
+        waiting = asyncio.ensure_future(call.run(connection.arrival()))
+        await asyncio.sleep(0)
+        told.set()
+        await waiting
+        assert connection.take() == b"one"
+        await asyncio.sleep(0.8)
+        go.set()
+
+        assert await call.run(whole(connection)) == b"two"
+
+
 async def test_a_kept_connection_that_the_provider_has_closed_is_not_chosen(pools):
     async with provider(closing(answer(b"x"))) as serving:
         await asked(pools, serving)
