@@ -21,6 +21,7 @@ from gateway import api, installation
 from gateway.accounts import Accounts, NotPublished
 from gateway.api.parts import Health
 from gateway.api.server import ControlRunner
+from gateway.clock import now_ms
 from gateway.collector import Collector, Owned, Scope
 from gateway.connector import Connector
 from gateway.connector import Source as Numbered
@@ -32,7 +33,7 @@ from gateway.inbox import Waiting
 from gateway.integrations import EXCLUSIVE, values_of
 from gateway.keys import NotSealedHere, reference
 from gateway.monitor import Monitor
-from gateway.office import Office, books, inbox, now_ms
+from gateway.office import Office, books, inbox
 from gateway.poller import Poller
 from gateway.provider_access import listed, numbered, polled
 from gateway.provider_lists import ProviderLists

@@ -16,8 +16,9 @@ from urllib.parse import parse_qs, unquote
 
 import msgspec
 
-from gateway.providers.api import Late, Record, Usage
+from gateway.providers.api import Record
 from gateway.providers.json_scan import UNREADABLE
+from gateway.providers.learnt import Late, Usage
 from gateway.providers.numbers import country
 from metering.usage import AMOUNT_MAX, MOMENT_MS_END, Completeness
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-import time
 from typing import Final
+
+from gateway.clock import now_ms
 
 _NOISE_DIGITS: Final = 18
 """So many of an id's digits are drawn: 72 bits. Two more could be, beside those of the variant; they stay 0."""
@@ -33,10 +34,10 @@ _making: Final = _Making()
 os.register_at_fork(after_in_child=_making.forget)
 
 
-def new_call_id(now_ms: int | None = None) -> str:
+def new_call_id(at_ms: int | None = None) -> str:
     """A new id for a call that arrives now, or at the given milliseconds since 1970."""
     making = _making
-    moment_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
+    moment_ms = now_ms() if at_ms is None else at_ms
     beginning_ms = moment_ms >> 8
     if beginning_ms != making.beginning_ms:
         digits = beginning_ms.to_bytes(5, "big").hex()

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import msgspec
 
 from gateway.messages import Field, ResponseHead
-from gateway.providers.api import Meter, Usage
+from gateway.providers.api import Meter
+from gateway.providers.learnt import Usage
 from gateway.telemetry import log
 from gateway.upstream import BrokenAnswer, Connection
 from metering.event_types import INPUT_TOKENS, OUTPUT_TOKENS

@@ -10,7 +10,6 @@ import asyncio
 import datetime as dt
 import gc
 import sys
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from gateway import http1, installation, schema
 from gateway.accounts import Accounts, NotPublished, SecretChanged
 from gateway.books import books_of
+from gateway.clock import now_ms
 from gateway.egress import Policy
 from gateway.inbox import Inbox
 from gateway.kept_memory import keep_memory
@@ -58,11 +58,6 @@ class Office:
 def now() -> dt.datetime:
     """The time of day."""
     return dt.datetime.now(dt.UTC)
-
-
-def now_ms() -> int:
-    """The same in milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
 
 
 def check_process(settings: Settings) -> None:

@@ -23,7 +23,8 @@ from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar, T
 from sqlalchemy import bindparam, delete, exists, select, tuple_, update
 from yarl import URL
 
-from gateway.providers.api import Late, Lines, Pending, ReadOn, Settles, Usage
+from gateway.providers.api import Lines, Pending, ReadOn, Settles
+from gateway.providers.learnt import Late, Usage
 from gateway.recorder import late_event
 from gateway.telemetry import log
 from gateway.ticks import until_tick_s
@@ -303,7 +304,7 @@ class Poller:
         if isinstance(found, ReadOn):
             found = await _read_on(session, source.base_url, found, headers)
         # An answer about something else says nothing.
-        named = (one if one.external_id else msgspec.structs.replace(one, external_id=row.external_id) for one in found)
+        named = (one if one.external_id else one._replace(external_id=row.external_id) for one in found)
         return tuple(one for one in named if one.external_id == row.external_id)
 
     def _say(self, row: Any, outcome: str, status: int | None) -> None:

@@ -21,12 +21,10 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
 from typing import Final
-
-import msgspec
 
 from gateway import errors, headers, http1, upstream
 from gateway.access_log import AccessLog
@@ -35,6 +33,7 @@ from gateway.answer_links import AnswerLinks, Hosts, Leading, address_of
 from gateway.call_ids import new_call_id
 from gateway.callback_addresses import CallbackAddresses
 from gateway.callers import Caller, Callers
+from gateway.clock import now_ms
 from gateway.cost_estimates import (
     HELD_BYTES_MAX,
     Begun,
@@ -51,8 +50,9 @@ from gateway.keys import NotSealedHere, Secrets, key_id_of, reference
 from gateway.listener import ClientGone, Exchange
 from gateway.messages import RequestHead, ResponseHead
 from gateway.objects import Objects
-from gateway.providers.api import CallbackAddress, Meter, Prepared, Provider, SessionMeter, Usage, as_it_came
+from gateway.providers.api import CallbackAddress, Meter, Provider, SessionMeter
 from gateway.providers.decoding import UndecodableAnswer
+from gateway.providers.learnt import Prepared, Usage, as_it_came
 from gateway.recorder import CallKind, Outcome, Recorder, Recording, Sitting, not_recordable
 from gateway.request_body import LOOK_BYTES, RequestBody, codings_of
 from gateway.request_tags import tagged
@@ -211,7 +211,7 @@ class Call:
     """What there is to estimate its use from, should the answer not say it; None where that is not estimated."""
 
     def __init__(self) -> None:
-        self.arrived_ms = time.time_ns() // 1_000_000
+        self.arrived_ms = now_ms()
         self.began = _clock_s()
         self.call_id = new_call_id(self.arrived_ms)
 
@@ -316,7 +316,9 @@ class Proxy:
         body = b""
         kind = plan.kind
         if plan.read_first or (exchange.length is not None and 0 < exchange.length <= BRIEF_BYTES_MAX):
-            body = await (incoming.read() if exchange.whole else incoming.held(BODY_BYTES_MAX))
+            body = await (
+                incoming.read() if exchange.whole else incoming.held(BODY_BYTES_MAX)
+            )
         whole = exchange.body_read
         if plan.claim_key is not None:
             await self._claim(plan, plan.claim_key, call, exchange.head, body, whole=whole)
@@ -324,7 +326,7 @@ class Proxy:
             body = self._called_back(plan, endpoint.called_back, body)
         prepared = _prepared(route, body, whole=whole, websocket=exchange.websocket)
         call.data = _request(plan, exchange, prepared, whole=whole)
-        learnt = incoming.learnt or _without_body(prepared)
+        learnt = incoming.learnt or prepared.without_body()
         if plan.labelled:
             kind = CallKind(self._tagged(plan.caller, route.provider, body), route)
         recording = call.recording = Recording(call.call_id, call.arrived_ms, kind, learnt)
@@ -668,7 +670,7 @@ class Proxy:
 
     async def _estimated(self, call: Call, kept: Kept, usage: Usage, head: ResponseHead, within_s: float) -> Usage:
         """What is unknown, as it is estimated to be; or as it is, where that can not be had in time."""
-        estimating = call.recording.kind.route.endpoint.estimate
+        estimating = call.recording.kind.endpoint.estimate
         assert estimating is not None
         estimate = await asyncio.ensure_future(
             self._estimator.estimate(
@@ -686,9 +688,7 @@ class Proxy:
         metadata: dict[str, object] = usage.metadata | {"estimated_with": counted_with}
         if estimate.missing:
             metadata["estimated_without"] = list(estimate.missing)
-        return msgspec.structs.replace(
-            usage, quantities=estimate.quantities, completeness=Completeness.ESTIMATED, metadata=metadata
-        )
+        return replace(usage, quantities=estimate.quantities, completeness=Completeness.ESTIMATED, metadata=metadata)
 
     async def _relay_failure(
         self, exchange: Exchange, call: Call, plan: Plan, connection: Connection, head: ResponseHead
@@ -933,10 +933,6 @@ def _prepared(route: Route, body: bytes, *, whole: bool, websocket: bool) -> Pre
     if prepare is None or not whole:
         return as_it_came(body)
     return prepare(route.target.partition("?")[2].encode()) if websocket else prepare(body)
-
-
-def _without_body(prepared: Prepared) -> Prepared:
-    return msgspec.structs.replace(prepared, body=b"") if prepared.body else prepared
 
 
 SECRET_BYTES_MIN: Final = 8

@@ -11,7 +11,8 @@ from gateway.callers import Caller
 from gateway.counters import Counters
 from gateway.errors import NotRecordable
 from gateway.objects import Objects
-from gateway.providers.api import Billed, Late, Made, Prepared, Record, Told, Usage
+from gateway.providers.api import Billed, Made, Record, Told
+from gateway.providers.learnt import Late, Prepared, Usage
 from gateway.routing import Route
 from gateway.telemetry import log
 from metering.claims import made_key
@@ -42,11 +43,14 @@ TEXTS_MAX: Final = 8
 class CallKind:
     """What calls have in common that one caller makes at one endpoint, and how their records are written."""
 
-    __slots__ = ("_intents", "_outcomes", "caller", "route")
+    __slots__ = ("_intents", "_outcomes", "billable", "caller", "endpoint", "source", "tenant_id")
 
     def __init__(self, caller: Caller, route: Route) -> None:
         self.caller = caller
-        self.route = route
+        self.endpoint = route.endpoint
+        self.billable = route.endpoint.billable
+        self.tenant_id = caller.tenant.tenant_id
+        self.source = route.provider.name
         self._intents: dict[tuple[str | None, str | None], IntentText] = {}
         self._outcomes: dict[tuple[str | None, str | None, str | None], OutcomeText] = {}
 
@@ -65,17 +69,17 @@ class CallKind:
         if text is None:
             if len(self._outcomes) >= TEXTS_MAX:
                 self._outcomes.clear()
-            endpoint = self.route.endpoint
+            endpoint = self.endpoint
             event = msgspec.structs.replace(
                 self.intended("", 0, told_type, resource, {}).unknown(),
-                description=f"{asked or resource or self.route.provider.name} {endpoint.describes or endpoint.name}",
+                description=f"{asked or resource or self.source} {endpoint.describes or endpoint.name}",
             )
             text = self._outcomes[told_type, asked, resource] = OutcomeText(event)
         return text
 
     def event_type(self, told_type: str | None) -> str:
         """What the request or the answer tells, else what the endpoint's calls are."""
-        return told_type or self.route.endpoint.event_type
+        return told_type or self.endpoint.event_type
 
     def intended(
         self, call_id: str, arrived_ms: int, told_type: str | None, asked: str | None, metadata: dict[str, object]
@@ -84,10 +88,10 @@ class CallKind:
         caller, event_type = self.caller, self.event_type(told_type)
         return Intent(
             call_id=call_id,
-            tenant_id=caller.tenant.tenant_id,
-            source=self.route.provider.name,
+            tenant_id=self.tenant_id,
+            source=self.source,
             event_type=event_type,
-            endpoint=self.route.endpoint.name,
+            endpoint=self.endpoint.name,
             occurred_at_ms=arrived_ms,
             direction=EVENT_TYPES.get(event_type, OTHER).direction,
             resource=asked,
@@ -109,14 +113,6 @@ class Recording:
         self.arrived_ms = arrived_ms
         self.kind = kind
         self.prepared = prepared
-
-    @property
-    def tenant_id(self) -> str:
-        return self.kind.caller.tenant.tenant_id
-
-    @property
-    def source(self) -> str:
-        return self.kind.route.provider.name
 
 
 class Outcome:
@@ -196,7 +192,7 @@ class Recorder:
     async def begin(self, call: Recording) -> None:
         """Record that the call is about to be forwarded. Raises NotRecordable; nothing may then be sent."""
         try:
-            if not call.kind.route.endpoint.billable:
+            if not call.kind.billable:
                 self._spool.ensure_room()
                 return
             self._open[call.call_id] = self._spool.admit(self._intent(call))
@@ -233,12 +229,12 @@ class Recorder:
         outcome = self._outcome(call, usage, status, call.call_id)
         # Counted also where the disk refuses it: the spool keeps it until it is taken.
         self._counters.outcome(usage.completeness)
-        if call.kind.route.endpoint.billable:
+        if call.kind.billable:
             self._settle(call, _OUTCOME, outcome.record)
         else:
             self._spool.note(outcome.record)
         if usage.external_id is not None:
-            self._objects.made(call.tenant_id, call.source, usage.external_id)
+            self._objects.made(call.kind.tenant_id, call.kind.source, usage.external_id)
         return outcome
 
     def events(self, call: Recording, usage: Usage, status: int) -> list[UsageEvent]:
@@ -254,7 +250,7 @@ class Recorder:
         self._counters.outcome(usage.completeness)
         (write or self._spool.note)(outcome.record)
         if usage.external_id is not None:
-            self._objects.made(call.tenant_id, call.source, usage.external_id)
+            self._objects.made(call.kind.tenant_id, call.kind.source, usage.external_id)
 
     def sitting(self, call: Recording, status: int) -> Sitting:
         """Begin to record what is billed within a session. Raises NotRecordable; it must then not begin."""
@@ -265,7 +261,7 @@ class Recorder:
     def late(self, call: Recording, found: Sequence[Late]) -> None:
         """Record what the answer of this call says of others before it. That may fail: it will be asked for."""
         for one in found:
-            fact = late_event(call.tenant_id, call.source, one)
+            fact = late_event(call.kind.tenant_id, call.kind.source, one)
             try:
                 self._spool.note(_encode(fact))
             except (SpoolFailed, SpoolFull) as error:
@@ -323,7 +319,7 @@ class Recorder:
         """What a call used, as an event of this id."""
         kind, asked = call.kind, call.prepared
         if usage.unseen:
-            self._report(kind.route.endpoint.name, usage.unseen)
+            self._report(kind.endpoint.name, usage.unseen)
         told_type = usage.event_type or asked.event_type
         text = kind.outcome(told_type, asked.resource, usage.resource)
         duration_ms = max(0, self._now_ms() - call.arrived_ms)

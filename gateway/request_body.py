@@ -15,7 +15,8 @@ from gateway.errors import EncodedBody
 from gateway.listener import Exchange
 from gateway.messages import Headers
 from gateway.providers import decoding
-from gateway.providers.api import Prepared, Watch
+from gateway.providers.api import Watch
+from gateway.providers.learnt import Prepared
 from gateway.sharing import References
 
 LOOK_BYTES: Final = 16 << 10

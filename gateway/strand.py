@@ -23,6 +23,7 @@ class _Park:
 PARK: Final = _Park()
 
 _ENDED: Final[Any] = object()
+_next: Final = next  # Among the builtins it would be looked for each time.
 
 
 class Strand:
@@ -51,7 +52,7 @@ class Strand:
         self._parked = False
         try:
             # With something to say at the end: to be told it by an exception costs as much as reading a head does.
-            awaited = next(self._steps, _ENDED)
+            awaited = _next(self._steps, _ENDED)
         except BaseException as error:  # noqa: BLE001  Whoever started the coroutine decides.
             self._ended(error)
         else:

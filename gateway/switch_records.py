@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-import time
 from contextlib import suppress
 from functools import partial
 
 import msgspec
 
 from gateway.call_details import SOURCE, NotARecord, call_record, read_call
+from gateway.clock import now_ms
 from gateway.importer import IMPORTED
 from gateway.keys import Secrets, key_id_of, reference
 from gateway.messages import Headers
@@ -49,7 +49,7 @@ class SwitchRecords:
         found, tenant = self._snapshot.current.keys.get(key_id), self._snapshot.current.tenants.get(tenant_id)
         if found is None or not self._secrets.matches(key, bytes.fromhex(found.digest)):
             return 401, "unknown_key"
-        if found.expires_at_ms is not None and found.expires_at_ms <= time.time_ns() // 1_000_000:
+        if found.expires_at_ms is not None and found.expires_at_ms <= now_ms():
             return 401, "expired_key"
         if tenant is None or found.tenant_id not in (tenant_id, None):
             return 403, "another_tenant"

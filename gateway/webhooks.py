@@ -26,6 +26,7 @@ from urllib.parse import parse_qsl
 
 from gateway.account_alias import AccountAlias
 from gateway.callback_addresses import CARRIED, PREFIX, CallbackAddresses, is_of_subaccount, secret_of_subaccount
+from gateway.clock import now_ms
 from gateway.counters import Counters
 from gateway.doubts import Doubts
 from gateway.egress import Egress, EgressError
@@ -429,7 +430,7 @@ class Webhooks:
             unsealed = self._secrets.unseal(tenant.signing, owner=tenant.tenant_id)
         except NotSealedHere:
             return None
-        return SigningSecrets.of(unsealed, iso_ms(time.time_ns() // 1_000_000)).current
+        return SigningSecrets.of(unsealed, iso_ms(now_ms())).current
 
 
 def _heard(address: CallbackAddress) -> CallbackAddress:

@@ -20,6 +20,7 @@ from gateway.books import books_of
 from gateway.call_ids import new_call_id
 from gateway.callback_addresses import PREFIX, CallbackAddresses
 from gateway.callers import Callers
+from gateway.clock import now_ms
 from gateway.cost_estimates import CostEstimates
 from gateway.counters import WRITE_S, Counters
 from gateway.departures import Departures
@@ -30,7 +31,7 @@ from gateway.idempotency import Claims
 from gateway.keys import reference
 from gateway.listener import CUT_S, Handler, Listener, by_prefix
 from gateway.objects import BOOKED_S, LedgerObjects
-from gateway.office import Office, as_json, inbox, now_ms, policy, settle
+from gateway.office import Office, as_json, inbox, policy, settle
 from gateway.open_files import granted
 from gateway.provider_access import origins, platform_credentials
 from gateway.providers import PROVIDERS

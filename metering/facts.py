@@ -49,6 +49,8 @@ class Alike:
         self.rest = rest
         """How the JSON of each of them ends, where it begins with what is its own."""
         self.tenant_id: str = common.tenant_id
+        self.tenant_json = msgspec.json.encode(self.tenant_id).decode()
+        """The same as JSON."""
         self.source: str = common.source
         self.event_type: str = common.event_type
         self.endpoint: str = common.endpoint

@@ -85,14 +85,10 @@ class Judging:
 
 def charge_row(fact: Fact, rated: Rated) -> str:
     """A charge as JSON: the event's key, and the judgement, whose fields are named as the columns."""
-    tenant_id, day, event_id = fact.key
-    key = f'{{"tenant_id":{_quoted(tenant_id)},"event_day":"{day}","event_id":{_quoted(event_id)},'
-    return key + _encode(rated)[1:].decode()
-
-
-def _quoted(text: str) -> str:
-    quoted: bytes = _encode(text)
-    return quoted.decode()
+    _, day, event_id = fact.key
+    id_json: bytes = _encode(event_id)
+    judged: bytes = _encode(rated)
+    return f'{{"tenant_id":{fact.alike.tenant_json},"event_day":"{day}","event_id":{id_json.decode()},{judged[1:].decode()}'
 
 
 _encode: Final = msgspec.json.Encoder().encode

@@ -11,58 +11,14 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Decimal
-from types import MappingProxyType
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from gateway.integrations import Integration
 from gateway.messages import Headers, ResponseHead
+from gateway.providers.learnt import Late, Prepared, Usage
 from metering.reconciliation import Figure
-from metering.usage import Completeness
-
-_UNKNOWN = Completeness.UNKNOWN  # Looking it up in the enumeration is a call.
-_NONE: Mapping[str, str] = MappingProxyType({})  # One for all: few calls have any.
-
-
-class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """What one answer says was used."""
-
-    quantities: dict[str, int]
-    """Disjoint dimensions (see :data:`metering.usage.DIMENSIONS`)."""
-    completeness: Completeness
-    resource: str | None = None
-    """The model that answered; what rates match on."""
-    external_id: str | None = None
-    """The provider's name for the object that this call made."""
-    event_type: str | None = None
-    """Set where the answer, and not the path, tells the type of event."""
-    parties: Mapping[str, str] = _NONE
-    """Who took part, `from` and `to`, as numbers and addresses. What is kept of them are keyed hashes."""
-    metadata: dict[str, object] = {}
-    further: tuple[Usage, ...] = ()
-    """What else the call used that is an event of its own: what a tool used at another model's price."""
-    failed: bool = False
-    """True where the provider says that it failed: what it used, if anything, is not for us to estimate."""
-    unseen: tuple[str, ...] = ()
-    """The fields of the provider's usage object that nobody here knows: named, and not counted."""
-    late: tuple[Late, ...] = ()
-    """What the answer says in the end of what a call of before has made."""
-
-    @property
-    def estimable(self) -> bool:
-        """True where something was used and nobody has said how much: that can be estimated from what passed."""
-        return self.completeness is _UNKNOWN and not self.failed
-
-
-class Late(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of something that a call has made. It is the same whichever answer says it."""
-
-    external_id: str
-    phase: str = "final"
-    """Each is booked once: `final`; `ended` where it is over and nobody says what it used; `final:<part>` of several."""
-    usage: Usage
-    """What it used in all. Without a resource or an event type, those of the call that made it."""
 
 
 class Made(NamedTuple):
@@ -136,25 +92,6 @@ class Meter(Protocol):
         """The body is over, whole or broken off: the bytes still held back, and the usage."""
 
 
-class Prepared(msgspec.Struct, frozen=True, kw_only=True):
-    """A request body as it goes to the provider, and what was learnt from it on the way."""
-
-    body: bytes
-    resource: str | None = None
-    """The model that the application asked for."""
-    stream: bool = False
-    usage_injected: bool = False
-    """True where we asked for usage that the application did not ask for, and must take it out of the answer again."""
-    event_type: str | None = None
-    """Set where the request, and not the path, tells the type of event."""
-    quantities: dict[str, int] | None = None
-    """What the request says will be used, where the answer does not say it; None where that could not be read."""
-    parties: Mapping[str, str] = _NONE
-    """As in :class:`Usage`: what a later search for the call at the provider needs."""
-    asked: Mapping[str, str] = _NONE
-    """What else the request says that decides the price: the size and the quality of an image."""
-
-
 class Exchanged(msgspec.Struct, frozen=True, kw_only=True):
     """What was sent and what came, where the answer has not said what was used."""
 
@@ -205,11 +142,6 @@ class Watch(Protocol):
 
     def finish(self, *, whole: bool) -> Prepared:
         """What was learnt, with an empty body; `whole` is False where not all of the body was seen."""
-
-
-def as_it_came(body: bytes) -> Prepared:
-    """Forward a body unread."""
-    return Prepared(body=body)
 
 
 class Carried(NamedTuple):

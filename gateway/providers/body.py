@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gateway.providers.api import Usage
+from gateway.providers.learnt import Usage
 
 
 class Gathered:

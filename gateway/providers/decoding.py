@@ -11,7 +11,8 @@ from typing import Any, Final, NamedTuple, Protocol
 import brotli
 
 from gateway.messages import ResponseHead
-from gateway.providers.api import Meter, Usage
+from gateway.providers.api import Meter
+from gateway.providers.learnt import Usage
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -11,9 +11,10 @@ import msgspec
 
 from gateway.messages import ResponseHead
 from gateway.providers import decoding
-from gateway.providers.api import Endpoint, Meter, Prepared, Usage
+from gateway.providers.api import Endpoint, Meter
 from gateway.providers.body import WhenOver
 from gateway.providers.json_scan import UNREADABLE
+from gateway.providers.learnt import Prepared, Usage
 from metering.usage import Completeness
 
 

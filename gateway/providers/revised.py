@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gateway.providers.api import Meter, Usage
+from gateway.providers.api import Meter
+from gateway.providers.learnt import Usage
 
 
 class Revised:

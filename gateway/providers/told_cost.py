@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
 from functools import cache
 
-import msgspec
-
 from gateway.messages import ResponseHead
-from gateway.providers.api import Meter, Prepared, Usage
+from gateway.providers.api import Meter
+from gateway.providers.learnt import Prepared, Usage
 from gateway.providers.revised import Revised
 from metering.usage import TOLD_COST
 
@@ -25,7 +25,7 @@ def _with_cost(usage: Usage) -> Usage:
         return usage
     # The shortest text that reads as this number is what the provider wrote: it has no more than 15 digits.
     text = format(Decimal(repr(cost)), "f")
-    return msgspec.structs.replace(usage, metadata={**usage.metadata, TOLD_COST: text})
+    return replace(usage, metadata={**usage.metadata, TOLD_COST: text})
 
 
 @cache

@@ -17,7 +17,8 @@ from types import CodeType, ModuleType
 
 import msgspec
 
-from gateway.providers.api import Endpoint, Prepared, as_it_came
+from gateway.providers.api import Endpoint
+from gateway.providers.learnt import Prepared, as_it_came
 from metering.event_types import DIMENSIONS
 from metering.facts import validated
 from metering.usage import UsageEvent

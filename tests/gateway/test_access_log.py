@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from gateway import access_log
 from gateway.access_log import AccessLog
-from gateway.providers.api import Usage
+from gateway.providers.learnt import Usage
 from gateway.recorder import Outcome
 from metering.moments import iso_ms
 from metering.usage import Completeness

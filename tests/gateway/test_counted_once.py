@@ -15,7 +15,8 @@ from sqlalchemy import func, select
 
 from gateway.collector import Collector, Scope
 from gateway.counters import Counters
-from gateway.providers.api import Carried, Late, Prepared, Usage
+from gateway.providers.api import Carried
+from gateway.providers.learnt import Late, Prepared, Usage
 from gateway.providers.twilio import callbacks, late, records
 from gateway.providers.twilio.answers import judge_call, judge_message, judge_recording
 from gateway.providers.twilio.resources import Resource

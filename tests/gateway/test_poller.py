@@ -16,7 +16,8 @@ from sqlalchemy import select
 from gateway import poller as poller_module
 from gateway.poller import LINE_BYTES_MAX, PAUSE_S, AsksAs, Poller, Source, _as_fact, _read_lines, _session
 from gateway.providers import openai, sendgrid
-from gateway.providers.api import Late, ReadOn, Settles, Usage
+from gateway.providers.api import ReadOn, Settles
+from gateway.providers.learnt import Late, Usage
 from gateway.providers.sendgrid import events
 from gateway.recorder import late_event
 from metering.database import DatabaseUnavailable

@@ -13,7 +13,8 @@ import pytest
 from sqlalchemy import insert, select
 
 from gateway.providers import openai, twilio
-from gateway.providers.api import Late, Record, Total, Usage
+from gateway.providers.api import Record, Total
+from gateway.providers.learnt import Late, Usage
 from gateway.reconciler import Account, NotReconciled, Reconciler, Wanted
 from gateway.recorder import late_event
 from gateway.tables import audit_log

@@ -1,5 +1,7 @@
 """From a call to the records of the spool."""
 
+from dataclasses import replace
+
 import msgspec
 import pytest
 from structlog.testing import capture_logs
@@ -8,7 +10,8 @@ from gateway.callers import Caller
 from gateway.counters import Counters, living
 from gateway.errors import NotRecordable
 from gateway.providers import PROVIDERS
-from gateway.providers.api import Billed, Late, Made, Prepared, Told, Usage
+from gateway.providers.api import Billed, Made, Told
+from gateway.providers.learnt import Late, Prepared, Usage
 from gateway.recorder import TEXTS_MAX, UNSEEN_FIELDS_MAX, CallKind, Recorder, Recording, late_event
 from gateway.routing import Routes
 from gateway.snapshot import KeyRecord, TenantRecord
@@ -444,7 +447,7 @@ async def test_where_it_is_asked_for_a_record_survives_the_machine(made, monkeyp
 async def test_a_call_that_is_not_metered_says_so_in_both_records(made):
     recorded = made()
     plain = recording()
-    kind = CallKind(CALLER._replace(metered=False), plain.kind.route)
+    kind = CallKind(CALLER._replace(metered=False), ROUTES.match("POST", "/openai/v1/chat/completions"))
     call = Recording(plain.call_id, plain.arrived_ms, kind, plain.prepared)
 
     await recorded.recorder.begin(call)
@@ -485,7 +488,7 @@ async def test_a_field_of_the_usage_that_nobody_knows_is_said_once_and_counted_e
     """Guards the provider's new dimensions: a kind of use that is not known here must not pass in silence. And no more of
     it is said than its name, and not with each call."""
     recorded = made()
-    usage = msgspec.structs.replace(USAGE, unseen=("input_tokens_details.video_tokens", "scent_tokens"))
+    usage = replace(USAGE, unseen=("input_tokens_details.video_tokens", "scent_tokens"))
 
     with capture_logs() as said:
         for number in range(3):
@@ -505,7 +508,7 @@ async def test_so_many_unknown_fields_are_said_and_no_more(made):
         for number in range(2 * UNSEEN_FIELDS_MAX):
             call = recording(f"c{number}")
             await recorded.recorder.begin(call)
-            recorded.recorder.outcome(call, msgspec.structs.replace(USAGE, unseen=(f"field_{number}",)), 200)
+            recorded.recorder.outcome(call, replace(USAGE, unseen=(f"field_{number}",)), 200)
 
     assert len(said) == UNSEEN_FIELDS_MAX
 
@@ -521,7 +524,7 @@ async def test_what_is_billed_within_a_session_is_an_event_each_that_its_name_te
     call, sitting = await session_begun(recorded)
 
     for name in ("resp_1", "resp_2", "resp_1"):
-        sitting.record(Billed(name, msgspec.structs.replace(USAGE, external_id=name)))
+        sitting.record(Billed(name, replace(USAGE, external_id=name)))
     sitting.close()
     recorded.recorder.outcome(call, Usage(quantities={}, completeness=Completeness.REPORTED), 101)
 
@@ -595,7 +598,7 @@ async def test_a_session_for_whose_records_there_is_no_room_does_not_begin_and_t
     assert recorded.spool._under_way == 2
 
 
-FINAL = Late(external_id="resp_1", usage=msgspec.structs.replace(USAGE, external_id=None))
+FINAL = Late(external_id="resp_1", usage=replace(USAGE, external_id=None))
 
 
 def test_what_an_answer_says_of_another_call_is_the_same_whichever_call_and_worker_recorded_it(made):
@@ -627,9 +630,9 @@ def test_a_late_fact_that_the_disk_does_not_take_breaks_no_answer(made, monkeypa
 
 
 def test_a_late_fact_fits_into_a_record_whatever_the_provider_says():
-    usage = msgspec.structs.replace(USAGE, metadata={"usage": {f"n{number}": number for number in range(100_000)}})
+    usage = replace(USAGE, metadata={"usage": {f"n{number}": number for number in range(100_000)}})
 
-    fact = late_event("acme", "openai", msgspec.structs.replace(FINAL, usage=usage))
+    fact = late_event("acme", "openai", FINAL._replace(usage=usage))
 
     assert len(msgspec.json.encode(fact)) <= PAYLOAD_BYTES_MAX
     assert fact.quantities == USAGE.quantities
@@ -639,9 +642,9 @@ async def test_what_tools_used_within_a_session_is_recorded_beside_their_respons
     """Guards money: pictures and containers of a response cost the same however the response is asked for."""
     recorded = made()
     _, sitting = await session_begun(recorded)
-    picture = msgspec.structs.replace(USAGE, quantities={"output_tokens_image": 4_000}, resource="gpt-image-1")
+    picture = replace(USAGE, quantities={"output_tokens_image": 4_000}, resource="gpt-image-1")
 
-    sitting.record(Billed("resp_1", msgspec.structs.replace(USAGE, further=(picture,))))
+    sitting.record(Billed("resp_1", replace(USAGE, further=(picture,))))
 
     _, response, drawn = recorded.records
     assert response.quantities == USAGE.quantities

@@ -17,7 +17,7 @@ from gateway import request_body
 from gateway.errors import EncodedBody, ObjectMissing
 from gateway.messages import RequestHead
 from gateway.providers import sendgrid
-from gateway.providers.api import Prepared
+from gateway.providers.learnt import Prepared
 from gateway.request_body import RequestBody, codings_of
 from gateway.sharing import References
 

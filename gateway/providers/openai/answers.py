@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Final
 
 import msgspec
 
 from gateway.messages import ResponseHead
 from gateway.providers import decoding, sse
-from gateway.providers.api import Meter, Prepared, Usage
+from gateway.providers.api import Meter
 from gateway.providers.json_scan import UNREADABLE
+from gateway.providers.learnt import Prepared, Usage
 from gateway.providers.openai.documents import Answer, Documented, OddAnswer
 from gateway.providers.openai.requests import text
 from gateway.providers.openai.tools import Tools, tools_used
@@ -82,20 +84,17 @@ class _Findings:
         else:
             # One that is made in the background goes on though its stream broke off.
             completeness = Completeness.PENDING if self.background and self.external_id else Completeness.UNKNOWN
-        result = Usage(
+        fields = () if usage is None else unseen(usage)
+        return Usage(
             quantities=found,
             completeness=completeness,
             resource=self.model or self.requested,
             external_id=self.external_id,
             metadata=metadata,
+            further=() if tools is None else tools.further,
             failed=self.failed,
+            unseen=fields if tools is None else fields + tools.unseen,
         )
-        if usage is None and tools is None:
-            return result
-        fields = () if usage is None else unseen(usage)
-        if tools is None:
-            return msgspec.structs.replace(result, unseen=fields)
-        return msgspec.structs.replace(result, further=tools.further, unseen=fields + tools.unseen)
 
 
 _read_answer: Final = msgspec.json.Decoder(Answer).decode
@@ -292,7 +291,7 @@ def meter(head: ResponseHead, prepared: Prepared) -> Meter:
 
 
 def _as_model_call(usage: Usage) -> Usage:
-    return msgspec.structs.replace(usage, event_type="llm_call") if usage.quantities else usage
+    return replace(usage, event_type="llm_call") if usage.quantities else usage
 
 
 def by_shape(head: ResponseHead, prepared: Prepared) -> Meter:

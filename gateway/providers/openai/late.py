@@ -16,10 +16,11 @@ import msgspec
 
 from gateway.messages import ResponseHead
 from gateway.providers import decoding, sse
-from gateway.providers.api import Endpoint, Late, Meter, Pending, Prepared, ReadOn, Settles, Usage
+from gateway.providers.api import Endpoint, Meter, Pending, ReadOn, Settles
 from gateway.providers.body import Gathered, WhenOver
 from gateway.providers.free import reads_back
 from gateway.providers.json_scan import UNREADABLE
+from gateway.providers.learnt import Late, Prepared, Usage
 from gateway.providers.openai.answers import CONCLUDING, meter, read_usage
 from gateway.providers.openai.documents import COUNT_MAX
 from gateway.providers.openai.media import seconds_of_video
@@ -93,11 +94,9 @@ NOTHING_ASKED = Prepared(body=b"")
 
 def _ended(external_id: str, status: object, used: Usage) -> tuple[Late, ...]:
     """What is over: with what it used, or without a word of that."""
-    usage = msgspec.structs.replace(
-        used, metadata={"status": text(status)} | used.metadata, external_id=None, further=()
-    )
+    usage = replace(used, metadata={"status": text(status)} | used.metadata, external_id=None, further=())
     if not used.quantities:
-        usage = msgspec.structs.replace(usage, completeness=Completeness.UNKNOWN)
+        usage = replace(usage, completeness=Completeness.UNKNOWN)
         return (Late(external_id=external_id, phase="ended", usage=usage),)
     further = [
         Late(external_id=external_id, phase=f"final:{number}", usage=one) for number, one in enumerate(used.further)
@@ -302,7 +301,7 @@ def batch(body: bytes) -> tuple[Late, ...] | ReadOn:
     used = read_usage(body, NOTHING_ASKED)
     # The sum of all requests says nothing of how large any was.
     metadata: dict[str, object] = {"status": status, CONTEXT_TOKENS: 0}
-    usage = msgspec.structs.replace(used, event_type="batch", external_id=None, further=(), metadata=metadata)
+    usage = replace(used, event_type="batch", external_id=None, further=(), metadata=metadata)
     without = (Late(external_id=external_id, phase=f"final:{used.resource or ''}", usage=usage),)
     answers = count(found.request_counts if isinstance(found.request_counts, dict) else {}, "completed") or 0
     return ReadOn(

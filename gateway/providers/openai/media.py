@@ -7,14 +7,16 @@ endpoint has a judgement: what was asked for, and what was told → usage.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 import msgspec
 
 from gateway.messages import ResponseHead
 from gateway.providers import decoding, sse
-from gateway.providers.api import Meter, Prepared, Usage
+from gateway.providers.api import Meter
 from gateway.providers.json_scan import UNREADABLE
+from gateway.providers.learnt import Prepared, Usage
 from gateway.providers.openai.answers import JsonMeter, read_ends
 from gateway.providers.openai.documents import COUNT_MAX
 from gateway.providers.openai.requests import text, whole_number, word
@@ -180,7 +182,7 @@ def _counted(told: Told | None) -> tuple[dict[str, int], dict[str, object], tupl
 def _of_tokens(prepared: Prepared, ends: Sequence[Told]) -> Usage:
     last = ends[-1] if ends else None
     quantities, kept, unknown = _counted(last)
-    return msgspec.structs.replace(_usage(prepared, last, quantities, kept), unseen=unknown)
+    return replace(_usage(prepared, last, quantities, kept), unseen=unknown)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -221,9 +223,7 @@ def _images(prepared: Prepared, ends: Sequence[Told]) -> Usage:
     if by_picture:
         model = f"{model}/{quality or 'standard'}/{size or '1024x1024'}"
     drawn = [told.svg_usage for told in ends if bytes(told.svg_usage).startswith(b"{")]
-    return msgspec.structs.replace(
-        usage, resource=text(model), unseen=unknown, further=tuple(drawn_as_svg(svg) for svg in drawn)
-    )
+    return replace(usage, resource=text(model), unseen=unknown, further=tuple(drawn_as_svg(svg) for svg in drawn))
 
 
 DEFAULT_MODEL = "dall-e-2"
@@ -271,7 +271,7 @@ def _speech(prepared: Prepared, ends: Sequence[Told]) -> Usage:
 
 
 def _with(usage: Usage, **quantities: int) -> Usage:
-    return msgspec.structs.replace(usage, quantities=usage.quantities | quantities)
+    return replace(usage, quantities=usage.quantities | quantities)
 
 
 def _moderation(prepared: Prepared, ends: Sequence[Told]) -> Usage:
@@ -301,7 +301,7 @@ def _extension(prepared: Prepared, ends: Sequence[Told]) -> Usage:
     """A video that is made longer: what was ordered is billed. Answers say how long the whole is then (types of the SDK)."""
     usage = _video(prepared, ends)
     known = seconds_of_video((prepared.quantities or {}).get("seconds"))
-    return msgspec.structs.replace(usage, quantities=known, metadata=usage.metadata | {AS_ORDERED: True})
+    return replace(usage, quantities=known, metadata=usage.metadata | {AS_ORDERED: True})
 
 
 def _container(prepared: Prepared, ends: Sequence[Told]) -> Usage:
@@ -309,7 +309,7 @@ def _container(prepared: Prepared, ends: Sequence[Told]) -> Usage:
     told = ends[-1] if ends else None
     memory = None if told is None else word(told.memory_limit)
     usage = _usage(prepared, told, {"containers": 1})
-    return msgspec.structs.replace(usage, resource=f"{CONTAINER}-{memory}" if memory else CONTAINER)
+    return replace(usage, resource=f"{CONTAINER}-{memory}" if memory else CONTAINER)
 
 
 def _search(prepared: Prepared, ends: Sequence[Told]) -> Usage:
@@ -366,7 +366,7 @@ def _grader(prepared: Prepared, ends: Sequence[Told]) -> Usage:
     if not used:
         # Graders that compare texts or run code ask no model.
         return Usage(quantities={}, completeness=Completeness.REPORTED, event_type="api_call")
-    return msgspec.structs.replace(used[0], further=tuple(used[1:]))
+    return replace(used[0], further=tuple(used[1:]))
 
 
 images = _judged_by(_images)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Final
 from urllib.parse import parse_qs
 
 import msgspec
 
-from gateway.providers.api import Prepared
 from gateway.providers.body import Gathered
 from gateway.providers.json_scan import UNREADABLE
+from gateway.providers.learnt import Prepared
 from gateway.providers.multipart import Fields
 from gateway.providers.openai.documents import (
     COUNT_MAX,
@@ -86,7 +87,7 @@ def read_speech_request(body: bytes) -> Prepared:
     except UNREADABLE:
         return Prepared(body=body)
     spoken = {"characters": len(asked.input)} if isinstance(asked.input, str) else None
-    return msgspec.structs.replace(_media(asked, body), quantities=spoken)
+    return replace(_media(asked, body), quantities=spoken)
 
 
 def _media(asked: MediaRequest, body: bytes) -> Prepared:
@@ -144,13 +145,13 @@ class WatchedRequest:
             prepared = _form(self._fields.found)
         else:
             held = self._json.known if self._json is not None and whole else None
-            prepared = msgspec.structs.replace(read_media_request(held or b""), body=b"")
-        return prepared if whole else msgspec.structs.replace(prepared, quantities=None)
+            prepared = read_media_request(held or b"").without_body()
+        return prepared if whole else replace(prepared, quantities=None)
 
 
 def _form(found: dict[str, str]) -> Prepared:
     if "session" in found:
-        return msgspec.structs.replace(read_session_request(found["session"].encode()), body=b"")
+        return read_session_request(found["session"].encode()).without_body()
     asked = MediaRequest(
         model=found.get("model"),
         n=whole_number(found.get("n")),

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import msgspec
 
 from gateway.messages import ResponseHead
-from gateway.providers.api import Billed, Prepared, Usage
+from gateway.providers.api import Billed
 from gateway.providers.json_scan import UNREADABLE
+from gateway.providers.learnt import Prepared, Usage
 from gateway.providers.openai.answers import CONCLUDING, read_usage
 from gateway.providers.openai.documents import COUNT_MAX
 from gateway.providers.openai.requests import text
@@ -201,9 +203,7 @@ class Session:
         usage = read_usage(bytes(said), self._prepared)
         response = _response(said)
         resource = text(response.model) or self._model or self._prepared.resource
-        return Billed(
-            text(response.id) or f"response {len(self._billed)}", msgspec.structs.replace(usage, resource=resource)
-        )
+        return Billed(text(response.id) or f"response {len(self._billed)}", replace(usage, resource=resource))
 
     def _delegated(self, said: msgspec.Raw) -> Billed | None:
         """A live session has another model do what it is asked, and passes on what that one says."""
@@ -214,7 +214,7 @@ class Session:
         if event.type == "response.created" or event.type in CONCLUDING:
             billed = self._told(event)
             if billed is not None:
-                return billed._replace(usage=msgspec.structs.replace(billed.usage, event_type="llm_call"))
+                return billed._replace(usage=replace(billed.usage, event_type="llm_call"))
         return None
 
     def _transcription(self, event: _Event) -> Billed:
@@ -228,7 +228,7 @@ class Session:
             metadata={"usage": kept},
         )
         if not usage.quantities:
-            usage = msgspec.structs.replace(usage, completeness=Completeness.UNKNOWN)
+            usage = replace(usage, completeness=Completeness.UNKNOWN)
         return Billed(_transcription(event.item_id, event.content_index), usage)
 
     def _closed(self, event: _Event) -> Billed | None:

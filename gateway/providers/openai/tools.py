@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from gateway.providers.api import Usage
 from gateway.providers.json_scan import UNREADABLE
+from gateway.providers.learnt import Usage
 from gateway.providers.openai.requests import text
 from gateway.providers.openai.usage import UNSEEN_MAX, count, counted, is_field, pictured, unseen
 from metering.usage import Completeness

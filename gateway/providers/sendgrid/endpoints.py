@@ -11,9 +11,10 @@ from dataclasses import replace
 import msgspec
 
 from gateway.messages import ResponseHead
-from gateway.providers.api import Endpoint, Meter, Prepared, Usage
+from gateway.providers.api import Endpoint, Meter
 from gateway.providers.free import made, makes, reads_back
 from gateway.providers.json_scan import UNREADABLE
+from gateway.providers.learnt import Prepared, Usage
 from gateway.providers.revised import Revised
 from gateway.providers.sendgrid import late
 from gateway.providers.sendgrid.mail import MailMeter, MailWatch
@@ -52,7 +53,7 @@ def validates_later(head: ResponseHead, prepared: Prepared) -> Meter:
 
     def pending(usage: Usage) -> Usage:
         known = Completeness.UNKNOWN if usage.external_id is None else Completeness.PENDING
-        return msgspec.structs.replace(usage, quantities={}, completeness=known)
+        return replace(usage, quantities={}, completeness=known)
 
     return Revised(made(head, prepared), pending)
 

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from gateway.providers.api import Late, Usage
+from gateway.providers.learnt import Late, Usage
 from metering.usage import Completeness
 
 EVENTS_MAX = 100_000

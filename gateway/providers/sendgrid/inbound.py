@@ -15,8 +15,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from gateway.providers.api import Usage
 from gateway.providers.json_scan import UNREADABLE
+from gateway.providers.learnt import Usage
 from gateway.providers.multipart import Fields, boundary_of
 from metering.usage import Completeness
 

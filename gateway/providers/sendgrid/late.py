@@ -11,8 +11,9 @@ from urllib.parse import quote
 
 import msgspec
 
-from gateway.providers.api import Late, Pending, Settles, Usage
+from gateway.providers.api import Pending, Settles
 from gateway.providers.json_scan import UNREADABLE
+from gateway.providers.learnt import Late, Usage
 from gateway.providers.sendgrid.mail import BATCH
 from metering.usage import Completeness
 

@@ -6,12 +6,11 @@ A mail's answer is empty: how many it goes to stands in the request, and its onl
 from __future__ import annotations
 
 import re
-
-import msgspec
+from dataclasses import replace
 
 from gateway.messages import ResponseHead
-from gateway.providers.api import Prepared, Usage
 from gateway.providers.json_scan import JsonScan, Path
+from gateway.providers.learnt import Prepared, Usage
 from metering.usage import AS_ORDERED, DUE_S, Completeness
 
 _PERSONALIZATION: Path = ("personalizations", "[]")
@@ -146,5 +145,5 @@ class MailMeter:
         )
         if counted is not None and named is not None and asked:
             later = {BATCH: asked[BATCH], DUE_S: int(asked[_SEND_AT]), AS_ORDERED: True}
-            usage = msgspec.structs.replace(usage, completeness=Completeness.PENDING, metadata=later)
+            usage = replace(usage, completeness=Completeness.PENDING, metadata=later)
         return b"", usage

@@ -13,8 +13,9 @@ from urllib.parse import parse_qs, urlencode
 
 import msgspec
 
-from gateway.providers.api import Closer, Late, Listing, NotAPage, Page, Record, Total, Usage
+from gateway.providers.api import Closer, Listing, NotAPage, Page, Record, Total
 from gateway.providers.json_scan import UNREADABLE
+from gateway.providers.learnt import Late, Usage
 from gateway.providers.sendgrid.mail import TRANSACTIONAL
 from metering.usage import Completeness
 

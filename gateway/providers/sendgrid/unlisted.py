@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from gateway.messages import ResponseHead
-from gateway.providers.api import Meter, Prepared, Usage
+from gateway.providers.api import Meter
 from gateway.providers.free import made
+from gateway.providers.learnt import Prepared, Usage
 from metering.usage import Completeness
 
 

@@ -9,9 +9,10 @@ import msgspec
 
 from gateway.messages import ResponseHead
 from gateway.providers import decoding
-from gateway.providers.api import Meter, Prepared, Usage
+from gateway.providers.api import Meter
 from gateway.providers.body import WhenOver
 from gateway.providers.json_scan import UNREADABLE
+from gateway.providers.learnt import Prepared, Usage
 from gateway.providers.numbers import country
 from gateway.providers.twilio.paths import SID
 from gateway.providers.twilio.resources import (

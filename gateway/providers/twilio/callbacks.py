@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from urllib.parse import parse_qsl
 
-from gateway.providers.api import Carried, Late, Made, Reply, Told, Usage
+from gateway.providers.api import Carried, Made, Reply, Told
+from gateway.providers.learnt import Late, Usage
 from gateway.providers.twilio.late import open_still
 from gateway.providers.twilio.paths import SID
 from gateway.providers.twilio.resources import COUNT, PLAIN, Resource, come_in, matching, message_type, resource_of

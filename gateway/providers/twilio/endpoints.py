@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from gateway.messages import ResponseHead
-from gateway.providers.api import Endpoint, Meter, Prepared
+from gateway.providers.api import Endpoint, Meter
 from gateway.providers.free import reads_back
+from gateway.providers.learnt import Prepared
 from gateway.providers.twilio import callback_requests, late
 from gateway.providers.twilio.answers import (
     judge_call,

@@ -18,9 +18,10 @@ from decimal import Decimal
 
 from gateway.messages import ResponseHead
 from gateway.providers import decoding
-from gateway.providers.api import Endpoint, Late, Meter, Pending, Prepared, Settles, Usage
+from gateway.providers.api import Endpoint, Meter, Pending, Settles
 from gateway.providers.body import WhenOver
 from gateway.providers.free import free, reads_back
+from gateway.providers.learnt import Late, Prepared, Usage
 from gateway.providers.twilio.paths import OLD_VERSION, SID
 from gateway.providers.twilio.resources import (
     COUNT,

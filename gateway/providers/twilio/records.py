@@ -17,8 +17,9 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from gateway.providers.api import Listing, NotAPage, Page, Record, Total, Usage
+from gateway.providers.api import Listing, NotAPage, Page, Record, Total
 from gateway.providers.json_scan import UNREADABLE
+from gateway.providers.learnt import Usage
 from gateway.providers.twilio.late import SENT_DAYS_MAX, of_call, of_message
 from gateway.providers.twilio.paths import OLD_VERSION, SID
 from gateway.providers.twilio.resources import (

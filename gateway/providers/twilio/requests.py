@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import unquote_plus
 
-from gateway.providers.api import Prepared
+from gateway.providers.learnt import Prepared
 from gateway.providers.twilio.resources import Resource, message_type, parties_of, resource_of
 
 FORM_BYTES_MAX = 64 << 10

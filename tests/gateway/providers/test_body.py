@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.providers.api import Usage
 from gateway.providers.body import Gathered, WhenOver
+from gateway.providers.learnt import Usage
 from metering.usage import Completeness
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.providers import decoding
-from gateway.providers.api import Usage
+from gateway.providers.learnt import Usage
 from metering.usage import Completeness
 
 if sys.version_info >= (3, 14):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from gateway.providers import PROVIDERS, Kind, compatible
-from gateway.providers.api import Prepared, as_it_came
+from gateway.providers.learnt import Prepared, as_it_came
 from gateway.providers.sendgrid.endpoints import COST_NOTHING, costs_nothing
 from gateway.routing import Routes
 from metering.event_types import DIMENSIONS, EVENT_TYPES

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.providers import free
-from gateway.providers.api import Prepared
+from gateway.providers.learnt import Prepared
 from metering.usage import Completeness
 from tests.builders import answer_head
 

@@ -5,6 +5,7 @@ import itertools
 import json
 import random
 import re
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.providers import free, openai
-from gateway.providers.api import Prepared
+from gateway.providers.learnt import Prepared
 from gateway.providers.openai import answers, requests
 from gateway.providers.openai import usage as usage_objects
 from gateway.providers.openai.documents import Documented
@@ -967,7 +968,7 @@ def test_an_answer_that_is_read_at_once_says_what_one_says_that_is_read_twice(me
 
 def as_kept(usage):
     """A usage with its metadata as the ledger has them."""
-    return msgspec.structs.replace(usage, metadata=msgspec.json.decode(msgspec.json.encode(usage.metadata)))
+    return replace(usage, metadata=msgspec.json.decode(msgspec.json.encode(usage.metadata)))
 
 
 @pytest.mark.parametrize(("status", "failed"), [("failed", True), ("completed", False), (None, False)])

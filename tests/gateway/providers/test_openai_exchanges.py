@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from gateway.providers import PROVIDERS
-from gateway.providers.api import as_it_came
+from gateway.providers.learnt import as_it_came
 from gateway.providers.openai.media import ENDS_MAX
 from gateway.routing import Routes
 from metering.usage import Completeness

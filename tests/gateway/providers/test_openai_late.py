@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.providers.api import Pending, ReadOn, as_it_came
+from gateway.providers.api import Pending, ReadOn
+from gateway.providers.learnt import as_it_came
 from gateway.providers.openai import PROVIDER
 from gateway.providers.openai.late import (
     BATCH,

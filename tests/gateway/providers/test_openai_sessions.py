@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.messages import Field, ResponseHead
-from gateway.providers.api import Billed, Prepared
+from gateway.providers.api import Billed
+from gateway.providers.learnt import Prepared
 from gateway.providers.openai.sessions import BILLED_MAX, UNDER_WAY_MAX, Session, realtime, referring
 from metering.facts import validated
 from metering.usage import UsageEvent

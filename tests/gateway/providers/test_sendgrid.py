@@ -11,8 +11,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from sendgrid.helpers import mail as sdk
 
 from gateway.providers import sendgrid
-from gateway.providers.api import Prepared
 from gateway.providers.bearer import presented_key
+from gateway.providers.learnt import Prepared
 from gateway.providers.sendgrid.mail import MailMeter, MailWatch
 from gateway.providers.sendgrid.refusals import missing, refusal
 from metering.usage import Completeness

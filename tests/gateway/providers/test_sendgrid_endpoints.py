@@ -5,7 +5,7 @@ import json
 import pytest
 
 from gateway.providers import PROVIDERS
-from gateway.providers.api import Prepared
+from gateway.providers.learnt import Prepared
 from gateway.providers.sendgrid import endpoints
 from gateway.providers.sendgrid.endpoints import COST_NOTHING, read_test
 from gateway.routing import Routes

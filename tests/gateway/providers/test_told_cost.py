@@ -5,7 +5,7 @@ import json
 import pytest
 
 from gateway.providers import Kind, compatible
-from gateway.providers.api import as_it_came
+from gateway.providers.learnt import as_it_came
 from tests.builders import answer_head
 
 [CHAT] = [

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from gateway.providers import twilio
-from gateway.providers.api import Prepared
+from gateway.providers.learnt import Prepared
 from gateway.providers.twilio import answers, paths, refusals, requests
 from gateway.routing import Routes
 from metering.usage import Completeness

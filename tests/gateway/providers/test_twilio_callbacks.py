@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.providers.api import Carried, Late, Made, Usage
+from gateway.providers.api import Carried, Made
+from gateway.providers.learnt import Late, Usage
 from gateway.providers.twilio.callbacks import FIELDS_MAX, form_of, read_message, read_status, read_voice
 from gateway.providers.twilio.late import recording
 from metering.usage import Completeness
