@@ -99,6 +99,8 @@ class Rules:
     unlisted_forwarded: bool
     drain_on_disconnect: bool
     shared_reads: bool
+    held_bytes_max: int
+    """So much of request bodies is held, besides brief ones."""
     tls: bool = False
     """True where clients speak TLS to us."""
     public_url: str | None = None
@@ -207,6 +209,8 @@ class Call:
     """As its records name it, once it is known who calls for what."""
     data: bytes
     """The request as it goes to the provider, or its beginning; let go of once it is sent."""
+    held_bytes = 0
+    """So much of its body is held, where that is not brief."""
     kept: Kept | None = None
     """What there is to estimate its use from, should the answer not say it; None where that is not estimated."""
 
@@ -254,6 +258,8 @@ class Proxy:
         self._estimator = estimator
         self._hosts = {provider.name: _hosts(provider, origins) for provider in routes.providers if provider.links}
         self._plans: dict[RequestHead, Plan] = {}
+        self.held_bytes = 0
+        """So much all calls hold of their bodies, where those are not brief."""
 
     async def __call__(self, exchange: Exchange) -> None:
         """Answer one request. Whatever happens, the client gets an answer or a broken connection, and the log a line."""
@@ -285,6 +291,8 @@ class Proxy:
                 exchange.abort()
             else:
                 self._refuse(exchange, call, errors.Internal("The gateway failed; the log has the cause."))
+        if call.held_bytes:
+            self._let_go(call)
         self._log(exchange, call)
 
     async def _call(self, exchange: Exchange, call: Call) -> None:
@@ -317,7 +325,7 @@ class Proxy:
         kind = plan.kind
         if plan.read_first or (exchange.length is not None and 0 < exchange.length <= BRIEF_BYTES_MAX):
             body = await (
-                incoming.read() if exchange.whole else incoming.held(BODY_BYTES_MAX)
+                incoming.read() if exchange.whole else incoming.held(BODY_BYTES_MAX, partial(self._hold, call))
             )
         whole = exchange.body_read
         if plan.claim_key is not None:
@@ -481,6 +489,9 @@ class Proxy:
             self._send(exchange, call, connection, whole=whole)
             if method not in IDEMPOTENT:
                 call.data = b""  # It is not sent twice, and a model may think for minutes.
+                if call.held_bytes:
+                    await connection.writable()
+                    self._let_go(call)
             try:
                 if not whole:
                     await self._upload(exchange, connection, incoming)
@@ -511,6 +522,19 @@ class Proxy:
             raise not_recordable() from unsent
         finally:
             pool.release(connection)
+
+    def _hold(self, call: Call, size: int) -> None:
+        """Count in how much of its body a call holds. Raises Overloaded where that is more than all may hold."""
+        if size > BRIEF_BYTES_MAX:
+            held_bytes = self.held_bytes + size - call.held_bytes
+            if held_bytes > self._rules.held_bytes_max:
+                raise errors.Overloaded("The gateway holds as much of request bodies as it may. Try again shortly.")
+            self.held_bytes, call.held_bytes = held_bytes, size
+
+    def _let_go(self, call: Call) -> None:
+        """The call's body has left, or the call is over."""
+        self.held_bytes -= call.held_bytes
+        call.held_bytes = 0
 
     def _send(self, exchange: Exchange, call: Call, connection: Connection, *, whole: bool) -> None:
         if not self._rules.drain_on_disconnect:

@@ -69,12 +69,14 @@ class RequestBody:
         """What the endpoint's watch found in what has gone by; None where there is none."""
         return None if self._watch is None else self._watch.finish(whole=self._readable and self.ended)
 
-    async def held(self, bytes_max: int) -> bytes:
-        """All of the body, or so much of its beginning. Raises as `read` does."""
+    async def held(self, bytes_max: int, hold: Callable[[int], None]) -> bytes:
+        """All of the body, or so much of its beginning. Raises as `read` does, and what `hold` raises, which is told of
+        each piece how much is held with it."""
         chunks, size = [], 0
         while not self.ended and size < bytes_max:
             chunks.append(await self.read())
             size += len(chunks[-1])
+            hold(size)
         return b"".join(chunks)
 
     async def read(self) -> bytes:

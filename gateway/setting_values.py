@@ -103,6 +103,11 @@ def count(value: object) -> int:
     return _whole(value, range(1, COUNT_MAX + 1), f"give a number from 1 to {COUNT_MAX}")
 
 
+def held_mib(value: object) -> int:
+    """As much as the largest body that is held, or more: with less, such a body would be refused at any time."""
+    return _whole(value, range(8, COUNT_MAX + 1), f"give a number of MiB, from 8 to {COUNT_MAX}")
+
+
 def seconds(value: object) -> float:
     """A time limit. There is no value that turns one off: what has none is what an attacker looks for."""
     return _seconds(value, f"give seconds, more than 0 and up to {SECONDS_MAX}, such as 10 or 0.5", zero=False)

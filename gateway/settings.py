@@ -253,6 +253,12 @@ class ProxySettings:
         CLIENT.write_idle_timeout_s,
         "So long an answer may wait for its reader; then the connection ends and the call goes on.",
     )
+    held_mib_max: int = setting(
+        values_of.held_mib,
+        CLIENT.held_mib_max,
+        "So many MiB of request bodies over 64 KiB one worker holds until a provider has taken them, 8 at least; calls that "
+        "would need more get such a 503.",
+    )
     linger_s: float = setting(
         values_of.seconds,
         CLIENT.linger_s,

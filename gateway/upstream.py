@@ -208,7 +208,7 @@ class Connection(asyncio.Protocol):
         while self.writing_paused and not self.answered and not unless():
             await PARK
         if self.head is None:
-            self.deadline = NEVER
+            self.deadline = self._pool.now() + self._pool.limits.first_byte_timeout_s if self._sent else NEVER
 
     # -- its answer
 

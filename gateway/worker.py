@@ -142,6 +142,7 @@ class Front:
                 unlisted_forwarded=settings.unlisted is Unlisted.FORWARD,
                 drain_on_disconnect=settings.on_disconnect is OnDisconnect.DRAIN,
                 shared_reads=settings.shared_reads,
+                held_bytes_max=settings.proxy.held_mib_max << 20,
                 tls=settings.proxy.tls_cert is not None,
                 public_url=settings.public_url,
             ),

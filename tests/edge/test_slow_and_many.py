@@ -241,6 +241,81 @@ async def test_an_upload_that_the_provider_is_slow_to_take_is_not_the_clients_fa
         assert (got.status, taken) == (200, [2 * LARGE])
 
 
+def large_chat(size):
+    """A question of about so many bytes, which is held since it must be read before it is sent."""
+    return chat(messages=[{"role": "user", "content": "x" * size}])
+
+
+async def answered(port, asking):
+    """What a new client gets for this request, which it sends in two pieces."""
+    async with client(port) as peer:
+        await peer.send(asking[:-1])
+        await asyncio.sleep(PAUSE_S)
+        await peer.send(asking[-1:])
+        return await peer.message()
+
+
+@pytest.mark.parametrize("left", [False, True], ids=["sends the rest", "leaves"])
+async def test_no_more_of_bodies_is_held_than_all_calls_together_may(gateway, left):
+    """Guards the memory of a worker: each of thousands of calls may hold 8 MiB."""
+    async with gateway(answers(OK), held_bytes_max=1 << 20) as made, client(made.port) as first:
+        begun = request(CHAT, large_chat(1_040_000))
+        await first.send(begun[:1_030_000])
+        await eventually(lambda: made.proxy.held_bytes > 1_020_000)
+
+        refused = await answered(made.port, request(CHAT, large_chat(600_000)))
+        assert (refused.status, refused["x-tollkeeper-error"], refused["retry-after"]) == (503, "overloaded", "1")
+        brief = await answered(made.port, request(CHAT, large_chat(60_000)))
+
+        if left:
+            first.reset()
+        else:
+            await first.send(begun[1_030_000:])
+            assert (await first.message()).status == 200
+        await eventually(lambda: made.proxy.held_bytes == 0)
+        later = await answered(made.port, request(CHAT, large_chat(900_000)))
+        assert (brief.status, later.status) == (200, 200)
+        assert len(made.events) == made.provider.seen.count(b"POST ") == (2 if left else 3)
+
+
+async def test_a_provider_that_has_taken_a_held_body_and_says_nothing_is_not_waited_for_for_ever(gateway):
+    async def silent(peer):
+        await peer.message()
+        await peer.ended()
+
+    limits = UpstreamLimits(first_byte_timeout_s=0.3)
+    async with gateway(silent, upstream_limits=limits) as made:
+        assert (await answered(made.port, request(CHAT, large_chat(2 << 20)))).status == 504
+
+
+async def test_a_body_is_held_until_its_provider_has_taken_it_and_no_longer(gateway):
+    """Guards both: what waits for a slow provider is in our memory, and a model may think for minutes about what it took."""
+    take, speak = asyncio.Event(), asyncio.Event()
+
+    async def thinking(peer):
+        if not take.is_set():
+            peer.writer.transport.pause_reading()
+            await take.wait()
+            peer.writer.transport.resume_reading()
+        body = (await peer.message()).body
+        if len(body) > 6 << 20:
+            await speak.wait()
+        await peer.send(OK)
+
+    async with gateway(thinking, held_bytes_max=8 << 20) as made, client(made.port) as first:
+        sending = asyncio.ensure_future(first.send(request(CHAT, large_chat(7 << 20))))
+        await eventually(lambda: made.provider.peers)
+        assert (await answered(made.port, request(CHAT, large_chat(2 << 20)))).status == 503
+
+        take.set()
+        await eventually(lambda: made.proxy.held_bytes == 0)
+        assert (await answered(made.port, request(CHAT, large_chat(2 << 20)))).status == 200
+        speak.set()
+        await sending
+        assert (await first.message()).status == 200
+        assert len(made.events) == 2
+
+
 async def test_a_client_that_was_refused_and_goes_on_sending_is_heard_for_a_while_only(gateway):
     begun = request(FILES, b"", "Transfer-Encoding: chunked", key="tk_unknown").replace(b"Content-Length: 0\r\n", b"")
     async with gateway(client_limits=SHORT) as made, client(made.port) as peer, another_is_served(made.port):

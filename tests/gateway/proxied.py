@@ -325,6 +325,7 @@ async def proxied(
     upstream_limits: UpstreamLimits | None = None,
     estimator: Estimator | None = None,
     public_url: str | None = None,
+    held_bytes_max: int = 256 << 20,
 ) -> AsyncIterator[Proxied]:
     """A proxy before the provider; or before a port on which nobody listens. Without an estimator nothing is estimated."""
     made = Proxied(provider, directory / "spool")
@@ -367,7 +368,12 @@ async def proxied(
         if credentials
         else {},
         secrets=SECRETS,
-        rules=Rules(unlisted_forwarded=unlisted, drain_on_disconnect=drain, shared_reads=shared_reads),
+        rules=Rules(
+            unlisted_forwarded=unlisted,
+            drain_on_disconnect=drain,
+            shared_reads=shared_reads,
+            held_bytes_max=held_bytes_max,
+        ),
         access_log=made.access_log,
         counters=counters,
         cost_estimates=CostEstimates(load_books),

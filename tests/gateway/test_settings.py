@@ -103,6 +103,7 @@ def a_value_for(name, tmp_path):
         "TOLLKEEPER_PROXY__BODY_IDLE_TIMEOUT_S": ("7.5", 7.5),
         "TOLLKEEPER_PROXY__BODY_RATE_MIN": ("1024", 1024),
         "TOLLKEEPER_PROXY__WRITE_IDLE_TIMEOUT_S": ("20", 20.0),
+        "TOLLKEEPER_PROXY__HELD_MIB_MAX": ("64", 64),
         "TOLLKEEPER_PROXY__LINGER_S": ("0.5", 0.5),
         "TOLLKEEPER_UPSTREAM__CONNECT_TIMEOUT_S": ("3", 3.0),
         "TOLLKEEPER_UPSTREAM__FIRST_BYTE_TIMEOUT_S": ("120", 120.0),
@@ -283,7 +284,14 @@ def test_no_limit_can_be_turned_off(section, given):
 
     assert [problem.partition(" ")[0] for problem in problems] == names
     for problem in problems:
-        assert "; give a number from 1 to" in problem or "; give seconds, more than 0 and up to" in problem
+        assert any(
+            cure in problem
+            for cure in (
+                "; give a number from 1 to",
+                "; give a number of MiB, from 8",
+                "; give seconds, more than 0 and up to",
+            )
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
