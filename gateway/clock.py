@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import Final
-
-_time_ns: Final = time.time_ns
 
 
 def now_ms() -> int:
     """In milliseconds since 1970."""
-    return _time_ns() // 1_000_000
+    # Not kept from the first import on: a whole process may live at another time of day (tests/month).
+    return time.time_ns() // 1_000_000
