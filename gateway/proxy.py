@@ -54,7 +54,7 @@ from gateway.providers.api import CallbackAddress, Meter, Provider, SessionMeter
 from gateway.providers.decoding import UndecodableAnswer
 from gateway.providers.learnt import Prepared, Usage, as_it_came
 from gateway.recorder import CallKind, Outcome, Recorder, Recording, Sitting, not_recordable
-from gateway.request_body import LOOK_BYTES, RequestBody, codings_of
+from gateway.request_body import LOOK_BYTES, HeldBodies, RequestBody, codings_of
 from gateway.request_tags import tagged
 from gateway.routing import Route, Routes
 from gateway.sharing import References, is_within, named_objects
@@ -99,8 +99,6 @@ class Rules:
     unlisted_forwarded: bool
     drain_on_disconnect: bool
     shared_reads: bool
-    held_bytes_max: int
-    """So much of request bodies is held, besides brief ones."""
     tls: bool = False
     """True where clients speak TLS to us."""
     public_url: str | None = None
@@ -239,6 +237,7 @@ class Proxy:
         counters: Counters,
         cost_estimates: CostEstimates,
         estimator: Estimator,
+        held: HeldBodies,
         addresses: CallbackAddresses | None = None,
     ) -> None:
         """`addresses` is None where no provider was told where we are."""
@@ -258,8 +257,7 @@ class Proxy:
         self._estimator = estimator
         self._hosts = {provider.name: _hosts(provider, origins) for provider in routes.providers if provider.links}
         self._plans: dict[RequestHead, Plan] = {}
-        self.held_bytes = 0
-        """So much all calls hold of their bodies, where those are not brief."""
+        self._held = held
 
     async def __call__(self, exchange: Exchange) -> None:
         """Answer one request. Whatever happens, the client gets an answer or a broken connection, and the log a line."""
@@ -324,9 +322,11 @@ class Proxy:
         body = b""
         kind = plan.kind
         if plan.read_first or (exchange.length is not None and 0 < exchange.length <= BRIEF_BYTES_MAX):
-            body = await (
-                incoming.read() if exchange.whole else incoming.held(BODY_BYTES_MAX, partial(self._hold, call))
-            )
+            if exchange.whole:
+                body = await incoming.read()
+                self._hold(call, len(body))
+            else:
+                body = await incoming.held(BODY_BYTES_MAX, partial(self._hold, call))
         whole = exchange.body_read
         if plan.claim_key is not None:
             await self._claim(plan, plan.claim_key, call, exchange.head, body, whole=whole)
@@ -490,7 +490,7 @@ class Proxy:
             if method not in IDEMPOTENT:
                 call.data = b""  # It is not sent twice, and a model may think for minutes.
                 if call.held_bytes:
-                    await connection.writable()
+                    await connection.writable(lambda: exchange.gone and not whole)
                     self._let_go(call)
             try:
                 if not whole:
@@ -526,14 +526,12 @@ class Proxy:
     def _hold(self, call: Call, size: int) -> None:
         """Count in how much of its body a call holds. Raises Overloaded where that is more than all may hold."""
         if size > BRIEF_BYTES_MAX:
-            held_bytes = self.held_bytes + size - call.held_bytes
-            if held_bytes > self._rules.held_bytes_max:
-                raise errors.Overloaded("The gateway holds as much of request bodies as it may. Try again shortly.")
-            self.held_bytes, call.held_bytes = held_bytes, size
+            self._held.add(size - call.held_bytes)
+            call.held_bytes = size
 
     def _let_go(self, call: Call) -> None:
         """The call's body has left, or the call is over."""
-        self.held_bytes -= call.held_bytes
+        self._held.drop(call.held_bytes)
         call.held_bytes = 0
 
     def _send(self, exchange: Exchange, call: Call, connection: Connection, *, whole: bool) -> None:

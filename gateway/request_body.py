@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Final
 
-from gateway.errors import EncodedBody
+from gateway.errors import EncodedBody, Overloaded
 from gateway.listener import Exchange
 from gateway.messages import Headers
 from gateway.providers import decoding
@@ -32,6 +32,27 @@ look at much must send it. A mail to a thousand recipients that all get the same
 def codings_of(headers: Headers) -> tuple[str, ...]:
     """What a body is coded with, in lower case."""
     return tuple(coding for name in headers.getall("Content-Encoding", ()) if (coding := name.lower()) != "identity")
+
+
+class HeldBodies:
+    """What one worker holds of request bodies: those of all tenants together, and of all settings that were in force."""
+
+    __slots__ = ("bytes_held", "bytes_max")
+
+    def __init__(self, bytes_max: int = 0) -> None:
+        self.bytes_max = bytes_max
+        """May change; what is held then stays."""
+        self.bytes_held = 0
+
+    def add(self, size: int) -> None:
+        """Hold so much more. Raises Overloaded where that is more than may be held."""
+        if self.bytes_held + size > self.bytes_max:
+            raise Overloaded("The gateway holds as much of request bodies as it may. Try again shortly.")
+        self.bytes_held += size
+
+    def drop(self, size: int) -> None:
+        """Hold so much less."""
+        self.bytes_held -= size
 
 
 class RequestBody:
@@ -76,7 +97,7 @@ class RequestBody:
         while not self.ended and size < bytes_max:
             chunks.append(await self.read())
             size += len(chunks[-1])
-            hold(size)
+            hold(min(size, bytes_max))  # By less than one read it is more.
         return b"".join(chunks)
 
     async def read(self) -> bytes:

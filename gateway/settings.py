@@ -256,8 +256,8 @@ class ProxySettings:
     held_mib_max: int = setting(
         values_of.held_mib,
         CLIENT.held_mib_max,
-        "So many MiB of request bodies over 64 KiB one worker holds until a provider has taken them, 8 at least; calls that "
-        "would need more get such a 503.",
+        "So many MiB of request bodies over 64 KiB, of all tenants together, one worker holds until a provider has taken "
+        "them, 8 at least; calls that would need more get such a 503.",
     )
     linger_s: float = setting(
         values_of.seconds,

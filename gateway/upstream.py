@@ -203,8 +203,11 @@ class Connection(asyncio.Protocol):
         return self.head
 
     async def writable(self, unless: Callable[[], bool] = lambda: False) -> None:
-        """Wait until the provider has taken enough of the request, or has answered, or for something else."""
-        self.deadline = self._pool.now() + self._pool.limits.idle_timeout_s
+        """Wait until the provider has taken enough of the request, or has answered, or for something else. A part of it
+        may take as long as a provider may be idle; the last has been given as long as an answer may take to begin, and the
+        answer is given that anew."""
+        if not self._sent:
+            self.deadline = self._pool.now() + self._pool.limits.idle_timeout_s
         while self.writing_paused and not self.answered and not unless():
             await PARK
         if self.head is None:

@@ -37,6 +37,7 @@ from gateway.provider_access import origins, platform_credentials
 from gateway.providers import PROVIDERS
 from gateway.proxy import Proxy, Rules
 from gateway.recorder import Recorder
+from gateway.request_body import HeldBodies
 from gateway.routing import Routes
 from gateway.settings import OnDisconnect, ProxySettings, Settings, Unlisted
 from gateway.snapshot import EMPTY, SnapshotFile
@@ -71,6 +72,7 @@ class Front:
         spool.gather(departures.begin, departures.refuse)
         self._upstream = Upstream(departures=departures)
         self._estimator = Estimator()
+        self._held = HeldBodies()
         self._tls = tls(settings)
         self._inbox = inbox(office)
         self._egress = egress
@@ -123,6 +125,7 @@ class Front:
 
     def _proxy(self, settings: Settings, addresses: CallbackAddresses | None) -> Proxy:
         self._upstream.limits = settings.upstream_limits
+        self._held.bytes_max = settings.proxy.held_mib_max << 20
         return Proxy(
             routes=Routes(settings.known_providers),
             callers=Callers(
@@ -142,13 +145,13 @@ class Front:
                 unlisted_forwarded=settings.unlisted is Unlisted.FORWARD,
                 drain_on_disconnect=settings.on_disconnect is OnDisconnect.DRAIN,
                 shared_reads=settings.shared_reads,
-                held_bytes_max=settings.proxy.held_mib_max << 20,
                 tls=settings.proxy.tls_cert is not None,
                 public_url=settings.public_url,
             ),
             access_log=self._access_log,
             counters=self._counters,
             estimator=self._estimator,
+            held=self._held,
             addresses=addresses,
         )
 

@@ -261,7 +261,7 @@ async def test_no_more_of_bodies_is_held_than_all_calls_together_may(gateway, le
     async with gateway(answers(OK), held_bytes_max=1 << 20) as made, client(made.port) as first:
         begun = request(CHAT, large_chat(1_040_000))
         await first.send(begun[:1_030_000])
-        await eventually(lambda: made.proxy.held_bytes > 1_020_000)
+        await eventually(lambda: made.held.bytes_held > 1_020_000)
 
         refused = await answered(made.port, request(CHAT, large_chat(600_000)))
         assert (refused.status, refused["x-tollkeeper-error"], refused["retry-after"]) == (503, "overloaded", "1")
@@ -272,7 +272,7 @@ async def test_no_more_of_bodies_is_held_than_all_calls_together_may(gateway, le
         else:
             await first.send(begun[1_030_000:])
             assert (await first.message()).status == 200
-        await eventually(lambda: made.proxy.held_bytes == 0)
+        await eventually(lambda: made.held.bytes_held == 0)
         later = await answered(made.port, request(CHAT, large_chat(900_000)))
         assert (brief.status, later.status) == (200, 200)
         assert len(made.events) == made.provider.seen.count(b"POST ") == (2 if left else 3)
@@ -308,12 +308,76 @@ async def test_a_body_is_held_until_its_provider_has_taken_it_and_no_longer(gate
         assert (await answered(made.port, request(CHAT, large_chat(2 << 20)))).status == 503
 
         take.set()
-        await eventually(lambda: made.proxy.held_bytes == 0)
+        await eventually(lambda: made.held.bytes_held == 0)
         assert (await answered(made.port, request(CHAT, large_chat(2 << 20)))).status == 200
         speak.set()
         await sending
         assert (await first.message()).status == 200
         assert len(made.events) == 2
+
+
+async def test_a_body_that_comes_at_once_counts_as_what_is_held(gateway):
+    async with gateway(answers(OK), held_bytes_max=65 << 10) as made, client(made.port) as peer:
+        await peer.send(request(CHAT, large_chat(66 << 10)))
+        refused = await peer.message()
+
+        assert (refused.status, refused["x-tollkeeper-error"]) == (503, "overloaded")
+        assert made.held.bytes_held == 0
+
+
+async def test_where_the_most_that_is_held_of_one_body_may_be_held_a_larger_body_goes_through(gateway):
+    async with gateway(answers(OK), held_bytes_max=LARGE) as made:
+        got = await answered(made.port, request(CHAT, large_chat(LARGE + (2 << 20))))
+
+        assert (got.status, made.held.bytes_held) == (200, 0)
+
+
+async def test_a_provider_that_takes_a_held_body_slowly_and_steadily_is_waited_for(gateway):
+    """Guards what may be idle: the time between two pieces that a provider takes, not that in which it takes them all."""
+
+    async def steady(peer):
+        transport = peer.writer.transport
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
+        taking = asyncio.ensure_future(peer.message())
+        while not taking.done():
+            transport.pause_reading()
+            await asyncio.sleep(0.02)
+            transport.resume_reading()
+            await asyncio.sleep(0)
+        await taking
+        await peer.send(OK)
+
+    limits = UpstreamLimits(idle_timeout_s=0.1)
+    async with gateway(steady, upstream_limits=limits) as made:
+        assert (await answered(made.port, request(CHAT, large_chat(7 << 20)))).status == 200
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "in part"])
+async def test_a_body_whose_client_has_left_is_held_while_there_is_a_call(gateway, whole):
+    """Guards the memory of a worker: a part would be held for as long as a provider takes nothing, and the whole, which is
+    still sent, would not be counted."""
+    over = asyncio.Event()
+
+    async def stuck(peer):
+        peer.writer.transport.pause_reading()
+        await over.wait()
+        peer.writer.transport.resume_reading()
+        await peer.message()
+        await peer.send(OK)
+
+    asking = request(CHAT, large_chat(LARGE - 100 if whole else 3 * LARGE >> 1))
+    async with gateway(stuck, drain=True) as made, client(made.port) as peer:
+        sending = asyncio.ensure_future(peer.send(asking[: LARGE + (1 << 10)]))
+        await eventually(lambda: made.provider.peers)
+        held = made.held.bytes_held
+        peer.reset()
+        if whole:
+            await eventually(lambda: not made.listener.connections)
+            assert made.held.bytes_held == held > LARGE - 100
+            over.set()
+        await eventually(lambda: made.held.bytes_held == 0 and not made.listener.busy)
+        over.set()
+        await asyncio.gather(sending, return_exceptions=True)
 
 
 async def test_a_client_that_was_refused_and_goes_on_sending_is_heard_for_a_while_only(gateway):

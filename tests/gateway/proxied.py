@@ -29,6 +29,7 @@ from gateway.listener import Listener, bound
 from gateway.providers import PROVIDERS
 from gateway.proxy import Proxy, Rules
 from gateway.recorder import Recorder
+from gateway.request_body import HeldBodies
 from gateway.routing import Routes
 from gateway.snapshot import KeyRecord, Snapshot, SnapshotFile, TenantRecord
 from gateway.upstream import Origin, Upstream
@@ -220,6 +221,7 @@ class Proxied:
     order: list[str] = field(default_factory=list)
     """What happened, in order: records of the spool, and what the scripts of client and provider add."""
     objects: Remembered = field(default_factory=Remembered)
+    held: HeldBodies = field(default_factory=HeldBodies)
     port: int = 0
     spool: WatchedSpool = field(init=False)
     listener: Listener = field(init=False)
@@ -342,6 +344,7 @@ async def proxied(
         return 1_800_000_000_000
 
     counters = Counters()
+    made.held.bytes_max = held_bytes_max
     if estimator is None:
         estimator = Estimator()
         await estimator.close()
@@ -372,12 +375,12 @@ async def proxied(
             unlisted_forwarded=unlisted,
             drain_on_disconnect=drain,
             shared_reads=shared_reads,
-            held_bytes_max=held_bytes_max,
         ),
         access_log=made.access_log,
         counters=counters,
         cost_estimates=CostEstimates(load_books),
         estimator=estimator,
+        held=made.held,
         addresses=None if public_url is None else CallbackAddresses(public_url, SECRETS),
     )
     made.listener = Listener(made.proxy, client_limits or UNHURRIED, departures)

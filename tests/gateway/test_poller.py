@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from collections import Counter
+from contextlib import suppress
 from functools import partial
 from itertools import pairwise
 
@@ -229,6 +230,8 @@ async def test_where_nothing_is_pending_it_is_looked_again_when_something_is(boo
         while not poller.polls["settled"]:  # noqa: ASYNC110  What is looked at knows nothing of who looks.
             await asyncio.sleep(0.01)
     task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
 
     assert before == []
 
