@@ -35,8 +35,8 @@ class ClientLimits:
     """While an answer waits for its reader, so long may pass without the reader taking `body_rate_min` bytes a second."""
     held_mib_max: int = 256
     """So many MiB of request bodies one worker holds: of those that must be read before they are sent, until the provider
-    has taken them. All tenants share them. A call that would need more is refused with 503 and `Retry-After`, unless its
-    body is brief."""
+    has taken them. All tenants share them, and one has half of them at most. A call that would need more is refused with
+    503 and `Retry-After`, unless its body is brief."""
     linger_s: float = 2.0
     """A client that was refused while it was still sending is listened to so long, so that it hears the refusal."""
 

@@ -54,7 +54,7 @@ from gateway.providers.api import CallbackAddress, Meter, Provider, SessionMeter
 from gateway.providers.decoding import UndecodableAnswer
 from gateway.providers.learnt import Prepared, Usage, as_it_came
 from gateway.recorder import CallKind, Outcome, Recorder, Recording, Sitting, not_recordable
-from gateway.request_body import LOOK_BYTES, HeldBodies, RequestBody, codings_of
+from gateway.request_body import BODY_BYTES_MAX, LOOK_BYTES, HeldBodies, RequestBody, codings_of
 from gateway.request_tags import tagged
 from gateway.routing import Route, Routes
 from gateway.sharing import References, is_within, named_objects
@@ -65,9 +65,6 @@ from gateway.upstream import Connection, Origin, Pool, Upstream
 from metering.database import DatabaseUnavailable
 from metering.spool import SpoolFailed, SpoolFull
 from metering.usage import Completeness
-
-BODY_BYTES_MAX: Final = 8 << 20
-"""A request body up to this size is held where it must be read or changed; a larger one is forwarded as it comes."""
 
 BRIEF_BYTES_MAX: Final = 64 << 10
 """A request body up to this size is always whole before the provider hears of it: as long as a client takes over a few
@@ -289,7 +286,7 @@ class Proxy:
                 exchange.abort()
             else:
                 self._refuse(exchange, call, errors.Internal("The gateway failed; the log has the cause."))
-        if call.held_bytes:
+        finally:
             self._let_go(call)
         self._log(exchange, call)
 
@@ -490,8 +487,9 @@ class Proxy:
             if method not in IDEMPOTENT:
                 call.data = b""  # It is not sent twice, and a model may think for minutes.
                 if call.held_bytes:
-                    await connection.writable(lambda: exchange.gone and not whole)
-                    self._let_go(call)
+                    await connection.writable(lambda: exchange.gone and not exchange.whole)
+                    if not connection.writing_paused:
+                        self._let_go(call)
             try:
                 if not whole:
                     await self._upload(exchange, connection, incoming)
@@ -526,13 +524,16 @@ class Proxy:
     def _hold(self, call: Call, size: int) -> None:
         """Count in how much of its body a call holds. Raises Overloaded where that is more than all may hold."""
         if size > BRIEF_BYTES_MAX:
-            self._held.add(size - call.held_bytes)
+            assert call.caller is not None
+            self._held.add(call.caller.tenant.tenant_id, size - call.held_bytes)
             call.held_bytes = size
 
     def _let_go(self, call: Call) -> None:
         """The call's body has left, or the call is over."""
-        self._held.drop(call.held_bytes)
-        call.held_bytes = 0
+        if call.held_bytes:
+            assert call.caller is not None
+            self._held.drop(call.caller.tenant.tenant_id, call.held_bytes)
+            call.held_bytes = 0
 
     def _send(self, exchange: Exchange, call: Call, connection: Connection, *, whole: bool) -> None:
         if not self._rules.drain_on_disconnect:

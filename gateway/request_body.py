@@ -19,6 +19,9 @@ from gateway.providers.api import Watch
 from gateway.providers.learnt import Prepared
 from gateway.sharing import References
 
+BODY_BYTES_MAX: Final = 8 << 20
+"""A request body up to this size is held where it must be read or changed; a larger one is forwarded as it comes."""
+
 LOOK_BYTES: Final = 16 << 10
 """So much is looked at before other calls get their turn."""
 
@@ -35,24 +38,33 @@ def codings_of(headers: Headers) -> tuple[str, ...]:
 
 
 class HeldBodies:
-    """What one worker holds of request bodies: those of all tenants together, and of all settings that were in force."""
+    """What one worker holds of request bodies, of all tenants and under all settings that were in force."""
 
-    __slots__ = ("bytes_held", "bytes_max")
+    __slots__ = ("_of_tenants", "bytes_held", "bytes_max")
 
     def __init__(self, bytes_max: int = 0) -> None:
         self.bytes_max = bytes_max
         """May change; what is held then stays."""
         self.bytes_held = 0
+        self._of_tenants: dict[str, int] = {}
 
-    def add(self, size: int) -> None:
-        """Hold so much more. Raises Overloaded where that is more than may be held."""
-        if self.bytes_held + size > self.bytes_max:
+    def add(self, tenant_id: str, size: int) -> None:
+        """Hold so much more. Raises Overloaded where that is more than may be held, or, of one tenant, more than half of it
+        and than the largest body."""
+        if not size:
+            return
+        of_tenant = self._of_tenants.get(tenant_id, 0) + size
+        if self.bytes_held + size > self.bytes_max or of_tenant > max(self.bytes_max // 2, BODY_BYTES_MAX):
             raise Overloaded("The gateway holds as much of request bodies as it may. Try again shortly.")
         self.bytes_held += size
+        self._of_tenants[tenant_id] = of_tenant
 
-    def drop(self, size: int) -> None:
+    def drop(self, tenant_id: str, size: int) -> None:
         """Hold so much less."""
         self.bytes_held -= size
+        self._of_tenants[tenant_id] -= size
+        if not self._of_tenants[tenant_id]:
+            del self._of_tenants[tenant_id]
 
 
 class RequestBody:

@@ -257,7 +257,7 @@ class ProxySettings:
         values_of.held_mib,
         CLIENT.held_mib_max,
         "So many MiB of request bodies over 64 KiB, of all tenants together, one worker holds until a provider has taken "
-        "them, 8 at least; calls that would need more get such a 503.",
+        "them, 8 at least, and of one tenant half of them; calls that would need more get such a 503.",
     )
     linger_s: float = setting(
         values_of.seconds,

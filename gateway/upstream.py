@@ -108,6 +108,7 @@ class Connection(asyncio.Protocol):
         "_size",
         "_strand",
         "_to_head",
+        "_untaken_bytes",
         "_waiting",
         "arrived",
         "deadline",
@@ -152,6 +153,8 @@ class Connection(asyncio.Protocol):
         self._to_head = False
         self._sent = False
         """True once the whole request was written: before, another one would be read as a part of it."""
+        self._untaken_bytes = 0
+        """So much waited to be taken when its deadline was set; 0 where nobody waits for that."""
         self._error: UpstreamError | None = None
         self._reading_paused = False
 
@@ -203,15 +206,19 @@ class Connection(asyncio.Protocol):
         return self.head
 
     async def writable(self, unless: Callable[[], bool] = lambda: False) -> None:
-        """Wait until the provider has taken enough of the request, or has answered, or for something else. A part of it
-        may take as long as a provider may be idle; the last has been given as long as an answer may take to begin, and the
-        answer is given that anew."""
-        if not self._sent:
-            self.deadline = self._pool.now() + self._pool.limits.idle_timeout_s
-        while self.writing_paused and not self.answered and not unless():
-            await PARK
+        """Wait until the provider has taken enough of the request, or has answered, or for something else."""
+        if self.writing_paused:
+            self._wait_for_taking()
+            while self.writing_paused and not self.answered and not unless():
+                await PARK
+            self._untaken_bytes = 0
         if self.head is None:
             self.deadline = self._pool.now() + self._pool.limits.first_byte_timeout_s if self._sent else NEVER
+
+    def _wait_for_taking(self) -> None:
+        """The provider may be idle so long before it takes some of what waits."""
+        self._untaken_bytes = 0 if self.transport is None else self.transport.get_write_buffer_size()
+        self.deadline = self._pool.now() + self._pool.limits.idle_timeout_s
 
     # -- its answer
 
@@ -390,7 +397,10 @@ class Connection(asyncio.Protocol):
         return True
 
     def expire(self) -> None:
-        """The provider has taken too long."""
+        """The provider has taken too long; unless it has been taking."""
+        if self.transport is not None and self.transport.get_write_buffer_size() < self._untaken_bytes:
+            self._wait_for_taking()
+            return
         self._fail(TooSlow("too slow") if self.head is None else BrokenAnswer("too slow"))
 
     def give_up(self) -> None:

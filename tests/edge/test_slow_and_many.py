@@ -10,7 +10,7 @@ import base64
 import json
 import select
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 
@@ -32,7 +32,7 @@ from tests.gateway.peers import (
     sse,
     stalled_client,
 )
-from tests.gateway.proxied import ACME, CHAT, COMPLETION, OWN, QUANTITIES, USAGE, chat, proxied, request, sid_of
+from tests.gateway.proxied import ACME, CHAT, COMPLETION, OTHER, OWN, QUANTITIES, USAGE, chat, proxied, request, sid_of
 
 WHOLE = json.dumps(COMPLETION).encode()
 OK = answer(WHOLE, b"Content-Type: application/json")
@@ -285,7 +285,7 @@ async def test_a_provider_that_has_taken_a_held_body_and_says_nothing_is_not_wai
 
     limits = UpstreamLimits(first_byte_timeout_s=0.3)
     async with gateway(silent, upstream_limits=limits) as made:
-        assert (await answered(made.port, request(CHAT, large_chat(2 << 20)))).status == 504
+        assert (await answered(made.port, request(CHAT, large_chat(7 << 20)))).status == 504
 
 
 async def test_a_body_is_held_until_its_provider_has_taken_it_and_no_longer(gateway):
@@ -332,52 +332,79 @@ async def test_where_the_most_that_is_held_of_one_body_may_be_held_a_larger_body
         assert (got.status, made.held.bytes_held) == (200, 0)
 
 
-async def test_a_provider_that_takes_a_held_body_slowly_and_steadily_is_waited_for(gateway):
-    """Guards what may be idle: the time between two pieces that a provider takes, not that in which it takes them all."""
-
-    async def steady(peer):
-        transport = peer.writer.transport
-        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
-        taking = asyncio.ensure_future(peer.message())
-        while not taking.done():
-            transport.pause_reading()
-            await asyncio.sleep(0.02)
-            transport.resume_reading()
-            await asyncio.sleep(0)
-        await taking
-        await peer.send(OK)
-
-    limits = UpstreamLimits(idle_timeout_s=0.1)
-    async with gateway(steady, upstream_limits=limits) as made:
-        assert (await answered(made.port, request(CHAT, large_chat(7 << 20)))).status == 200
-
-
-@pytest.mark.parametrize("whole", [True, False], ids=["whole", "in part"])
-async def test_a_body_whose_client_has_left_is_held_while_there_is_a_call(gateway, whole):
-    """Guards the memory of a worker: a part would be held for as long as a provider takes nothing, and the whole, which is
-    still sent, would not be counted."""
-    over = asyncio.Event()
+@asynccontextmanager
+async def takes_nothing() -> AsyncIterator[tuple[Callable[[Peer], Awaitable[None]], asyncio.Event]]:
+    """A provider that takes nothing until it is let, and then answers."""
+    let = asyncio.Event()
 
     async def stuck(peer):
         peer.writer.transport.pause_reading()
-        await over.wait()
+        await let.wait()
         peer.writer.transport.resume_reading()
         await peer.message()
         await peer.send(OK)
 
-    asking = request(CHAT, large_chat(LARGE - 100 if whole else 3 * LARGE >> 1))
-    async with gateway(stuck, drain=True) as made, client(made.port) as peer:
-        sending = asyncio.ensure_future(peer.send(asking[: LARGE + (1 << 10)]))
+    yield stuck, let
+    let.set()
+
+
+@pytest.mark.parametrize("sent", [None, LARGE + (200 << 10)], ids=["whole", "in part"])
+async def test_a_provider_that_takes_no_more_of_a_held_body_is_given_up(gateway, sent):
+    """Guards the memory of a worker: that a client has left is not seen while there is much of its body to read."""
+    limits = UpstreamLimits(idle_timeout_s=0.2)
+    async with (
+        takes_nothing() as (stuck, _),
+        gateway(stuck, upstream_limits=limits) as made,
+        client(made.port) as peer,
+    ):
+        asking = request(CHAT, large_chat(LARGE - 100 if sent is None else 3 * LARGE >> 1))
+        sending = asyncio.ensure_future(peer.send(asking[:sent]))
+        await eventually(lambda: made.provider.peers)
+        assert made.held.bytes_held > LARGE - 200
+        if sent is not None:
+            peer.reset()
+        await eventually(lambda: made.held.bytes_held == 0 and not made.listener.busy)
+        await asyncio.gather(sending, return_exceptions=True)
+
+
+@pytest.mark.parametrize("left", ["in the middle", "at the end", "then at the end"])
+async def test_a_body_whose_client_has_left_is_held_while_there_is_a_call(gateway, left):
+    """Guards the memory of a worker: a part would be held for as long as a provider takes nothing, and a whole one, which is
+    still sent, would not be counted."""
+    asking = request(CHAT, large_chat(LARGE - 100 if left == "at the end" else LARGE + 2000))
+    async with takes_nothing() as (stuck, let), gateway(stuck, drain=True) as made, client(made.port) as peer:
+        sending = asyncio.ensure_future(peer.send(asking[: LARGE + 1000]))
         await eventually(lambda: made.provider.peers)
         held = made.held.bytes_held
+        await sending
+        if left == "then at the end":
+            await peer.send(asking[LARGE + 1000 :])
+            await asyncio.sleep(PAUSE_S)
         peer.reset()
-        if whole:
+        if left != "in the middle":
             await eventually(lambda: not made.listener.connections)
-            assert made.held.bytes_held == held > LARGE - 100
-            over.set()
+            assert made.held.bytes_held == held > LARGE - 200
+            let.set()
         await eventually(lambda: made.held.bytes_held == 0 and not made.listener.busy)
-        over.set()
-        await asyncio.gather(sending, return_exceptions=True)
+        assert made.provider.seen.endswith(b"]}") is (left != "in the middle")
+
+
+async def test_one_tenant_holds_half_at_most_and_leaves_the_other_half_to_others(gateway):
+    asking = large_chat(6 << 20)
+    async with (
+        takes_nothing() as (stuck, _),
+        gateway(stuck, held_bytes_max=20 << 20) as made,
+        client(made.port) as first,
+        client(made.port) as second,
+    ):
+        await first.send(request(CHAT, asking))
+        await eventually(lambda: made.provider.peers)
+        refused = await answered(made.port, request(CHAT, asking))
+        assert (refused.status, refused["x-tollkeeper-error"]) == (503, "overloaded")
+
+        await second.send(request(CHAT, asking, key=OTHER))
+        await eventually(lambda: len(made.provider.peers) == 2)
+        assert made.held.bytes_held > 12 << 20
 
 
 async def test_a_client_that_was_refused_and_goes_on_sending_is_heard_for_a_while_only(gateway):

@@ -797,6 +797,35 @@ async def test_a_provider_that_takes_nothing_of_a_request_is_too_slow(pools):
             await call.run(connection.answer())
 
 
+@pytest.mark.parametrize("whole_at_once", [True, False], ids=["all of it", "a part"])
+async def test_a_provider_that_takes_a_request_slowly_and_steadily_is_waited_for(pools, whole_at_once):
+    """Guards what may be idle: the time in which a provider takes nothing, not that in which it takes all."""
+    size = 8 << 20
+
+    async def steady(peer):
+        peer.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
+        await peer._until(b"\r\n\r\n")
+        for _ in range(128):
+            await peer._exactly(size // 128)
+            await asyncio.sleep(0.01)
+        await peer.send(answer(b"x"))
+        await peer.ended()
+
+    async with provider(steady) as serving:
+        grant(pools, serving, idle_timeout_s=0.4, first_byte_timeout_s=0.8)
+        call, connection = await opened(pools, serving)
+        connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 32 << 10)
+        head = b"POST / HTTP/1.1\r\nHost: p\r\nContent-Length: %d\r\n\r\n" % size
+        left = 0 if whole_at_once else 100
+        connection.send(head + bytes(size - left), call, method="POST", whole=whole_at_once)
+        await call.run(connection.writable())
+        if left:
+            connection.send_more(bytes(left), last=True)
+        answered = await call.run(connection.answer())
+
+        assert (answered.status, await call.run(whole(connection))) == (200, b"x")
+
+
 async def test_an_answer_is_not_waited_for_before_the_request_was_sent(pools):
     """The client may take its time with the body; only then does the provider's time begin."""
     async with provider(answers(answer(b"x"))) as serving:
