@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, NamedTuple
 
 from gateway import errors
-from gateway.keys import Secrets, key_id_of
+from gateway.keys import Secrets, holds_key, key_id_of
 from gateway.messages import Headers
 from gateway.providers.api import Provider
 from gateway.snapshot import KeyRecord, Snapshot, SnapshotFile, TenantRecord
@@ -67,8 +67,13 @@ class Callers:
         """Tell who sends these headers to this provider. Raises the refusals of :mod:`gateway.errors`."""
         presented = provider.presented_key(headers)
         key = headers.get("X-Gateway-Key", presented)
-        # Beside X-Gateway-Key stands the application's own credential, unless it is a key of ours: that goes nowhere.
-        brings_credential = "X-Gateway-Key" in headers and presented is not None and key_id_of(presented) is None
+        # Beside X-Gateway-Key stands the application's own credential, unless it holds a key of ours: that goes nowhere.
+        brings_credential = (
+            "X-Gateway-Key" in headers
+            and presented is not None
+            and key_id_of(presented) is None
+            and not holds_key(presented)
+        )
         if brings_credential and len(headers.getall("Authorization", ())) > 1:
             # One of them could be a key of ours, and both would be forwarded.
             raise errors.BadHeader("Authorization: once only.")

@@ -10,9 +10,11 @@ import base64
 import hashlib
 import hmac
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -124,6 +126,14 @@ def key_id_of(key: str) -> str | None:
     prefix, _, rest = key.removeprefix("SG.").partition("_")
     key_id, _, secret = rest.partition("_")
     return key_id if prefix == "tk" and key_id and secret else None
+
+
+def holds_key(text: str) -> bool:
+    """True where something of the form of a gateway key stands anywhere in it, as behind a second `Bearer`."""
+    return _KEY.search(text) is not None
+
+
+_KEY: Final = re.compile(rf"tk_[0-9a-f]{{{KEY_ID_CHARACTERS}}}_")
 
 
 def new_account_sid() -> str:

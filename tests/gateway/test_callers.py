@@ -217,7 +217,17 @@ async def test_an_application_may_bring_its_own_credential(identify):
     assert caller.tenant.tenant_id == "acme"
 
 
-@pytest.mark.parametrize("headers", [[bearer(KEY)], [bearer(SERVICE)], []])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [bearer(KEY)],
+        [bearer(SERVICE)],
+        [],
+        [bearer(f"Bearer {KEY}")],
+        [bearer(f"Bearer ion: {KEY}")],
+        [bearer("tk_a_b")],
+    ],
+)
 async def test_a_gateway_key_is_never_taken_for_a_provider_s_credential(identify, headers):
     """Guards brings_credential: with the header alone deciding, a gateway key in Authorization went to the provider."""
     caller = await identify(*headers, ("X-Gateway-Key", KEY))

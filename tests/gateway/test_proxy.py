@@ -271,9 +271,11 @@ async def test_no_key_of_ours_reaches_a_provider(gateway):
         await made.ask(request(CHAT, b"{}", f"X-Gateway-Key: {ACME}", key=OTHER))
         await made.ask(request(CHAT, b"{}", f"Authorization: Bearer {OTHER}", key=ACME))
         await made.ask(request(CHAT, b"{}", f"X-Gateway-Key: {ACME}", key=None))
+        twice = f"Authorization: Bearer Bearer {ACME}"
+        await made.ask(request(CHAT, b"{}", f"X-Gateway-Key: {ACME}", twice, key=None))
 
         assert b"tk_" not in made.provider.seen
-        assert made.provider.seen.count(b"Bearer " + PLATFORM_KEY.encode()) == 3
+        assert made.provider.seen.count(b"Bearer " + PLATFORM_KEY.encode()) == 4
 
 
 async def test_each_tenant_s_calls_carry_its_own_credential(gateway):
