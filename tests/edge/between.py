@@ -40,9 +40,9 @@ CHAT = b"/openai/v1/chat/completions"
 BODY = chat()
 COMPLETED = json.dumps(COMPLETION).encode()
 
-MARK = b"m############"
+MARK = b"mark#########"
 """Stands in what is to be sent for the mark of its conversation."""
-_MARK = re.compile(rb"m[0-9a-f]{12}")
+_MARK = re.compile(rb"mark[0-9a-f]{9}")
 
 QUIET_S = 0.3
 """Where a request is left half sent, its connection is left after so long without a byte: it would never end."""
@@ -225,7 +225,7 @@ class Edge:
 
     async def _begun(self, template: bytes) -> _ClientSide:
         self.told += 1
-        mark = b"m%012x" % self.told
+        mark = b"mark%09x" % self.told
         loop = asyncio.get_running_loop()
         _, side = await loop.create_connection(
             lambda: _ClientSide(mark, template.replace(MARK, mark)), "127.0.0.1", self.port
