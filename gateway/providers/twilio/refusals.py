@@ -9,23 +9,27 @@ from collections.abc import Mapping
 
 import msgspec
 
+from gateway.keys import holds_key
 from gateway.messages import Headers
 from gateway.providers.api import ErrorBody
 from gateway.providers.twilio.paths import OLD_VERSION
 
 
 def presented_key(headers: Headers) -> str | None:
-    """The password of Basic authentication (RFC 7617), where the SDKs put the auth token; or a bearer token."""
+    """The password of Basic authentication (RFC 7617), where the SDKs put the auth token; or a bearer token.
+
+    Of a pair whose user holds a key of ours it is the user: the pair would else be taken for a credential of Twilio's.
+    """
     scheme, _, value = headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return value.strip() or None
     if scheme.lower() != "basic":
         return None
     try:
-        _, _, password = base64.b64decode(value.strip(), validate=True).decode().partition(":")
+        user, _, password = base64.b64decode(value.strip(), validate=True).decode().partition(":")
     except (binascii.Error, ValueError):
         return None
-    return password or None
+    return user if holds_key(user) else password or None
 
 
 def authorize(credential: Mapping[str, str]) -> tuple[tuple[bytes, bytes], ...]:

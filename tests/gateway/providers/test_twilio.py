@@ -356,6 +356,8 @@ def basic(text):
         (basic(f"{ACCOUNT}:tk_a_b").replace("Basic", "BASIC"), "tk_a_b"),
         (basic(":tk_a_b"), "tk_a_b"),
         (basic("SK1:tk_a_b:c"), "tk_a_b:c"),
+        (basic("tk_0123456789ab_c:"), "tk_0123456789ab_c"),
+        (basic("tk_0123456789ab_c:their-own"), "tk_0123456789ab_c"),
         ("Bearer tk_a_b", "tk_a_b"),
         ("bearer  tk_a_b ", "tk_a_b"),
         (basic(f"{ACCOUNT}:"), None),
@@ -368,7 +370,7 @@ def basic(text):
         ("", None),
     ],
 )
-def test_the_key_is_the_password_or_the_bearer_token(value, key):
+def test_the_key_is_the_password_or_a_user_of_ours_or_the_bearer_token(value, key):
     assert refusals.presented_key(CIMultiDictProxy(CIMultiDict({"Authorization": value}))) == key
 
 
