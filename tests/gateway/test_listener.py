@@ -6,7 +6,7 @@ import json
 import logging
 import socket
 import time
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 
 import pytest
@@ -719,18 +719,21 @@ async def test_a_body_that_does_not_come_is_given_up(serving):
     await eventually(lambda: serving.gone)
 
 
-async def gone_in_a_turn(there):
-    """Wait until all of those have gone; tells how many did in one turn of the loop, at most."""
-    most, left = 0, len(there)
-    while there:
-        most, left = max(most, left - len(there)), len(there)
+async def gone_by_turns(there):
+    """Wait until all of those have gone; tells how many did in each turn of the loop, from the first in which one did."""
+    turns, left = [], len(there)
+    while left:
         await asyncio.sleep(0)
-    return max(most, left)
+        gone, left = left - len(there), len(there)
+        if gone or turns:
+            turns.append(gone)
+    return turns
 
 
 @pytest.mark.parametrize("shaken", [True, False], ids=["connections", "handshakes"])
 async def test_those_that_are_late_together_are_closed_a_few_at_a_time(certificate, shaken):
-    """Guards the others' turns: to close a thousand in one go takes as long as some hundred calls."""
+    """Guards the others' turns: to close a thousand in one go takes as long as some hundred calls, and a call of theirs that
+    met a few in each turn would wait as long."""
     made = Serving()
     made.grant(head_timeout_s=2)  # In which all of them can come.
     listening = bound("127.0.0.1", 0)
@@ -742,7 +745,39 @@ async def test_those_that_are_late_together_are_closed_a_few_at_a_time(certifica
             await open_ends.enter_async_context(client(listening.getsockname()[1]))
         await eventually(lambda: len(there) == 4 * listener.CLOSED_AT_ONCE)
 
-        assert 0 < await soon(gone_in_a_turn(there)) <= listener.CLOSED_AT_ONCE
+        turns = await soon(gone_by_turns(there))
+        assert max(turns) <= listener.CLOSED_AT_ONCE
+        assert not any(one and other for one, other in itertools.pairwise(turns))
+
+
+async def test_a_byte_now_and_then_does_not_save_a_late_body_from_its_sweep(monkeypatch):
+    """Guards the time that each few are compared with: a byte moves a deadline that has passed to its own moment, which is
+    after the sweep began, and slow bodies outlived one sweep after another."""
+    made, count = Serving(), 4 * listener.CLOSED_AT_ONCE
+    there, late = made.listener.connections, False
+
+    def no_second_sweep(_):
+        return 3600 if late and len(there) < count else 0.01
+
+    monkeypatch.setattr(listener, "until_tick_s", no_second_sweep)
+    monkeypatch.setattr(listener, "CLOSING_PAUSE_S", 0.05)
+    listening = bound("127.0.0.1", 0)
+    await made.listener.open(listening, None)
+    async with AsyncExitStack() as open_ends:
+        open_ends.push_async_callback(made.listener.close, 0)
+        peers = [await open_ends.enter_async_context(client(listening.getsockname()[1])) for _ in range(count)]
+        for peer in peers:
+            await peer.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n")
+        await eventually(lambda: len(made.targets) == count)
+        for connection in there:
+            connection.deadline = made.listener.now
+        late = True
+        await eventually(lambda: len(there) < count)
+        for peer in peers:
+            with suppress(OSError):
+                await peer.send(b"x")
+
+        await eventually(lambda: not there)
 
 
 async def test_a_client_that_takes_nothing_of_its_answer_is_given_up(serving):
