@@ -146,7 +146,7 @@ def slow(what: str, place: Place) -> Findings:
                     most = max(most, found)
                     if most >= attackers and found <= OTHERS_MAX:
                         over_s = time.monotonic() - began
-                    time.sleep(0.5)
+                    time.sleep(1)
             meanwhile = job.report()
         yield Finding("slow clients that there were", f"{most:,} connections", most >= attackers)
         told = f"{found:,} are open after {ATTACK_S} s" if over_s is None else f"after {over_s:.1f} s"
