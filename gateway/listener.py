@@ -65,9 +65,12 @@ CLOSED_AT_ONCE: Final = 4
 """So many connections, and so many handshakes, are closed in one turn: a thousand that are slow together are late together,
 too, and the end of a call under way costs as much as its beginning."""
 
-CLOSING_PAUSE_S: Final = 0.002
-"""Until the next few are: a call of others takes several turns, and in each it would else meet a few more of them. Ten thousand
-are closed in some five seconds."""
+# These two are not Final, which would make them part of the compiled code: tests set them.
+CLOSING_PAUSE_S = 0.002
+"""Until the next few are: a call of others takes several turns, and in each it would else meet a few more of them."""
+
+CLOSING_TURNS_MAX = 250
+"""In so many turns all that are late are closed, if need be more in each: within a second, however many there are."""
 
 LAG_TICK_S: Final = 0.05
 """While calls are under way."""
@@ -817,13 +820,15 @@ class Listener:
             now = self.now = loop.time()
             late = [connection for connection in self.connections if connection.deadline <= now]
             unshaken = [shaking for shaking, deadline in self._handshakes.items() if deadline <= now]
-            for start in range(0, max(len(late), len(unshaken)), CLOSED_AT_ONCE):
+            count = max(len(late), len(unshaken))
+            at_once = max(CLOSED_AT_ONCE, -(-count // CLOSING_TURNS_MAX))
+            for start in range(0, count, at_once):
                 # Anew: a byte that comes meanwhile moves the deadline of a body to its own moment.
                 now = self.now = loop.time()
-                for connection in late[start : start + CLOSED_AT_ONCE]:
+                for connection in late[start : start + at_once]:
                     if connection.deadline <= now:
                         connection.expired(now)
-                for shaking in unshaken[start : start + CLOSED_AT_ONCE]:
+                for shaking in unshaken[start : start + at_once]:
                     if self._handshakes.pop(shaking, None) is not None:
                         shaking.abort()
                 await asyncio.sleep(CLOSING_PAUSE_S)

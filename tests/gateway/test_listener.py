@@ -730,12 +730,13 @@ async def gone_by_turns(there):
     return turns
 
 
+@pytest.mark.parametrize("turns_max", [listener.CLOSING_TURNS_MAX, 2])
 @pytest.mark.parametrize("shaken", [True, False], ids=["connections", "handshakes"])
-async def test_those_that_are_late_together_are_closed_a_few_at_a_time(certificate, shaken):
+async def test_those_that_are_late_together_are_closed_a_few_at_a_time(certificate, monkeypatch, shaken, turns_max):
     """Guards the others' turns: to close a thousand in one go takes as long as some hundred calls, and a call of theirs that
-    met a few in each turn would wait as long."""
+    met a few in each turn would wait as long. But ten thousand are not to be there for a minute."""
+    monkeypatch.setattr(listener, "CLOSING_TURNS_MAX", turns_max)
     made = Serving()
-    made.grant(head_timeout_s=2)  # In which all of them can come.
     listening = bound("127.0.0.1", 0)
     await made.listener.open(listening, None if shaken else certificate.served())
     there = made.listener.connections if shaken else made.listener._handshakes
@@ -744,9 +745,14 @@ async def test_those_that_are_late_together_are_closed_a_few_at_a_time(certifica
         for _ in range(4 * listener.CLOSED_AT_ONCE):
             await open_ends.enter_async_context(client(listening.getsockname()[1]))
         await eventually(lambda: len(there) == 4 * listener.CLOSED_AT_ONCE)
+        for one in there:
+            if shaken:
+                one.deadline = made.listener.now
+            else:
+                there[one] = made.listener.now
 
         turns = await soon(gone_by_turns(there))
-        assert max(turns) <= listener.CLOSED_AT_ONCE
+        assert max(turns) == max(listener.CLOSED_AT_ONCE, 4 * listener.CLOSED_AT_ONCE // turns_max)
         assert not any(one and other for one, other in itertools.pairwise(turns))
 
 
