@@ -734,7 +734,7 @@ async def gone_by_turns(there):
 @pytest.mark.parametrize("shaken", [True, False], ids=["connections", "handshakes"])
 async def test_those_that_are_late_together_are_closed_a_few_at_a_time(certificate, monkeypatch, shaken, turns_max):
     """Guards the others' turns: to close a thousand in one go takes as long as some hundred calls, and a call of theirs that
-    met a few in each turn would wait as long. But ten thousand are not to be there for a minute."""
+    met a few in each turn would wait as long. But ten thousand are closed in as many turns as a thousand."""
     monkeypatch.setattr(listener, "CLOSING_TURNS_MAX", turns_max)
     made = Serving()
     listening = bound("127.0.0.1", 0)
