@@ -67,16 +67,13 @@ class Callers:
         """Tell who sends these headers to this provider. Raises the refusals of :mod:`gateway.errors`."""
         presented = provider.presented_key(headers)
         key = headers.get("X-Gateway-Key", presented)
-        # Beside X-Gateway-Key stands the application's own credential, unless it holds a key of ours: that goes nowhere.
-        brings_credential = (
-            "X-Gateway-Key" in headers
-            and presented is not None
-            and key_id_of(presented) is None
-            and not holds_key(presented)
-        )
-        if brings_credential and len(headers.getall("Authorization", ())) > 1:
-            # One of them could be a key of ours, and both would be forwarded.
+        # Beside X-Gateway-Key stands the application's own credential, unless there is a key of ours: that goes nowhere.
+        presents_credential = "X-Gateway-Key" in headers and presented is not None and not holds_key(presented)
+        if presents_credential and len(headers.getall("Authorization", ())) > 1:
             raise errors.BadHeader("Authorization: once only.")
+        brings_credential = presents_credential and not any(
+            holds_key(value) for name in provider.credential_headers for value in headers.getall(name.decode(), ())
+        )
         if not key:
             raise errors.NoKey(
                 f"No gateway key. Put the key (tk_…) where the {provider.name} key would stand, or send it as X-Gateway-Key."

@@ -128,12 +128,19 @@ def key_id_of(key: str) -> str | None:
     return key_id if prefix == "tk" and key_id and secret else None
 
 
-def holds_key(text: str) -> bool:
-    """True where something of the form of a gateway key stands anywhere in it, as behind a second `Bearer`."""
-    return _KEY.search(text) is not None
+def holds_key(value: str) -> bool:
+    """True where something of the form of a gateway key stands anywhere in the value of a header, as behind a second
+    `Bearer`, or anywhere in the pair that it encodes for Basic authentication (RFC 7617)."""
+    scheme, _, encoded = value.replace("\t", " ").partition(" ")
+    if scheme.lower() == "basic":
+        # Padding or not, and whatever stands between: somebody may read it more kindly than we do.
+        letters = re.sub(r"[^A-Za-z0-9+/]", "", encoded)
+        value += " " + base64.b64decode(letters[: len(letters) - (len(letters) % 4 == 1)] + "==").decode("latin-1")
+    return _KEY.search(value) is not None
 
 
-_KEY: Final = re.compile(rf"tk_[0-9a-f]{{{KEY_ID_CHARACTERS}}}_")
+_KEY: Final = re.compile(rf"tk_[0-9a-f]{{{KEY_ID_CHARACTERS}}}_|(?<![A-Za-z0-9_-])tk_[^_\s]+_\S")
+"""The form in which keys are made, anywhere; where a word begins, also whatever :func:`key_id_of` would take for one."""
 
 
 def new_account_sid() -> str:

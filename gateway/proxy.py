@@ -46,7 +46,7 @@ from gateway.cost_estimates import (
 from gateway.counters import Counters
 from gateway.estimator import Estimator, Kept
 from gateway.idempotency import Claims
-from gateway.keys import NotSealedHere, Secrets, key_id_of, reference
+from gateway.keys import NotSealedHere, Secrets, holds_key, reference
 from gateway.listener import ClientGone, Exchange
 from gateway.messages import RequestHead, ResponseHead
 from gateway.objects import Objects
@@ -930,8 +930,7 @@ def _without_key(name: bytes, value: bytes, prefix: bytes, *, any_key: bool) -> 
     kept = []
     for offered in value.split(b","):
         protocol = offered.strip()
-        is_key = protocol.startswith(prefix)
-        if not is_key or not (any_key or key_id_of(protocol.removeprefix(prefix).decode("latin-1"))):
+        if not (any_key and protocol.startswith(prefix)) and not holds_key(protocol.decode("latin-1")):
             kept.append(protocol)
     return b"%b: %b\r\n" % (name, b", ".join(kept)) if kept else b""
 

@@ -261,6 +261,16 @@ async def test_where_nothing_but_the_key_is_offered_no_subprotocol_is(gateway):
     assert realtime.asked[0]["sec-websocket-protocol"] is None
 
 
+@pytest.mark.parametrize("protocol", [ACME, f"key.{ACME}", f"{OFFERED}SG.{ACME}"])
+async def test_no_key_of_ours_is_offered_on_whatever_stands_before_it(gateway, protocol):
+    realtime = Realtime(b"Sec-WebSocket-Protocol: realtime")
+    offered = f"Sec-WebSocket-Protocol: realtime, {protocol}"
+    async with gateway(realtime) as made, opened(made, offered, f"X-Gateway-Key: {ACME}"):
+        await realtime.session()
+    assert realtime.asked[0]["sec-websocket-protocol"] == "realtime"
+    assert ACME.encode() not in made.provider.seen
+
+
 async def test_an_application_may_bring_its_own_credential_among_the_subprotocols(gateway):
     realtime = Realtime(b"Sec-WebSocket-Protocol: realtime")
     offered = f"realtime, {OFFERED}sk-of-the-application"

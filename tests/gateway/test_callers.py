@@ -1,6 +1,7 @@
 """Who is calling."""
 
 import asyncio
+import base64
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from gateway import errors, snapshot
 from gateway.callers import Callers
 from gateway.keys import Secrets
-from gateway.providers import openai
+from gateway.providers import Kind, compatible, openai
 from gateway.snapshot import KeyRecord, Snapshot, SnapshotFile, TenantRecord
 from tests.gateway.proxied import made_up_key
 
@@ -50,9 +51,9 @@ def callers_of(path, held, create=None):
 def identify(tmp_path):
     """Tells who sends some headers, to a gateway whose key and tenants are as given."""
 
-    async def identify(*headers, held=None, create=None):
+    async def identify(*headers, held=None, create=None, provider=openai.PROVIDER):
         callers = callers_of(tmp_path / "snapshot.json", held or state(), create)
-        return await callers.identify(openai.PROVIDER, CIMultiDictProxy(CIMultiDict(headers)))
+        return await callers.identify(provider, CIMultiDictProxy(CIMultiDict(headers)))
 
     return identify
 
@@ -234,6 +235,25 @@ async def test_a_gateway_key_is_never_taken_for_a_provider_s_credential(identify
 
     assert not caller.brings_credential
     assert caller.key.key_id == KEY_ID
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        bearer(f"Bearer {KEY}"),
+        ("Authorization", "Basic " + base64.b64encode(f"acme:{KEY}".encode()).decode()),
+        ("Authorization", f"Digest {KEY}"),
+        ("OpenAI-Organization", KEY),
+    ],
+    ids=["a-token", "a-pair", "another-scheme", "another-header"],
+)
+async def test_nor_where_the_provider_s_credential_stands_elsewhere(identify, beside):
+    """Guards brings_credential: Azure's is in `api-key`, and what stood beside it went to the provider as it was."""
+    azure = compatible("azure", Kind.AZURE_OPENAI, asks_for_usage=True)
+    own = (("X-Gateway-Key", KEY), ("api-key", "their-own"))
+
+    assert (await identify(*own, provider=azure)).brings_credential
+    assert not (await identify(*own, beside, provider=azure)).brings_credential
 
 
 async def test_a_call_says_what_it_is_for(identify):

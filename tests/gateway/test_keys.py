@@ -42,6 +42,51 @@ def test_what_has_not_the_form_of_a_key_names_none(text):
     assert keys.key_id_of(text) is None
 
 
+KEY = "tk_0123456789ab_" + "s" * 43
+
+
+def basic(pair: str) -> str:
+    return "Basic " + base64.b64encode(pair.encode()).decode()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        KEY,
+        f"Bearer {KEY}",
+        f"Bearer Bearer {KEY}",
+        f"xyz{KEY}",
+        f"SG.{KEY}",
+        "Bearer tk_a_b",
+        basic(f"{KEY}:"),
+        basic(f":{KEY}"),
+        basic(f"AC0:{KEY}").rstrip("="),
+        basic(f"AC01:{KEY}").replace("Basic ", "BASIC\t"),
+        basic(f"{KEY}:é"),
+    ],
+)
+def test_a_key_is_found_wherever_it_stands_in_a_header(value):
+    assert keys.holds_key(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "Basic",
+        "Basic ",
+        "Basic a",
+        "Basic abcde",
+        "Basic é",
+        basic("AC0:token"),
+        "Bearer sk-proj-atk_b_c",
+        "tk_abc_",
+    ],
+)
+def test_a_header_without_a_key_holds_none(value):
+    assert not keys.holds_key(value)
+
+
 def test_a_key_is_recognised_whole_and_by_nothing_less():
     """Guards matches: comparing a prefix, or fewer bytes of the hash, lets one of these through."""
     _, key = keys.new_gateway_key()
