@@ -2,7 +2,8 @@
 
 One call, and the module of each step:
 
-1. `listener`   a client's connection; `http1` makes requests of its bytes, `strand` drives the call that each begins
+1. `listener`   a client's connection, which `acceptor` took, as many as other workers; `http1` makes requests of its bytes,
+                `strand` drives the call that each begins
 2. `callers`    whose is it: key → tenant, scopes, from the `snapshot`
 3. `routing`    which provider and endpoint, and `sharing`: may it, on an account that several tenants share
 4. `providers`  what each provider's request and answer say; `proxy` holds the path of the call and is the place to begin;

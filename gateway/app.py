@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeAlias
 
+from gateway.acceptor import Balance, bound
 from gateway.back_office import (
     BackOffice,
     answering,
@@ -34,7 +35,6 @@ from gateway.back_office import (
     shipping,
 )
 from gateway.egress import Egress
-from gateway.listener import bound
 from gateway.office import Office, as_json, check_process, first_admin, open_office, policy, settle_apart
 from gateway.settings import ControlSettings, ProxySettings, Settings, restart_needed
 from gateway.shipper import APART
@@ -84,7 +84,11 @@ def supervise(
             stages.append([Role("backoffice", partial(_backoffice, settings, control, proxy))])
         if proxy is not None:
             workers = range(settings.workers)
-            stages.append([Role(f"worker-{n}", partial(_worker, settings, n, proxy, control)) for n in workers])
+            # Those of one plan look at each other alone: during a reload the others are about to go, or not there yet.
+            balance = Balance(settings.workers)
+            stages.append(
+                [Role(f"worker-{n}", partial(_worker, settings, n, proxy, balance, control)) for n in workers]
+            )
 
         def in_force(event: str) -> None:
             configure(as_json=as_json(settings), level=settings.log_level)
@@ -206,7 +210,12 @@ async def _backoffice(settings: Settings, control: socket.socket, proxy: socket.
 
 
 async def _worker(
-    settings: Settings, number: int, proxy: socket.socket, control: socket.socket | None, life: Life
+    settings: Settings,
+    number: int,
+    proxy: socket.socket,
+    balance: Balance,
+    control: socket.socket | None,
+    life: Life,
 ) -> None:
     """One worker of the proxy, in a process of its own."""
     configure(as_json=as_json(settings), level=settings.log_level)
@@ -222,7 +231,7 @@ async def _worker(
         await stack.enter_async_context(watching(office.snapshot))
         egress = await stack.enter_async_context(Egress(policy(settings)))
         front = Front(office, spool, counters, egress)
-        await stack.enter_async_context(front.open(proxy, life))
+        await stack.enter_async_context(front.open(proxy, life, balance.share(number)))
         life.ready()
         await life.stopping.wait()
         front.leave()

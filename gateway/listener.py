@@ -18,6 +18,7 @@ from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, Final, cast
 
+from gateway.acceptor import Acceptor, Balance, Share
 from gateway.departures import Departures, Sender
 from gateway.http1 import (
     BODILESS,
@@ -657,23 +658,6 @@ class Connection(asyncio.Protocol):
             self.deadline = min(self.deadline, deadline)
 
 
-class _Full(asyncio.Protocol):
-    """There are too many connections for one more handshake."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        cast("asyncio.Transport", transport).abort()
-
-
-BACKLOG_MAX: Final = 1024
-"""Connections that the system has accepted and we have not; beyond them it lets clients try again."""
-
-
-def bound(host: str, port: int) -> socket.socket:
-    """A socket on this address; 0 lets the system choose the port. Raises OSError."""
-    (family, _, _, _, address), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    return socket.create_server(address[:2], family=family, backlog=BACKLOG_MAX)
-
-
 class Listener:
     """Accepts connections and hands their requests to the handler."""
 
@@ -700,32 +684,42 @@ class Listener:
         self._turn: asyncio.TimerHandle | None = None
         """What its turn is waited for, while calls are under way."""
         self._quiet = asyncio.Event()
+        self._share = Balance(1).share(0)
         self._sweeping: asyncio.Task[None] | None = None
 
-    async def open(self, listening: socket.socket, tls: ssl.SSLContext | None) -> None:
-        """Accept connections on a socket, which other processes may accept on as well."""
+    async def open(self, listening: socket.socket, tls: ssl.SSLContext | None, share: Share | None = None) -> None:
+        """Accept connections on a socket; with a share, other processes do as well."""
         loop = asyncio.get_running_loop()
         self.heads = RequestHeads(loop)
         self.now = loop.time()
         self._tls = tls
-        self._server = await loop.create_server(
-            (lambda: Connection(self, loop)) if tls is None else (lambda: self._shaking_hands(tls, loop)),
-            sock=listening,
-            backlog=BACKLOG_MAX,
-        )
+        self._share = share or self._share
+        self._acceptor = Acceptor(listening, self._share, lambda: self._new(loop))
         self._sweeping = loop.create_task(self._sweep())
 
-    def _shaking_hands(self, tls: ssl.SSLContext, loop: asyncio.AbstractEventLoop) -> asyncio.Protocol:
-        """What becomes a connection when its handshake is over."""
+    def _new(self, loop: asyncio.AbstractEventLoop) -> asyncio.Protocol | None:
+        """What a connection becomes; None where there are too many."""
         if len(self.connections) + len(self._handshakes) >= self.limits.connections_max:
-            return _Full()
+            return None
+        connection = Connection(self, loop)
+        if self._tls is None:
+            self.connections.add(connection)
+            self._tell()
+            return connection
 
         def over(shaken: Tls, error: Exception | None) -> None:
             self._handshakes.pop(shaken, None)
+            if error is not None:
+                self._tell()
 
-        shaking = Tls(tls, Connection(self, loop), over)
+        shaking = Tls(self._tls, connection, over)
         self._handshakes[shaking] = loop.time() + self.limits.head_timeout_s
+        self._tell()
         return shaking
+
+    def _tell(self) -> None:
+        """Show the other processes how many connections there are here."""
+        self._share.tell(len(self.connections) + len(self._handshakes))
 
     def change(self, handler: Handler, limits: ClientLimits) -> None:
         """Have what begins from here on handled by another handler, within other limits; what has begun goes on."""
@@ -737,11 +731,9 @@ class Listener:
         return self._lagging or len(self.busy) > self.limits.calls_max
 
     def admitted(self, connection: Connection) -> bool:
-        """Take note of a new connection; False if there are too many."""
-        if len(self.connections) >= self.limits.connections_max or self.draining:
-            return False
+        """Take note of a connection that can be used from now on; False where none is to be any more."""
         self.connections.add(connection)
-        return True
+        return not self.draining
 
     def begin(self, connection: Connection) -> None:
         """A connection's call begins."""
@@ -757,6 +749,7 @@ class Listener:
     def lost(self, connection: Connection) -> None:
         """A connection has ended; a call of its may go on."""
         self.connections.discard(connection)
+        self._tell()
         self._look()
 
     def _look(self) -> None:
@@ -769,7 +762,7 @@ class Listener:
         Connections on which nothing is under way are closed at once, or else may bring one more request within a while:
         to close them under a request that is on its way would fail it."""
         self.leaving = True
-        self._server.close()
+        self._acceptor.close()
         try:
             if next_within_s:
                 await self._last_requests(grace_s, next_within_s)

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 
 from gateway import errors, installation
+from gateway.acceptor import Share
 from gateway.access_log import AccessLog
 from gateway.accounts import NotAcceptable, NotPublished
 from gateway.books import books_of
@@ -179,10 +180,10 @@ class Front:
         self._listener.leaving = True
 
     @asynccontextmanager
-    async def open(self, listening: socket.socket, life: Life) -> AsyncIterator[None]:
-        """Take calls there, until it is told to end."""
+    async def open(self, listening: socket.socket, life: Life, share: Share | None = None) -> AsyncIterator[None]:
+        """Take calls there, until it is told to end; with a share, other workers do as well."""
         await self._upstream.open()
-        await self._listener.open(listening, self._tls)
+        await self._listener.open(listening, self._tls, share)
         settle()
         try:
             yield

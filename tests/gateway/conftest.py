@@ -7,7 +7,7 @@ import uvloop
 
 from pricing.catalogue import load_books
 
-ON_SOCKETS = ("test_listener", "test_upstream", "test_proxy", "test_telemetry")
+ON_SOCKETS = ("test_acceptor", "test_listener", "test_upstream", "test_proxy", "test_telemetry")
 """What is written against transports runs on both: uvloop serves, asyncio's own is what everybody reads about."""
 
 

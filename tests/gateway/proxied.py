@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from gateway import keys, snapshot
+from gateway.acceptor import bound
 from gateway.access_log import AccessLog
 from gateway.callback_addresses import CallbackAddresses
 from gateway.callers import Callers
@@ -25,7 +26,7 @@ from gateway.departures import Departures
 from gateway.estimator import Estimator
 from gateway.keys import Secrets
 from gateway.limits import ClientLimits, UpstreamLimits
-from gateway.listener import Listener, bound
+from gateway.listener import Listener
 from gateway.providers import PROVIDERS
 from gateway.proxy import Proxy, Rules
 from gateway.recorder import Recorder

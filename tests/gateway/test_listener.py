@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from gateway import listener
+from gateway.acceptor import bound
 from gateway.http1 import RequestHeads
 from gateway.limits import ClientLimits
-from gateway.listener import REFUSALS, ClientGone, Connection, Listener, bound
+from gateway.listener import REFUSALS, ClientGone, Connection, Listener
 from gateway.strand import PARK
 from tests.certificates import made_certificate
 from tests.gateway.peers import (

@@ -17,13 +17,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from gateway import tls, upstream
+from gateway.acceptor import bound
 from gateway.departures import HELD_BYTES_MAX
 from gateway.strand import Strand
 from gateway.tls import RECORD_BYTES_MAX, Tls
 from gateway.upstream import BrokenAnswer, ConnectTimeout, Origin, Unreachable, Upstream
 from tests.certificates import made_certificate
 from tests.gateway.peers import answer, answers, client, eventually, provider, soon
-from tests.gateway.test_listener import GET, Serving, bound
+from tests.gateway.test_listener import GET, Serving
 from tests.gateway.test_upstream import ASK, whole
 
 

@@ -14,13 +14,14 @@ import pytest
 from multidict import CIMultiDict
 from twilio.request_validator import RequestValidator
 
+from gateway.acceptor import bound
 from gateway.callback_addresses import CallbackAddresses
 from gateway.counters import Counters
 from gateway.doubts import Doubts
 from gateway.egress import Answer, Forbidden, TooSlow
 from gateway.inbox import InboxFull, Kept
 from gateway.integrations import Integration, SubaccountSecret
-from gateway.listener import Listener, bound
+from gateway.listener import Listener
 from gateway.providers import PROVIDERS, twilio
 from gateway.providers.api import Carried
 from gateway.providers.twilio import redirects

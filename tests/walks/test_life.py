@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager, suppress
 from urllib.parse import urlsplit
 
 import psutil
@@ -221,6 +221,49 @@ def test_workers_are_replaced_under_load_and_no_call_fails(tmp_path, on_postgres
         assert busy.failures + slow.failures == []
         assert min(busy.connections.values()) > 1
         assert_booked_once(gateway, "acme", busy.answered + slow.answered)
+
+
+@pytest.mark.timeout(300)
+def test_each_worker_has_about_as_many_connections(tmp_path, on_postgres):
+    """Guards the balance between processes: sabotaged (each has a memory of its own), one has up to all of them. Those
+    that a dead worker had are its successor's, and after a reload the new ones share alike."""
+    with installation(tmp_path, **on_postgres | {"workers": "4", "proxy__head_timeout_s": "600"}) as gateway:
+        with connected(gateway, 64) as first:
+            assert min(first) >= 12
+            victim = next(iter(workers(gateway)))
+            lost = workers(gateway)[victim]
+            victim.kill()
+            eventually(lambda: readiness(gateway)[1].get("workers") == {"alive": 3}, "the death")
+            eventually(lambda: readiness(gateway)[1].get("workers") == {"alive": 4}, "the successor")
+            with connected(gateway, 64, there=64 - lost) as then:
+                assert min(then) >= 22
+        reload(gateway)
+        settled(gateway, 5)
+        with connected(gateway, 64) as anew:
+            assert min(anew) >= 12
+
+
+@contextmanager
+def connected(gateway, count, *, there=0):
+    """So many connections, besides those that are there; gives how many each worker has of all."""
+    url = urlsplit(gateway.proxy_url)
+    with ExitStack() as ends:
+        for _ in range(count):
+            ends.enter_context(socket.create_connection((url.hostname, url.port), PATIENCE_S))
+            time.sleep(0.005)  # A worker that leaves some to the others looks again after less.
+        eventually(lambda: sum(workers(gateway).values()) == there + count, "every connection with a worker")
+        yield list(workers(gateway).values())
+
+
+def workers(gateway):
+    """Those that listen for applications, and how many connections each has."""
+    port, found = urlsplit(gateway.proxy_url).port, {}
+    for process in psutil.Process(gateway.gateway.popen.pid).children():
+        with suppress(psutil.Error):
+            states = [one.status for one in process.net_connections("tcp") if one.laddr.port == port]
+            if psutil.CONN_LISTEN in states:
+                found[process] = states.count(psutil.CONN_ESTABLISHED)
+    return found
 
 
 @pytest.mark.timeout(300)
