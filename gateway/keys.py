@@ -129,18 +129,29 @@ def key_id_of(key: str) -> str | None:
 
 
 def holds_key(value: str) -> bool:
-    """True where something of the form of a gateway key stands anywhere in the value of a header, as behind a second
-    `Bearer`, or anywhere in the pair that it encodes for Basic authentication (RFC 7617)."""
-    scheme, _, encoded = value.replace("\t", " ").partition(" ")
-    if scheme.lower() == "basic":
-        # Padding or not, and whatever stands between: somebody may read it more kindly than we do.
-        letters = re.sub(r"[^A-Za-z0-9+/]", "", encoded)
-        value += " " + base64.b64decode(letters[: len(letters) - (len(letters) % 4 == 1)] + "==").decode("latin-1")
-    return _KEY.search(value) is not None
+    """True where something of the form of a gateway key stands anywhere in the value of a header that may hold a credential,
+    as behind a second `Bearer`, or anywhere in a pair that it encodes for Basic authentication (RFC 7617)."""
+    return _LIKE_KEY.search(value) is not None or any(_LIKE_KEY.search(_pair(part)) for part in value.split(","))
 
 
-_KEY: Final = re.compile(rf"tk_[0-9a-f]{{{KEY_ID_CHARACTERS}}}_|(?<![A-Za-z0-9_-])tk_[^_\s]+_\S")
-"""The form in which keys are made, anywhere; where a word begins, also whatever :func:`key_id_of` would take for one."""
+def is_key_in(value: bytes) -> bool:
+    """True where a gateway key, exactly as they are made, stands in the value of any header."""
+    return b"tk_" in value and _KEY.search(value) is not None
+
+
+def _pair(authorization: str) -> str:
+    """What is encoded there for Basic authentication, however kindly one has to read it; empty where nothing is."""
+    scheme, _, encoded = authorization.strip().replace("\t", " ").partition(" ")
+    letters = re.sub(r"[^A-Za-z0-9+/]", "", encoded.translate(_STANDARD)) if scheme.lower() == "basic" else ""
+    return base64.b64decode(letters[: len(letters) - (len(letters) % 4 == 1)] + "==").decode("latin-1")
+
+
+_STANDARD: Final = str.maketrans("-_", "+/")
+"""From the alphabet for URLs (RFC 4648 section 5)."""
+
+_KEY: Final = re.compile(rb"tk_[0-9a-f]{%d}_" % KEY_ID_CHARACTERS)
+_LIKE_KEY: Final = re.compile(_KEY.pattern.decode() + r"|(?<![A-Za-z0-9_-])tk_[^_\s]+_\S")
+"""Where a word begins, also whatever :func:`key_id_of` would take for one."""
 
 
 def new_account_sid() -> str:

@@ -46,7 +46,7 @@ from gateway.cost_estimates import (
 from gateway.counters import Counters
 from gateway.estimator import Estimator, Kept
 from gateway.idempotency import Claims
-from gateway.keys import NotSealedHere, Secrets, holds_key, reference
+from gateway.keys import NotSealedHere, Secrets, holds_key, is_key_in, reference
 from gateway.listener import ClientGone, Exchange
 from gateway.messages import RequestHead, ResponseHead
 from gateway.objects import Objects
@@ -891,7 +891,7 @@ def _lines(
     for name, value in headers.of_request(head.raw_headers, cut):
         if provider.key_subprotocol and name.lower() == b"sec-websocket-protocol":
             lines.append(_without_key(name, value, provider.key_subprotocol.encode(), any_key=credential is not None))
-        else:
+        elif not is_key_in(value):
             lines += (name, b": ", value, b"\r\n")
     if credential is not None:
         lines += [b"%b: %b\r\n" % pair for pair in provider.authorize(credential)]

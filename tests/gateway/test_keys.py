@@ -63,6 +63,8 @@ def basic(pair: str) -> str:
         basic(f"AC0:{KEY}").rstrip("="),
         basic(f"AC01:{KEY}").replace("Basic ", "BASIC\t"),
         basic(f"{KEY}:é"),
+        basic(f"~~~?:{KEY}").replace("+", "-").replace("/", "_"),
+        f"Bearer sk-of-its-own, {basic(f'AC0:{KEY}')}",
     ],
 )
 def test_a_key_is_found_wherever_it_stands_in_a_header(value):
@@ -85,6 +87,13 @@ def test_a_key_is_found_wherever_it_stands_in_a_header(value):
 )
 def test_a_header_without_a_key_holds_none(value):
     assert not keys.holds_key(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "is_one"), [(KEY, True), (f"a={KEY}; b", True), ("tk_build_7", False), ("tk_", False)]
+)
+def test_elsewhere_only_what_has_exactly_its_form_is_a_key(value, is_one):
+    assert keys.is_key_in(value.encode()) is is_one
 
 
 def test_a_key_is_recognised_whole_and_by_nothing_less():
