@@ -27,8 +27,10 @@ LEFT_MAX: Final = 4
 """So many of what was left to others and not taken are then taken at once; a process that has all to itself while others hang
 takes 2,000 a second."""
 
-# Not Final, which would make it part of the compiled code: tests set it.
-AGAIN_S = 1.0
+FULL_S: Final = 0.05
+"""So long others have where there is no room for it here, before one is closed: theirs may have some."""
+
+AGAIN_S: Final = 1.0
 """When the system has no file or no memory for one more, it is asked again after so long."""
 
 PLACE_BYTES: Final = 8
@@ -124,16 +126,22 @@ class Acceptor:
                 break
 
     def _take_one(self) -> bool:
-        """False where there is none."""
+        """False where there is none, or no room for it."""
         try:
             end, _ = self._listening.accept()
         except (BlockingIOError, InterruptedError, ConnectionError):
             return False
         except OSError as error:
-            log.error("connections_not_taken", reason=os.strerror(error.errno or 0), again_in_s=AGAIN_S)
             self._pause(AGAIN_S, self._take)
+            log.error("connections_not_taken", reason=os.strerror(error.errno or 0), again_in_s=AGAIN_S)
             return False
-        self._begin(end)
+        protocol = self._new()
+        if protocol is None:
+            end.close()
+            if self._share.ahead:
+                self._pause(FULL_S, self._take_what_was_left)
+            return False
+        self._begin(end, protocol)
         return True
 
     def _pause(self, for_s: float, then: Callable[[], None]) -> None:
@@ -147,18 +155,14 @@ class Acceptor:
         self._loop.remove_reader(self._listening)
         self._rest = self._loop.call_later(for_s, over)
 
-    def _begin(self, end: socket.socket) -> None:
-        protocol = self._new()
-        if protocol is None:
-            end.close()
-            return
+    def _begin(self, end: socket.socket, protocol: asyncio.Protocol) -> None:
         end.setblocking(False)
 
         def begun(error: BaseException | None) -> None:
             if error is not None:
-                log.error("connection_not_begun", error=type(error).__name__)
                 end.close()
                 protocol.connection_lost(None)
+                log.error("connection_not_begun", error=type(error).__name__)
 
         Strand(self._connect(end, protocol), self._loop, begun).wake()
 

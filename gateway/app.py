@@ -83,12 +83,14 @@ def supervise(
         if control is not None:
             stages.append([Role("backoffice", partial(_backoffice, settings, control, proxy))])
         if proxy is not None:
-            workers = range(settings.workers)
             # Those of one plan look at each other alone: during a reload the others are about to go, or not there yet.
             balance = Balance(settings.workers)
-            stages.append(
-                [Role(f"worker-{n}", partial(_worker, settings, n, proxy, balance, control)) for n in workers]
-            )
+
+            def worker(number: int) -> Role:
+                main = partial(_worker, settings, number, proxy, balance, control)
+                return Role(f"worker-{number}", main, balance.share(number).leave)
+
+            stages.append([worker(number) for number in range(settings.workers)])
 
         def in_force(event: str) -> None:
             configure(as_json=as_json(settings), level=settings.log_level)

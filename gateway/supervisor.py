@@ -96,6 +96,8 @@ class Role(NamedTuple):
 
     name: str
     main: Main
+    ended: Callable[[], None] = lambda: None
+    """Called here when the process has ended, however it did."""
 
 
 class Plan(NamedTuple):
@@ -391,6 +393,7 @@ class Supervisor:
                 self._hear(process)
             process.pid = 0
             process.ready = False
+            process.role.ended()
             self._release(process)
             process.over_at = float("inf")
             code = os.waitstatus_to_exitcode(status)

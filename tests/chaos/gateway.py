@@ -24,7 +24,7 @@ BEGUN, READY = "begun", "ready"
 """Where processes write their ids, each under the name of its role: when they begin, and when they are ready."""
 
 
-def role(directory, name, main):
+def role(directory, name, main, *more):
     """A role of the supervisor's that says which process it is."""
 
     async def begun(life):
@@ -45,7 +45,7 @@ def role(directory, name, main):
         life.ready = told
         await main(life)
 
-    return supervisor.Role(name, begun)
+    return supervisor.Role(name, begun, *more)
 
 
 async def forget(connection, moved, at):

@@ -23,10 +23,14 @@ from gateway.telemetry import configure
 LINGERS_S = 1.5
 
 
+def write(journal, name, what):
+    with Path(journal).open("a") as file:
+        file.write(json.dumps([name, what, os.getpid()]) + "\n")
+
+
 async def act(journal, name, how, life):
     def note(what):
-        with Path(journal).open("a") as file:
-            file.write(json.dumps([name, what, os.getpid()]) + "\n")
+        write(journal, name, what)
 
     def times(role):
         return Path(journal).read_text().count(f'["{role}", "ready"')
@@ -69,7 +73,7 @@ def planned(journal, wanted, delay_s):
             stages.append([])
         else:
             name, how = one.split(":")
-            stages[-1].append(Role(name, partial(act, journal, name, how)))
+            stages[-1].append(Role(name, partial(act, journal, name, how), partial(write, journal, name, "over")))
     return Plan(stages, delay_s, 1, lambda event: say(event=event, roles=wanted))
 
 

@@ -145,6 +145,32 @@ async def test_one_too_many_is_closed_at_once(sharing):
     assert len(taking.taken) == 1
 
 
+async def test_one_that_is_full_leaves_connections_to_one_that_is_slow(sharing, monkeypatch):
+    """Guards the longer pause: sabotaged (a full one closes what comes as ever), all are closed before the other one
+    looks. But one by one each is told, if nobody ever has room."""
+    monkeypatch.setattr(acceptor, "FULL_S", 1.0)
+    balance = Balance(2)
+    full = sharing(balance.share(0), most=0)
+    full.share.tell(5)
+    balance.share(1).tell(0)
+    async with AsyncExitStack() as ends:
+        peers = await opened(ends, sharing.port, 5)
+        waiting = [asyncio.ensure_future(closed_or_answered(peer)) for peer in peers]
+        await soon(asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED))
+        await asyncio.sleep(0.1)
+        slow = sharing(balance.share(1))
+
+        assert sorted(await asyncio.gather(*waiting)) == [False, True, True, True, True]
+        assert len(slow.taken) == 4
+
+
+async def closed_or_answered(peer):
+    """True where it is answered."""
+    with suppress(ConnectionError, asyncio.IncompleteReadError):
+        return await answered(peer)
+    return False
+
+
 @contextmanager
 def no_files_left():
     """This process can open no further file."""

@@ -88,6 +88,9 @@ def test_one_that_is_killed_is_started_again(supervised):
     eventually(lambda: noted(supervised, "ready").count("w0") == 2, "a second w0")
     assert noted(supervised, "ready").count("office") == 1
     assert process.said("process_died")["process"] == "w0"
+    # Guards what others see of it, which it can not take back any more.
+    of_w0 = [what for name, what, _ in supervised.notes() if name == "w0"]
+    assert of_w0 == ["ready", "over", "ready"]
     # Guards what tied it to the supervisor: sabotaged (the leash of the dead is not closed), each death costs a file.
     eventually(lambda: psutil.Process(process.popen.pid).num_fds() == opened, "as many files as before")
     assert process.stop() == 0
