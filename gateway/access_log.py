@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import stat
 from typing import Final
 
 import msgspec
@@ -44,6 +45,8 @@ class AccessLog:
     def __init__(self, fd: int, *, as_json: bool) -> None:
         self.dropped = 0
         self._fd = fd
+        # Whole lines, since other workers write there too: a pipe takes so much in one piece (POSIX, write), a file any amount.
+        self._at_once = BACKLOG_BYTES_MAX if stat.S_ISREG(os.fstat(fd).st_mode) else select.PIPE_BUF
         self._as_json = as_json
         self._lines: list[bytes] = []
         self._size = 0
@@ -141,10 +144,9 @@ class AccessLog:
             return
         rest = memoryview(b"".join(self._lines))
         try:
-            # A pipe that is ready takes so much without waiting (POSIX, write); one that is not would stop every call.
+            # A pipe that is ready takes so much without waiting; one that is not would stop every call.
             while rest and select.select((), (self._fd,), (), 0)[1]:
-                piece = bytes(rest[: select.PIPE_BUF])
-                # Whole lines, since other workers write to the same pipe, which takes so much in one piece.
+                piece = bytes(rest[: self._at_once])
                 written = os.write(self._fd, piece[: piece.rfind(b"\n") + 1] or piece)
                 rest = rest[written:]
         except OSError:

@@ -223,6 +223,31 @@ async def test_lines_of_one_moment_leave_together_and_in_order(pipe):
     assert [int(json.loads(found)["call_id"]) for found in lines(reading)] == list(range(50))
 
 
+@pytest.mark.parametrize(("to_a_file", "most"), [(True, access_log.BACKLOG_BYTES_MAX), (False, select.PIPE_BUF)])
+async def test_whole_lines_leave_in_pieces_that_nobody_s_lines_come_between(
+    tmp_path, pipe, monkeypatch, to_a_file, most
+):
+    """Guards lines of several workers: a pipe takes PIPE_BUF bytes in one piece and no more. A file takes any amount, and
+    in larger pieces at half of the cost."""
+    written, write = [], os.write
+
+    def noted(fd, data):
+        written.append(bytes(data))
+        return write(fd, data)
+
+    monkeypatch.setattr(os, "write", noted)
+    with (tmp_path / "log").open("ab") as file:
+        log = AccessLog(file.fileno() if to_a_file else pipe[1], as_json=True)
+        for number in range(100):
+            call(log, call_id=f"c{number}")
+        log.flush()
+
+    assert max(map(len, written)) <= most
+    assert len(written) == 1 if to_a_file else len(written) > 1
+    assert all(piece.endswith(b"\n") for piece in written)
+    assert [json.loads(line)["call_id"] for line in b"".join(written).splitlines()] == [f"c{n}" for n in range(100)]
+
+
 async def test_a_reader_that_does_not_read_stops_no_call_and_loses_no_line(pipe):
     """Guards asking whether the pipe is ready: a write to a full one that blocks, as standard output does, never ends."""
     reading, writing = pipe
