@@ -1,8 +1,8 @@
 """Connections out of a listening socket that several processes share, about as many for each.
 
 The system wakes all of them for each connection, and whoever asks first has it: of the 32 that an application keeps, one of
-two workers got 16 or all. So they show each other how many each has, and one that has more than another leaves the next to
-it for a moment. Then it takes them all the same: a process that hangs or is dead keeps none waiting for longer than that.
+two workers got up to all. So they show each other how many each has, and one that is ahead of another leaves the next to it
+for a moment. Then it takes them all the same, a few at a time: a process that hangs keeps none waiting for itself.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ LEFT_S: Final = 0.002
 """So long the next are left to those that have fewer: several turns of theirs."""
 
 LEFT_MAX: Final = 4
-"""So many of what was left to others and not taken are then taken at once; a process that has all to itself while others hang
-takes 2,000 a second."""
+"""So many of what was left to others and not taken are then taken at once: while others hang, a process takes up to
+2,000 a second."""
 
 FULL_S: Final = 0.05
 """So long others have where there is no room for it here, before one is closed: theirs may have some."""

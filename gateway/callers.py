@@ -70,6 +70,7 @@ class Callers:
         # Beside X-Gateway-Key stands the application's own credential, unless there is a key of ours: that goes nowhere.
         presents_credential = "X-Gateway-Key" in headers and presented is not None and not holds_key(presented)
         if presents_credential and len(headers.getall("Authorization", ())) > 1:
+            # Both would be forwarded, and nobody could say which one the provider reads.
             raise errors.BadHeader("Authorization: once only.")
         brings_credential = presents_credential and not any(
             holds_key(value) for name in provider.credential_headers for value in headers.getall(name.decode(), ())

@@ -228,7 +228,7 @@ async def test_whole_lines_leave_in_pieces_that_nobody_s_lines_come_between(
     tmp_path, pipe, monkeypatch, to_a_file, most
 ):
     """Guards lines of several workers: a pipe takes PIPE_BUF bytes in one piece and no more. A file takes any amount, and
-    in larger pieces at half of the cost."""
+    in one piece at less cost."""
     written, write = [], os.write
 
     def noted(fd, data):
