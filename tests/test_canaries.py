@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.canaries import DATA_DIR, Canaries, Watched, leaks, leaks_of_records, rows_of
+from tests.canaries import DATA_DIR, Canaries, Watched, keys_in, leaks, leaks_of_records, rows_of
 
 CANARY = "p@ss/word of-a:canary+1"
 ENVIRONMENT = {"TOLLKEEPER_PROVIDERS__OPENAI__API_KEY": CANARY}
@@ -109,6 +109,17 @@ def test_a_key_in_what_any_test_s_gateway_wrote_is_reported(tmp_path, name):
     planted.unlink()  # Or the scan after all tests would find it too.
 
     assert len(found) == 1
+
+
+SEALED = "v1.YPHP0Z1atSCYiB0xVzDLHA4m9USBeXD3HvhZ_Autka_ERG4_ZvKFsAPBDdgPOE5XSiKLJnhP1O4HFU1X44bybSY3d"
+
+
+def test_what_looks_like_an_admin_key_within_a_sealed_value_is_none_and_one_beside_it_is():
+    key = "tka_" + "Aa0_-" * 8 + "xyz"
+
+    assert keys_in(f'{{"sealed":"{SEALED}"}}'.encode(), "here") == []
+    for text in (key, f"v1.{key[:30]} {key}", f'"{SEALED}","{key}"', f"{SEALED}\0{key}", f"in{key}"):
+        assert [hit.name for hit in keys_in(text.encode(), "here")] == ["an admin key"], text
 
 
 def test_every_column_of_every_table_in_postgres_is_looked_at(postgres_server):
