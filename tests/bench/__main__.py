@@ -27,6 +27,7 @@ from tests.bench.candidates import (
     CANDIDATES,
     CHAT,
     DIRECT,
+    HELD,
     INGEST,
     OUTAGES,
     POSTGRES,
@@ -112,12 +113,12 @@ class Run:
         for name in names[first:] + names[:first]:
             with self.measured[name].failing():
                 for work in CANDIDATES[name].works:
-                    if work == RATE and self.rate is None:
+                    if work in (RATE, HELD) and self.rate is None:
                         continue
                     self.tell(f"round {number} of {self._given.rounds}: {name}, {work}")
                     if number:
                         self.measured[name].samples.append(self._sample(name, work, self._needed[name, work]))
-                    elif work != RATE:
+                    elif work not in (RATE, HELD):
                         calls = FIRST_STREAMS if work == STREAM else CANDIDATES[name].first_calls
                         found = self._sample(name, work, calls)
                         self._needed[name, work] = self._enough(found, paid=name != DIRECT)
@@ -130,7 +131,7 @@ class Run:
             found = self._sample(name, CHAT, self._needed[name, CHAT])
             self.rate = max(10.0, round(found.calls / (found.wall_s + found.settle_s) / 2, -1))
             calls = int(self.rate * self._sample_wall_s_max)
-            self._needed |= {(other, RATE): calls for other in self.measured}
+            self._needed |= {(other, work): calls for other in self.measured for work in (RATE, HELD)}
 
     def finish(self) -> None:
         """End what runs, and check what is to be there of its calls."""

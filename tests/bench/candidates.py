@@ -12,8 +12,9 @@ from tests.bench.gateways import tollkeeper
 from tests.bench.recipes import Recipe
 from tests.bench.world import World
 
-CHAT, STREAM, RATE = "chat", "stream", "rate"
-"""Chat completions as fast as they are answered; streamed ones; chat completions at a fixed rate."""
+CHAT, STREAM, RATE, HELD = "chat", "stream", "rate", "booking held"
+"""Chat completions as fast as they are answered; streamed ones; chat completions at a fixed rate; the same while the back
+office and with it the database rest, as if they were on another machine: what was recorded is booked afterwards."""
 
 DIRECT, NGINX, ENVOY, AIOHTTP = "direct", "nginx", "envoy", "aiohttp"
 SQLITE, POSTGRES, TWO_WORKERS, SOURCE = "tollkeeper-sqlite", "tollkeeper", "tollkeeper-2", "tollkeeper-source"
@@ -44,7 +45,7 @@ CANDIDATES = {
     AIOHTTP: Candidate(peers.plain_aiohttp, "server and ClientSession as in the manual, uvloop"),
     SQLITE: Candidate(partial(tollkeeper, workers=None), "one process, ledger on SQLite", ours=True),
     POSTGRES: Candidate(
-        partial(tollkeeper, workers=1), "1 worker, ledger on Postgres", (CHAT, STREAM, RATE), ours=True
+        partial(tollkeeper, workers=1), "1 worker, ledger on Postgres", (CHAT, STREAM, RATE, HELD), ours=True
     ),
     TWO_WORKERS: Candidate(partial(tollkeeper, workers=2), "2 workers, ledger on Postgres", ours=True),
     SOURCE: Candidate(

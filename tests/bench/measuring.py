@@ -14,8 +14,8 @@ from typing import Any
 
 from gateway.shipper import APART, Pace
 from tests.bench import upstream
-from tests.bench.candidates import CHAT, RATE, STREAM
-from tests.bench.gateways import PREFIX
+from tests.bench.candidates import CHAT, HELD, RATE, STREAM
+from tests.bench.gateways import BACK_OFFICE, PREFIX
 from tests.bench.processes import (
     PYTHON,
     REPOSITORY,
@@ -23,6 +23,7 @@ from tests.bench.processes import (
     cpu_s,
     end,
     environment,
+    held,
     machine_busy_s,
     tree_cpu_s,
     tree_rss_mib,
@@ -89,7 +90,7 @@ def sample(
     command += ["--connections", str(CONNECTIONS), "--calls", str(calls), "--within", str(within_s)]
     command += ["--model", recipe.model, *(f"--header={header}" for header in recipe.headers)]
     command += ["--stream"] if work == STREAM else []
-    if work == RATE:
+    if work in (RATE, HELD):
         command += ["--rate", str(rate)]
         command += ["--control-port", str(world.port)] if running.pid != world.upstream_pid else []
     command += [] if recipe.verbatim else ["--rewritten"]
@@ -97,7 +98,8 @@ def sample(
         began, others, own = time.monotonic(), machine_busy_s(), time.process_time()
         before = running.cpu_s(), {kind: cpu_s(pids) for kind, pids in running.kinds.items()}
         upstream_cpu, postgres_cpu = tree_cpu_s(world.upstream_pid), world.postgres_cpu_s()
-        found = _report(load, within_s)
+        with held(running.kinds[BACK_OFFICE] if work == HELD else ()):
+            found = _report(load, within_s)
         answered_at = time.monotonic()
         recipe.settle(answered_before + calls)
         cpu = running.cpu_s() - before[0]

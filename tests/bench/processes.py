@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import socket
 import subprocess
 import sys
@@ -89,6 +90,18 @@ def end(process: subprocess.Popen[bytes]) -> None:
     for one in children:
         if one.is_running():  # The same process, not another with its number.
             one.kill()
+
+
+@contextmanager
+def held(pids: Sequence[int]) -> Iterator[None]:
+    """Have processes stand still meanwhile."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
 
 def told(process: subprocess.Popen[bytes], output: Path, what: str, after: int = 0) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from tests.bench.candidates import (
     CHAT,
     DIRECT,
     ENVOY,
+    HELD,
     HTTPS,
     LITELLM,
     NGINX,
@@ -113,13 +114,14 @@ class Found:
     def calls_per_s(self, name: str) -> Figures:
         return [sample.calls / sample.wall_s for sample in self._of(name, CHAT)]
 
-    def ms(self, name: str, which: str) -> Figures:
+    def ms(self, name: str, which: str, work: str = RATE) -> Figures:
         """Latency at the fixed rate."""
-        return [found for sample in self._of(name, RATE) if (found := getattr(sample, which)) is not None]
+        return [found for sample in self._of(name, work) if (found := getattr(sample, which)) is not None]
 
-    def added_ms(self, name: str, which: str) -> Figures:
+    def added_ms(self, name: str, which: str, work: str = RATE) -> Figures:
         """What of it is more than those had who asked the provider itself at that time."""
-        return [a - b for a, b in zip(self.ms(name, which), self.ms(name, f"control_{which}"), strict=False)]
+        own, control = self.ms(name, which, work), self.ms(name, f"control_{which}", work)
+        return [a - b for a, b in zip(own, control, strict=False)]
 
     def starts_s(self, name: str) -> Figures:
         return self._measured[name].starts_s if name in self._measured else []
@@ -227,6 +229,8 @@ def method(given: argparse.Namespace, rate: float | None, took_s: float) -> dict
         "rate": "chat completions at half of tollkeeper's own peak, each timed from when it was due; meanwhile the provider "
         f"itself is asked a {load.CONTROL}th as often, and what a candidate adds is held against what those waited: the load "
         "generator, the provider, Postgres and the candidate share the machine, and wait for one another in any case",
+        "booking held": "the same while the back office stands still, and the database with it, as if both had processors of "
+        "their own; what was recorded is booked afterwards",
         "cpu": "user + system of every process of the candidate, from the kernel's clock of each; median of the rounds; "
         "ratios round by round. Each at its own peak rate: a slower one also pays for waking the upstream and the load "
         "generator, which a faster one finds awake",
@@ -235,7 +239,7 @@ def method(given: argparse.Namespace, rate: float | None, took_s: float) -> dict
         "price, record and log nothing, but that LiteLLM checks one key, without which it does not start",
         "done by tollkeeper": "gateway key, spool (durability flush), ledger, charges, daily sums, access log to a file; "
         "a sample ends when the ledger has as many events as there were calls",
-        "postgres": "the tests' own, its CPU time apart: fsync, full_page_writes and autovacuum off",
+        "postgres": "the tests' own, its CPU time apart: fsync, full_page_writes, autovacuum and wal_init_zero off",
     }
 
 
@@ -315,16 +319,24 @@ def _waits(how: Mapping[str, Any], found: Found, measured: Mapping[str, Measured
     for name, one in measured.items():
         if one.failed is not None or not one.rss_rest_mib:
             continue
-        added = [found.added_ms(name, which) for which in ("p50_ms", "p99_ms")]
+        style = "bold" if CANDIDATES[name].ours else None
         table.add_row(
             name,
-            *(_middle(found.ms(name, which), ".2f") for which in LATENCIES),
-            *(_middle(more, "+.2f") for more in added),
+            *_latencies(found, name, RATE),
             _middle(found.starts_s(name), ".2f"),
             *(_from_to(found.rest_mib(name, kind), found.after_mib(name, kind)) for kind in (WORKER, ALL)),
-            style="bold" if CANDIDATES[name].ours else None,
+            style=style,
         )
+        if one.of(HELD):
+            table.add_row(f"  {HELD}", *_latencies(found, name, HELD), style=style)
     return table
+
+
+def _latencies(found: Found, name: str, work: str) -> Iterator[str]:
+    for which in LATENCIES:
+        yield _middle(found.ms(name, which, work), ".2f")
+    for which in ("p50_ms", "p99_ms"):
+        yield _middle(found.added_ms(name, which, work), "+.2f")
 
 
 def _rates(found: Found) -> Table:
@@ -394,7 +406,7 @@ def _header(how: Mapping[str, Any], measured: Mapping[str, Measured]) -> Iterato
     versions = [f"{name} {one.version}" for name, one in measured.items() if one.version and name != DIRECT]
     shown = [one for one in versions if not one.startswith(("tollkeeper-", "nginx-https"))]
     yield "; ".join(shown) + "." if shown else "No candidate was measured."
-    samples = [sample for one in measured.values() for work in (CHAT, STREAM, RATE) for sample in one.of(work)]
+    samples = [sample for one in measured.values() for work in (CHAT, STREAM, RATE, HELD) for sample in one.of(work)]
     if samples:
         others = sorted(sample.others_cores for sample in samples)
         noisy = ": NOISY, don't compare with other runs" if median(others) > QUIET_CORES else ""
@@ -455,6 +467,7 @@ def as_json(
             "ratio": {to: figure(ratio(own, found.cpu_us(to))) for to in (NGINX, ENVOY, NGINX_HTTPS)},
             "calls_per_s": figure(found.calls_per_s(name)),
             "at_rate": {which: figure(found.ms(name, which)) for which in LATENCIES},
+            "at_rate_booking_held": {which: figure(found.ms(name, which, HELD)) for which in LATENCIES},
         }
     return {
         "method": how,
