@@ -40,7 +40,7 @@ from metering.spool import Spool, SpoolFailed, SpoolFull
 from metering.spool_records import RecordKind, scan, seed_of
 from metering.usage import UsageEvent
 from pricing.catalogue import load_books
-from tests.gateway.peers import Message, Provider, client, eventually
+from tests.gateway.peers import Message, Provider, answer, client, eventually, soon
 
 SECRETS = Secrets.derived("the secret of these tests")
 PLATFORM_KEY = "sk-platform-0123456789"
@@ -83,6 +83,9 @@ COMPLETION = {
     "usage": USAGE,
 }
 QUANTITIES = {"input_tokens": 7, "output_tokens": 2}
+JSON = b"Content-Type: application/json"
+WHOLE = json.dumps(COMPLETION).encode()
+COMPLETED = answer(WHOLE, JSON)
 
 
 def held() -> Snapshot:
@@ -397,3 +400,40 @@ async def proxied(
         spool.close()
         made.access_log.flush()
         os.close(logging)
+
+
+def sent(peer):
+    """The one request that the provider got on a connection."""
+    head, _, body = bytes(peer.seen).partition(b"\r\n\r\n")
+    start, *lines = head.split(b"\r\n")
+    return start, lines, body
+
+
+def following(*steps):
+    """A script of one connection: bytes are sent; an Event is waited for; a callable is called with the peer."""
+
+    async def script(peer):
+        await peer.message()
+        for step in steps:
+            if isinstance(step, bytes):
+                await peer.send(step)
+            elif isinstance(step, asyncio.Event):
+                await soon(step.wait())
+            else:
+                step(peer)
+        if not steps or isinstance(steps[-1], bytes):
+            await peer.ended()
+
+    return script
+
+
+def frame(data):
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+LAST = b"0\r\n\r\n"
+
+
+def shown(made, *answers):
+    """Everything that a tenant or an operator gets to see of calls, and everything that is kept of them."""
+    return made.spooled + str(made.lines).encode() + b"".join(got.raw for got in answers)
