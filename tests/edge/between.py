@@ -339,7 +339,9 @@ def problem(edge: Edge, told: Told) -> str | None:
 
 
 def _same(asked: Request, seen: Request) -> bool:
-    return (asked.method, asked.body, asked.all(b"x-mark"), sent_on(asked.target)) == (
+    # A header in which a key of ours stands is cut.
+    marks = [mark for mark in asked.all(b"x-mark") if not _holds_key(mark)]
+    return (asked.method, asked.body, marks, sent_on(asked.target)) == (
         *(seen.method, seen.body, seen.all(b"x-mark"), seen.target),
     )
 
@@ -368,6 +370,8 @@ def _added(edge: Edge, asked: Request, seen: Request) -> str:
             if name == b"authorization" and asked.all(b"x-gateway-key") and not _holds_key(header[1]):
                 continue
             return f"a header of the client's where ours belongs: {header}"
+        if _holds_key(header[1]):
+            return f"a key of ours: {header[0]!r}"
     return ""
 
 
