@@ -13,6 +13,7 @@ from tests.gateway.proxied import COMPLETED, proxied
 ON_SOCKETS = (
     "test_acceptor",
     "test_listener",
+    "test_listener_order",
     "test_upstream",
     "test_proxy",
     "test_proxy_sendgrid",

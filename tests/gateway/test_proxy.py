@@ -14,17 +14,7 @@ from gateway.limits import UpstreamLimits
 from gateway.objects import LedgerObjects
 from metering.spool_records import RECORD_BYTES_MAX
 from metering.usage import Completeness
-from tests.gateway.peers import (
-    answer,
-    answers,
-    chunked,
-    client,
-    eventually,
-    settled,
-    soon,
-    sse,
-    stalled_client,
-)
+from tests.gateway.peers import answer, answers, chunked, client, eventually, settled, soon, sse, stalled_client
 from tests.gateway.proxied import (
     ACME,
     ACME_ID,

@@ -12,12 +12,7 @@ import pytest
 
 from gateway import proxy, request_body
 from metering.usage import Completeness
-from tests.gateway.peers import (
-    answer,
-    answers,
-    client,
-    eventually,
-)
+from tests.gateway.peers import answer, answers, client, eventually
 from tests.gateway.proxied import (
     ACME,
     JSON,

@@ -18,13 +18,7 @@ from gateway.integrations import Integration
 from gateway.providers.api import Carried
 from gateway.snapshot import TenantRecord
 from metering.usage import Completeness
-from tests.gateway.peers import (
-    answer,
-    answers,
-    chunked,
-    client,
-    soon,
-)
+from tests.gateway.peers import answer, answers, chunked, client, soon
 from tests.gateway.proxied import (
     ACME,
     COMPLETED,
