@@ -38,6 +38,7 @@ from metering.spool_reader import READ_BYTES, segments, spools
 from metering.spool_records import HEADER_BYTES, RECORD_BYTES_MAX, RecordKind, encode, scan, seed_of
 from metering.tables import quarantine, spool_positions, usage_events
 from metering.usage import EPOCH, Completeness
+from pricing.ledger import Pieces
 from pricing.tables import charges, rollups, tenant_plans
 from tests.builders import DAY_MS, NOON, NOON_MS, call_id, fact, payload, usage_event
 from tests.builds import TESTED
@@ -631,17 +632,17 @@ async def test_a_transaction_books_as_many_events_as_calls_can_wait_for_and_no_m
     """Watches the bound of a batch, for outcomes and for calls that were left open."""
     shipper = Shipper(directory, line, books, Clock(), pace)
     worker = Worker(directory, segment_bytes=640 * RECORD_BYTES_MAX)
-    worker.called(*range(1_900))
-    for number in range(2_000, 2_600):
+    worker.called(*range(3_900))
+    for number in range(4_000, 4_600):
         worker.begins(number)
     worker.dies()
 
     await ship(shipper)
 
     sizes = list((await batches(database)).values())
-    assert sum(sizes) == 2_500
+    assert sum(sizes) == 4_500
     assert max(sizes) == pace.batch_events_max
-    assert len(sizes) == -(-2_500 // pace.batch_events_max)
+    assert len(sizes) == -(-4_500 // pace.batch_events_max)
     assert spools(directory) == []
 
 
@@ -680,6 +681,94 @@ async def test_a_spool_that_is_always_full_keeps_no_other_from_its_turn(database
     assert {5_000, 5_001, 5_002} <= set(await booked(database))
     for other in others:
         other.dies()
+
+
+READ_REST_S, REST_S = 0.001, 0.003
+STEADY = Pace(9, read_records_max=4, read_rest_s=READ_REST_S, pieces=Pieces(3, rest_s=REST_S))
+
+
+@pytest.fixture
+def rests(monkeypatch):
+    """How often was rested, by for how long."""
+    slept, sleep = Counter(), asyncio.sleep
+
+    async def resting(delay_s, *what):
+        slept[delay_s] += 1
+        await sleep(delay_s, *what)
+
+    monkeypatch.setattr(asyncio, "sleep", resting)
+    return slept
+
+
+async def test_what_a_batch_holds_is_read_and_booked_little_by_little_in_one_transaction(
+    database, directory, books, worker, rests
+):
+    """Guards calls on the same processors, which wait for as long as the database or we are busy at a stretch."""
+    shipper = Shipper(directory, database, books, Clock(), STEADY)
+    worker.called(*range(7))
+
+    await shipper.round()
+
+    assert rests[READ_REST_S] == 7 * 2 // 4
+    assert rests[REST_S] == 2
+    assert list((await batches(database)).values()) == [7]
+
+
+async def test_while_there_is_more_than_a_batch_holds_nothing_rests(database, directory, books, worker, rests):
+    """Guards how fast a backlog is booked. Only what was not known to be the first of more was read with rests."""
+    shipper = Shipper(directory, database, books, Clock(), STEADY)
+    worker.called(*range(9 * 5))
+
+    await shipper.round()
+    known_then = rests[READ_REST_S]
+    for _ in range(3):
+        await shipper.round()
+
+    assert len(await booked(database)) == 9 * 4
+    assert rests[READ_REST_S] == known_then
+    assert rests[REST_S] == 0
+    await ship(shipper)
+    worker.called(100, 101)
+    await shipper.round()
+    assert rests[REST_S] == 1
+
+
+async def test_nothing_rests_once_the_end_is_waited_for(database, directory, books, worker, rests):
+    shipper = Shipper(directory, database, books, Clock(), STEADY)
+    worker.called(*range(7))
+
+    shipper.stop()
+    await shipper.run()
+
+    assert len(await booked(database)) == 7
+    assert rests[READ_REST_S] == rests[REST_S] == 0
+
+
+async def test_looks_come_as_often_however_long_it_takes_to_book(database, shipper, worker, monkeypatch):
+    """Guards how old the newest event is that the ledger lacks: the time that booking takes is not added to it."""
+    took_s, waits = POLL_S / 2, []
+    look_later, round_of = shipper._look_later, shipper.round
+
+    def looking(wait_s):
+        waits.append(wait_s)
+        look_later(wait_s)
+
+    async def longer():
+        await asyncio.sleep(took_s)
+        return await round_of()
+
+    monkeypatch.setattr(shipper, "_look_later", looking)
+    monkeypatch.setattr(shipper, "round", longer)
+    running = asyncio.create_task(shipper.run())
+    await until(lambda: _true(waits))
+    shipper.stop()
+    await running
+
+    assert 0 <= waits[0] <= POLL_S - took_s
+
+
+async def _true(said):
+    return bool(said)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

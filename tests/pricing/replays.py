@@ -18,7 +18,7 @@ from metering.database_postgres import PostgresDatabase
 from metering.facts import Fact
 from metering.usage import Completeness, event_id_of
 from pricing.catalogue import Books, load_books
-from pricing.ledger import book
+from pricing.ledger import Pieces, book
 from tests.builders import DAY_MS, NOON, NOON_MS, call_id, fact, usage_event
 
 TENANTS, KEYS, DAYS = 50, 3, 11
@@ -56,11 +56,16 @@ async def replay(database: Database, books: Books, given: Sequence[Fact], times:
     for _ in range(times):
         for batch in batches(chance.sample(given, len(given)), chance):
             async with database.transaction() as connection:
-                appended = await book(connection, batch, books, NOON)
+                appended = await book(connection, batch, books, NOON, any_pieces(chance))
             assert not appended.conflicting
             new += len(appended.new)
             repeated += appended.repeated
     return new, repeated
+
+
+def any_pieces(chance: random.Random) -> Pieces:
+    """In half of all cases the whole at once."""
+    return Pieces(chance.choice([1, 1, 2, 7]), facts_min=chance.choice([1, 20]))
 
 
 def batches(given: Sequence[Fact], chance: random.Random) -> Iterator[Sequence[Fact]]:

@@ -16,7 +16,7 @@ from metering.event_types import DIMENSIONS
 from metering.late import late_fact
 from metering.tables import quarantine, usage_events
 from metering.usage import Completeness, Kind, event_id_of
-from pricing.ledger import book
+from pricing.ledger import Pieces, book
 from pricing.tables import ROLLUP_COUNTS, ROLLUP_KEY, ROLLUP_SUMS, charges, rollups, tenant_plans
 from tests.builders import DAY_MS, NOON, NOON_MS, call_id, fact, usage_event
 from tests.pricing.conftest import LATER
@@ -337,8 +337,8 @@ KEPT = (*ROLLUP_KEY, *ROLLUP_COUNTS, *ROLLUP_SUMS)
 
 
 @settings(max_examples=60, deadline=None)
-@given(histories())
-def test_the_sums_are_those_of_the_ledger_and_its_charges_however_the_events_came(ledgers, books, history):
+@given(histories(), st.builds(Pieces, st.integers(1, 4), st.integers(1, 3), st.just(0)))
+def test_the_sums_are_those_of_the_ledger_and_its_charges_however_the_events_came(ledgers, books, history, pieces):
     """Watches that sums and facts move together, once for each event. tenant umbrella changes to credits on day two."""
 
     async def replay():
@@ -348,7 +348,7 @@ def test_the_sums_are_those_of_the_ledger_and_its_charges_however_the_events_cam
                 await connection.execute(insert(tenant_plans), change)
             for batch in history:
                 async with database.transaction() as connection:
-                    await book(connection, [fact(event) for event in batch], books, LATER)
+                    await book(connection, [fact(event) for event in batch], books, LATER, pieces)
             async with database.reading() as connection:
                 kept = (await connection.execute(text(f"SELECT {', '.join(KEPT)} FROM rollups"))).all()
                 anew = (await connection.execute(text(SUMMED_ANEW))).all()
@@ -362,6 +362,28 @@ def test_the_sums_are_those_of_the_ledger_and_its_charges_however_the_events_cam
     assert facts == charged == len(events)
     assert sorted(map(repr, kept)) == sorted(map(repr, anew))
     assert all(len(row) == len(ROLLUP_KEY) + 3 + len(ROLLUP_SUMS) for row in kept)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# In pieces
+
+
+@given(st.lists(st.booleans(), max_size=40), st.builds(Pieces, st.integers(1, 9), st.integers(1, 9), st.just(0)))
+def test_pieces_are_all_of_it_and_no_more_of_them_than_are_allowed(keyed, pieces):
+    """Guards the order in which keys are taken, too: two writers that share facts would else wait in a circle."""
+    known_by = [{"dedupe_key": f"object-{number}"} if one else {} for number, one in enumerate(keyed)]
+    facts = [fact(usage_event(event_id=call_id(-number % 41), **one)) for number, one in enumerate(known_by)]
+
+    found = pieces.of(facts)
+
+    assert sorted(one.key for piece in found for one in piece) == sorted(one.key for one in facts)
+    assert len(found) <= pieces.number_max + any(keyed)
+    if len(found) > 1:
+        first = found[0] if any(keyed) else []
+        assert all(one.claim is not None for one in first)
+        others = [one for piece in found[bool(first) :] for one in piece]
+        assert [one.key for one in others] == sorted(one.key for one in facts if one.claim is None)
+        assert all(len(piece) >= pieces.facts_min for piece in found[bool(first) : -1])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from pricing.ledger import book
 from pricing.tables import charges, rollups
 from tests.builders import DAY_MS, NOON, NOON_MS, call_id, fact, usage_event
 from tests.postgres import Line
+from tests.pricing.replays import any_pieces
 
 PATIENCE_S = 60
 WRITERS = 8
@@ -76,7 +77,7 @@ async def book_all(host, books, mine, chance):
         size = chance.randrange(1, 200)
         batch, mine = mine[:size], mine[size:]
         async with host.transaction() as connection:
-            repeated += (await book(connection, batch, books, NOON)).repeated
+            repeated += (await book(connection, batch, books, NOON, any_pieces(chance))).repeated
     return repeated
 
 

@@ -37,6 +37,7 @@ from metering.spool import Spool, SpoolFailed, SpoolFull, segment_path
 from metering.spool_reader import FINISHED_SUFFIX, spools
 from metering.spool_records import HEADER_BYTES, Record, RecordKind, scan, seed_of
 from metering.usage import UsageEvent
+from pricing.ledger import WHOLE, Pieces
 from tests.builders import NOON, call_id, closed, intent, payload, usage_event
 from tests.simulation.disk import ACTOR, REFUSED, Disk, DiskPath, Killed, Process
 from tests.simulation.ledger import PLACES, Ledger
@@ -515,13 +516,18 @@ class World:
         self.back_offices = [one for one in self.back_offices if one.alive or one.tasks]
         if len(self.back_offices) == BACK_OFFICES_MAX:
             return None
-        pace = pace or Pace(self.chance.choice([1, 2, 5, 250]), self.chance.choice([1, 1, 2, 3]))
+        pace = pace or self._any_pace()
         office = BackOffice(Shipper(self.directory, self.ledger, self.books, self.now, pace))
         self.back_offices.append(office)
         if self.chance.random() < 0.4:
             office.runs = True
             self.loop.create_task(office.shipper.run(), context=office.context)
         return f"{pace} {office.runs=}"
+
+    def _any_pace(self) -> Pace:
+        choice = self.chance.choice
+        pieces = choice([WHOLE, Pieces(3, facts_min=choice([1, 2]), rest_s=choice([0, 0.003]))])
+        return Pace(choice([1, 2, 5, 250]), choice([1, 1, 2, 3]), choice([None, 1, 3]), choice([0, 0.001]), pieces)
 
     def ship(self):
         office = self._one([one for one in self.back_offices if one.alive and not one.runs and not one.tasks])
