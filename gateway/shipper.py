@@ -171,7 +171,7 @@ class Shipper:
         self._booking: dict[asyncio.Task[None], Batch] = {}
         """Those whose transaction is under way; the others failed."""
         self._behind = False
-        """True while there was more than the newest batch could hold: then nothing rests."""
+        """There is more to do than a batch holds: until one is not even nearly full, nothing rests."""
         self._wake = asyncio.Event()
         self._stopping = False
         self._changes = DirectoryChanges(directory, SEARCH_S)
@@ -302,7 +302,8 @@ class Shipper:
                 if not batch.empty:
                     self._batches.append(batch)
                     self._begin(batch)
-                    self._behind = batch.full
+                    few = self._pace.batch_events_max // 4
+                    self._behind = batch.full or (self._behind and batch.room < few)
             if not batch.full:
                 return
 
