@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,14 +94,18 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def held(pids: Sequence[int]) -> Iterator[None]:
-    """Have processes stand still meanwhile."""
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+    """Have processes stand still meanwhile, as many as have not ended."""
+
+    def signal_all(number: signal.Signals) -> None:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
+
     try:
+        signal_all(signal.SIGSTOP)
         yield
     finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
+        signal_all(signal.SIGCONT)
 
 
 def told(process: subprocess.Popen[bytes], output: Path, what: str, after: int = 0) -> dict[str, Any]:

@@ -220,6 +220,7 @@ def method(given: argparse.Namespace, rate: float | None, took_s: float) -> dict
         },
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "rounds": given.rounds,
+        "in turns": "one candidate is asked at a time, and the processes of the others stand still meanwhile",
         "quick": given.quick,
         "connections": CONNECTIONS,
         "rate_calls_per_s": rate,
