@@ -41,8 +41,8 @@ class Appended(NamedTuple):
     """What became of some facts."""
 
     new: list[Fact]
-    """In the order in which they were given, since so they lie in memory, which is read several times as fast in its own
-    order; corrections that were made of late outcomes after the others."""
+    """Of each piece that was added in the order in which they were given, since so they lie in memory, which is read several
+    times as fast in its own order; corrections that were made of late outcomes after the others."""
     repeated: int
     """Facts that the ledger had already: the same key and content, or an unknown where more is known."""
     conflicting: list[Fact]
@@ -74,9 +74,15 @@ async def append(connection: AsyncConnection, facts: Sequence[Fact], recorded_at
     """Add those of the facts that the ledger does not have. The same facts again add nothing, and no object is counted
     twice (:mod:`metering.claims`). An outcome that comes after its call was booked as unknown is added as the correction
     of that. Of several in one batch that cannot all be, the one given first is.
+    """
+    return await settle_conflicts(connection, await add(connection, facts, recorded_at), recorded_at)
 
-    Every writer takes keys in one order, dedupe keys before events and each as they sort: else two that add the same
-    facts would wait for each other in a circle.
+
+async def add(connection: AsyncConnection, facts: Sequence[Fact], recorded_at: dt.datetime) -> Appended:
+    """The first part of that, which may be done for one piece of the facts after another: what conflicts is not looked at.
+
+    Every writer takes keys in one order, else two that add the same facts would wait for each other in a circle: dedupe
+    keys, events of facts that have one, events of others, and at last what becomes of conflicts; each as they sort.
     """
     rows = rows_in(connection)
     at = iso(recorded_at)
@@ -84,23 +90,39 @@ async def append(connection: AsyncConnection, facts: Sequence[Fact], recorded_at
     async def add_keys(keyed: Sequence[Fact]) -> set[int]:
         return await rows.add(connection, dedupe, [_dedupe_row(fact, at) for fact in keyed])
 
-    async def add_events(first: Sequence[Fact]) -> set[int]:
-        return await rows.add_events(connection, first, at)
-
     unkeyed, keyed = apart(facts)
     first, known = await _taken(connection, dedupe, _dedupe_key_of, add_keys, keyed)
     seconds, known = await _claims_settled(connection, first, known)
-    new, known_too = await _taken(connection, usage_events, _key_of, add_events, [*unkeyed, *first, *seconds])
-    known += known_too
+    new = []
+    for some in ([*first, *seconds], unkeyed):
+        added, known_too = await _added(connection, some, at)
+        new += added
+        known += known_too
     conflicting = [fact for fact, digest in known if fact.digest != digest]
-    if conflicting:
-        late, conflicting = await _told_apart(connection, conflicting)
-        corrections, known = await _taken(connection, usage_events, _key_of, add_events, late)
-        new += corrections
-        conflicting += [fact for fact, digest in known if fact.digest != digest]
-        asides = [aside(fact, CONFLICT) for fact in conflicting]
-        await set_aside(connection, asides, recorded_at)
     return Appended(new, len(facts) - len(new) - len(conflicting), conflicting)
+
+
+async def settle_conflicts(connection: AsyncConnection, added: Appended, recorded_at: dt.datetime) -> Appended:
+    """The second: late outcomes among what conflicts are added as corrections, the others set aside."""
+    if not added.conflicting:
+        return added
+    late, conflicting = await _told_apart(connection, added.conflicting)
+    corrections, known = await _added(connection, late, iso(recorded_at))
+    conflicting += [fact for fact, digest in known if fact.digest != digest]
+    await set_aside(connection, [aside(fact, CONFLICT) for fact in conflicting], recorded_at)
+    repeated = added.repeated + len(added.conflicting) - len(corrections) - len(conflicting)
+    return Appended(added.new + corrections, repeated, conflicting)
+
+
+async def _added(
+    connection: AsyncConnection, facts: Sequence[Fact], recorded_at: str
+) -> tuple[list[Fact], list[tuple[Fact, str]]]:
+    """Add events: those that are new, and the others with the digest that is there."""
+
+    async def add_events(first: Sequence[Fact]) -> set[int]:
+        return await rows_in(connection).add_events(connection, first, recorded_at)
+
+    return await _taken(connection, usage_events, _key_of, add_events, facts)
 
 
 async def _claims_settled(

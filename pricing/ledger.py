@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import msgspec
 from sqlalchemy import bindparam, select
@@ -13,9 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from metering import ledger
 from metering.claims import made_key, taken_back
-from metering.facts import Fact, apart, fact
+from metering.facts import Fact, fact
 from metering.late import PRICE, meet, of_objects, phase_of, remember, settle
 from metering.ledger import Appended
+from metering.pieces import WHOLE, Pieces
 from metering.usage import event_id_of
 from pricing import charges
 from pricing.book import EVENT
@@ -26,32 +26,6 @@ from pricing.tables import tenant_plans
 
 SLICE_FACTS = 50
 """Judged at a time: calls, and what is on its way to the database, do not wait for more."""
-
-
-class Pieces(NamedTuple):
-    """How facts that are booked together are given to the database: it is busy with each piece for as long as that takes,
-    and leaves the processors to others between them. What a piece costs by itself is bounded by their number."""
-
-    number_max: int = 1
-    """But those facts that take keys of objects are one more, however many."""
-    facts_min: int = 1
-    """Of each; the last may have fewer."""
-    rest_s: float = 0
-    """Between a piece and the next."""
-
-    def of(self, facts: Sequence[Fact]) -> list[Sequence[Fact]]:
-        """In the order in which every writer takes keys, lest two wait for each other in a circle: those of objects before
-        any event, and events as their keys sort."""
-        facts_max = max(self.facts_min, -(-len(facts) // self.number_max))
-        if len(facts) <= facts_max:
-            return [facts]
-        unkeyed, keyed = apart(facts)
-        unkeyed.sort(key=lambda one: "\0".join(one.key))
-        parts: list[Sequence[Fact]] = [keyed] if keyed else []
-        return parts + [unkeyed[start : start + facts_max] for start in range(0, len(unkeyed), facts_max)]
-
-
-WHOLE = Pieces()
 
 
 async def book(
@@ -74,9 +48,12 @@ async def book(
     for number, piece in enumerate(pieces.of(calls)):
         if number:
             await asyncio.sleep(pieces.rest_s)
-        booked = await ledger.append(connection, piece, now)
-        await _charge(connection, booked.new, judging)
-        appended = appended.with_those_of(booked)
+        added = await ledger.add(connection, piece, now)
+        await _charge(connection, added.new, judging)
+        appended = appended.with_those_of(added)
+    in_order = len(appended.new)
+    appended = await ledger.settle_conflicts(connection, appended, now)
+    await _charge(connection, appended.new[in_order:], judging)
     await remember(connection, appended.new, now)
     if late:
         # After the calls, among which may be those that they are about.

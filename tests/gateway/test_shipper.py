@@ -33,12 +33,12 @@ from gateway.spool_batches import BATCH_BYTES_MAX
 from metering import spool_reader
 from metering.database import DatabaseUnavailable
 from metering.late import late_fact
+from metering.pieces import Pieces
 from metering.spool import SpoolFull, segment_path
 from metering.spool_reader import READ_BYTES, segments, spools
 from metering.spool_records import HEADER_BYTES, RECORD_BYTES_MAX, RecordKind, encode, scan, seed_of
 from metering.tables import quarantine, spool_positions, usage_events
 from metering.usage import EPOCH, Completeness
-from pricing.ledger import Pieces
 from pricing.tables import charges, rollups, tenant_plans
 from tests.builders import DAY_MS, NOON, NOON_MS, call_id, fact, payload, usage_event
 from tests.builds import TESTED
@@ -650,12 +650,12 @@ async def test_a_transaction_books_no_more_bytes_than_memory_has_room_for(databa
     """Watches the other bound of a batch: few events can be large."""
     shipper = Shipper(directory, line, books, Clock(), APART)
     event_bytes = 12_000
-    worker.called(*range(500), description="x" * event_bytes)
+    worker.called(*range(1_000), description="x" * event_bytes)
 
     await ship(shipper)
 
     sizes = list((await batches(database)).values())
-    assert sum(sizes) == 500
+    assert sum(sizes) == 1_000
     assert max(sizes) * event_bytes <= BATCH_BYTES_MAX + READ_BYTES
 
 
@@ -727,9 +727,36 @@ async def test_while_there_is_more_than_a_batch_holds_nothing_rests(database, di
     assert len(await booked(database)) == 9 * 5 + 8
     assert rests[READ_REST_S] == known_then
     assert rests[REST_S] == 0
-    worker.called(*range(100, 107))
+    worker.called(*range(100, 106))
     await shipper.round()
     assert rests[REST_S] == 2
+
+
+async def test_a_backlog_does_not_rest_for_what_others_have_to_say_meanwhile(database, directory, books, rests):
+    """Guards how fast one spool's backlog is booked: beside it are those of workers that live and say little."""
+    shipper = Shipper(directory, database, books, Clock(), STEADY._replace(batches_at_once=2))
+    most, other = Worker(directory, "w0-1"), Worker(directory, "w1-1")
+    most.called(*range(9 * 5))
+
+    for number in range(100, 104):
+        other.called(number)
+        await shipper.round()
+    await ship(shipper)
+    for worker in (most, other):
+        worker.dies()
+
+    assert len(await booked(database)) == 9 * 5 + 4
+    assert rests[REST_S] == 0
+
+
+async def test_what_is_booked_for_others_is_booked_at_once(database, directory, books, rests):
+    """Guards whoever waits for it: a request for a replay or an import, a webhook."""
+    shipper = Shipper(directory, database, books, Clock(), STEADY)
+
+    await shipper.book([fact(usage_event(event_id=call_id(number))) for number in range(7)], [])
+
+    assert len(await booked(database)) == 7
+    assert rests[REST_S] == 0
 
 
 async def test_nothing_rests_once_the_end_is_waited_for(database, directory, books, worker, rests):

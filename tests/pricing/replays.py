@@ -16,9 +16,10 @@ from collections.abc import Iterator, Sequence
 from metering.database import Database
 from metering.database_postgres import PostgresDatabase
 from metering.facts import Fact
+from metering.pieces import Pieces
 from metering.usage import Completeness, event_id_of
 from pricing.catalogue import Books, load_books
-from pricing.ledger import Pieces, book
+from pricing.ledger import book
 from tests.builders import DAY_MS, NOON, NOON_MS, call_id, fact, usage_event
 
 TENANTS, KEYS, DAYS = 50, 3, 11

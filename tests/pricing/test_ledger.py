@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
@@ -11,12 +12,15 @@ from hypothesis import strategies as st
 from sqlalchemy import insert, select, text
 from sqlalchemy.exc import DataError
 
+from metering import ledger
 from metering.claims import made_key
 from metering.event_types import DIMENSIONS
 from metering.late import late_fact
+from metering.pieces import Pieces
+from metering.rows import rows_in
 from metering.tables import quarantine, usage_events
 from metering.usage import Completeness, Kind, event_id_of
-from pricing.ledger import Pieces, book
+from pricing.ledger import book
 from pricing.tables import ROLLUP_COUNTS, ROLLUP_KEY, ROLLUP_SUMS, charges, rollups, tenant_plans
 from tests.builders import DAY_MS, NOON, NOON_MS, call_id, fact, usage_event
 from tests.pricing.conftest import LATER
@@ -368,22 +372,63 @@ def test_the_sums_are_those_of_the_ledger_and_its_charges_however_the_events_cam
 # In pieces
 
 
-@given(st.lists(st.booleans(), max_size=40), st.builds(Pieces, st.integers(1, 9), st.integers(1, 9), st.just(0)))
-def test_pieces_are_all_of_it_and_no_more_of_them_than_are_allowed(keyed, pieces):
-    """Guards the order in which keys are taken, too: two writers that share facts would else wait in a circle."""
-    known_by = [{"dedupe_key": f"object-{number}"} if one else {} for number, one in enumerate(keyed)]
-    facts = [fact(usage_event(event_id=call_id(-number % 41), **one)) for number, one in enumerate(known_by)]
+@pytest.fixture
+def taken(monkeypatch):
+    """The keys that are taken, in their order, each with its table."""
+    found = []
 
-    found = pieces.of(facts)
+    class Watched:
+        def __init__(self, rows):
+            self.digests, self._rows = rows.digests, rows
 
-    assert sorted(one.key for piece in found for one in piece) == sorted(one.key for one in facts)
-    assert len(found) <= pieces.number_max + any(keyed)
-    if len(found) > 1:
-        first = found[0] if any(keyed) else []
-        assert all(one.claim is not None for one in first)
-        others = [one for piece in found[bool(first) :] for one in piece]
-        assert [one.key for one in others] == sorted(one.key for one in facts if one.claim is None)
-        assert all(len(piece) >= pieces.facts_min for piece in found[bool(first) : -1])
+        async def add(self, connection, table, rows):
+            found.extend((table.name, *row[:2]) for row in rows)
+            return await self._rows.add(connection, table, rows)
+
+        async def add_events(self, connection, facts, recorded_at):
+            found.extend(("usage_events", *one.key) for one in facts)
+            return await self._rows.add_events(connection, facts, recorded_at)
+
+        async def insert(self, connection, table, rows, *how):
+            found.extend((table.name, row[0]) for row in rows)
+            await self._rows.insert(connection, table, rows, *how)
+
+    monkeypatch.setattr(ledger, "rows_in", lambda connection: Watched(rows_in(connection)))
+    return found
+
+
+async def test_pieces_take_keys_in_the_order_in_which_the_whole_takes_them(database, books, booked, taken):
+    """Guards two writers of the same facts, one in pieces and one not, who would else wait for each other in a circle. Of
+    every kind: keys of objects, theirs that give way, outcomes that come late, what is set aside."""
+    sms = {"source": "twilio", "event_type": "sms_outbound", "endpoint": "messages.create", "external_id": "SM1"}
+    list_key = made_key("twilio", "SM1")
+    listed = usage_event(event_id=event_id_of(list_key), dedupe_key=list_key, kind=Kind.BACKFILL, **sms)
+    unknown = {"completeness": Completeness.UNKNOWN, "quantities": {}, "external_id": None}
+    await booked(listed, *(usage_event(event_id=call_id(number), **unknown) for number in (1, 5)), usage_event())
+    events = [
+        usage_event(status=201),
+        *(usage_event(event_id=call_id(number)) for number in (7, 5, 6, 1, 3)),
+        usage_event(event_id=call_id(4), **sms),
+        usage_event(event_id=call_id(2), **sms | {"external_id": "SM2"}),
+    ]
+    taken.clear()
+    orders = []
+    for pieces in (Pieces(), Pieces(3)):
+        with suppress(Again):
+            async with database.transaction() as connection:
+                await book(connection, [fact(event) for event in events], books, LATER, pieces)
+                raise Again
+        orders.append(taken[:])
+        taken.clear()
+
+    assert orders[0] == orders[1]
+    assert {one[0] for one in orders[0]} == {"dedupe", "usage_events", "quarantine"}
+    # Each twice: keys of its own, and those of the corrections that two of them are.
+    assert len([one for one in orders[0] if one[0] == "usage_events"]) == len(events) + 2
+
+
+class Again(Exception):
+    """The same from the beginning."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------

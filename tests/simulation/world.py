@@ -33,11 +33,11 @@ import metering.spool_records
 from gateway.shipper import BESIDE_CALLS, Pace, Shipper
 from metering.database import DatabaseUnavailable
 from metering.intents import late_outcome
+from metering.pieces import WHOLE, Pieces
 from metering.spool import Spool, SpoolFailed, SpoolFull, segment_path
 from metering.spool_reader import FINISHED_SUFFIX, spools
 from metering.spool_records import HEADER_BYTES, Record, RecordKind, scan, seed_of
 from metering.usage import UsageEvent
-from pricing.ledger import WHOLE, Pieces
 from tests.builders import NOON, call_id, closed, intent, payload, usage_event
 from tests.simulation.disk import ACTOR, REFUSED, Disk, DiskPath, Killed, Process
 from tests.simulation.ledger import PLACES, Ledger
